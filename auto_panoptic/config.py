@@ -1,0 +1,77 @@
+"""Every configuration key of Auto-Panoptic, once, with its meaning and the paper's symbol."""
+
+from detectron2.config import CfgNode as CN
+
+BACKBONE_OPS = ["shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception_3x3"]
+HEAD_OPS = ["dwconv_3x3", "dwconv_5x5", "dfconv_3x3", "dfconv_5x5", "atconv_3x3", "atconv_5x5"]
+
+
+def add_auto_panoptic_config(cfg: CN) -> None:
+    """Add the keys of Auto-Panoptic to a Detectron2 config, in place."""
+    # ------------------------------------------------------------------ architecture search
+    cfg.NAS = CN()
+    # "" builds the supernet. A path to an architecture file, or a name under configs/architectures,
+    # builds the fixed model with one operator per site.
+    cfg.NAS.ARCHITECTURE = ""
+    # Seed of the fair cycles, in supernet training and in the search.
+    cfg.NAS.SEED = 0
+    # Search cycles ("T") and models evaluated in each ("E", a multiple of the cycle length 12).
+    cfg.NAS.CYCLES = 5
+    cfg.NAS.MODELS_PER_CYCLE = 12
+    # What the optimizer sees after the passes of one fair cycle: "mean" divides each parameter's
+    # accumulated gradient by the number of passes that used it; "sum" leaves the sum.
+    cfg.NAS.GRADIENTS = "mean"
+
+    # Operators every site of a kind may take, in the published order (indices refer to it).
+    cfg.NAS.SPACE = CN()
+    cfg.NAS.SPACE.BACKBONE_OPS = list(BACKBONE_OPS)
+    cfg.NAS.SPACE.HEAD_OPS = list(HEAD_OPS)
+
+    # Before a candidate is scored, the running statistics of its path's BatchNorm layers are
+    # recomputed as the average over this many training images (supplement: 500).
+    cfg.NAS.BN_RECALIBRATION = CN()
+    cfg.NAS.BN_RECALIBRATION.ENABLED = True
+    cfg.NAS.BN_RECALIBRATION.NUM_IMAGES = 500
+    cfg.NAS.BN_RECALIBRATION.BATCH_SIZE = 16
+
+    # ------------------------------------------------------------------ backbone
+    cfg.MODEL.SHUFFLENET = CN()
+    # "300M", "1.3G" (search), "3.8G" (retraining): MACs at 224x224. "custom" reads the three keys below.
+    cfg.MODEL.SHUFFLENET.WIDTH = "1.3G"
+    cfg.MODEL.SHUFFLENET.STEM_CHANNELS = 48
+    cfg.MODEL.SHUFFLENET.STAGE_CHANNELS = [96, 240, 480, 960]
+    cfg.MODEL.SHUFFLENET.STAGE_REPEATS = [8, 8, 16, 8]
+    # "BN", or "SyncBN" to share statistics between GPUs (falls back to BN on CPU).
+    cfg.MODEL.SHUFFLENET.NORM = "SyncBN"
+    # Weight of the newest batch in the running statistics: 0.1 for a supernet, 0.01 for a retrained model.
+    cfg.MODEL.SHUFFLENET.NORM_MOMENTUM = 0.1
+    # 1: interleave the halves, then split contiguously (the paper's code); 2: even/odd channels (SPOS).
+    cfg.MODEL.SHUFFLENET.SHUFFLE_METHOD = 1
+
+    # ------------------------------------------------------------------ semantic head
+    # Searched layers of the subnet that P2..P5 share.
+    cfg.MODEL.SEM_SEG_HEAD.NUM_LAYERS = 3
+    # Bilinear upsampling convention of the semantic branch and of the attention's averages.
+    cfg.MODEL.SEM_SEG_HEAD.ALIGN_CORNERS = True
+
+    # ------------------------------------------------------------------ inter-modular attention
+    cfg.MODEL.CROSS_ATTENTION = CN()
+    cfg.MODEL.CROSS_ATTENTION.ENABLED = True
+    # FPN levels that the foreground-to-background attention reads (paper Eq. 1: all five).
+    cfg.MODEL.CROSS_ATTENTION.F2B_LEVELS = ["p2", "p3", "p4", "p5", "p6"]
+    # Candidate reduction ratios ("r").
+    cfg.MODEL.CROSS_ATTENTION.RATIOS = [4, 8, 16]
+
+    # ------------------------------------------------------------------ data
+    # Data sets in COCO-panoptic format to register before use. Each entry is a mapping with the
+    # arguments of auto_panoptic.data.register_coco_panoptic:
+    #   {name: my_train, panoptic_json: ..., panoptic_root: ..., image_root: ...}
+    cfg.DATASETS.COCO_PANOPTIC = []
+    # Data sets on which the search scores its candidates.
+    cfg.DATASETS.SEARCH = ()
+
+    # ------------------------------------------------------------------ evaluation
+    # "streaming": panoptic quality in memory, equal to panopticapi; "detectron2": COCOPanopticEvaluator.
+    cfg.TEST.PANOPTIC_EVALUATOR = "streaming"
+    # What --eval-only and the evaluation after training compute: any of "pq", "ap", "miou".
+    cfg.TEST.METRICS = ["pq", "ap", "miou"]

@@ -1,0 +1,88 @@
+"""Channel widths of the ShuffleNetV2 backbone (supplement; reference code)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Width:
+    """Channels and depth of the backbone.
+
+    Attributes:
+        stem: output channels of the stem, at stride 2.
+        channels: output channels of the four stages C2..C5, at strides 4, 8, 16, 32.
+        repeats: blocks per stage; their sum is the number of backbone sites.
+        classifier: output channels of the 1x1 convolution before the ImageNet classifier.
+    """
+
+    stem: int
+    channels: tuple[int, int, int, int]
+    repeats: tuple[int, int, int, int]
+    classifier: int = 1024
+
+    def __post_init__(self):
+        for name, values in (("STAGE_CHANNELS", self.channels), ("STAGE_REPEATS", self.repeats)):
+            if len(values) != 4 or any(
+                not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in values
+            ):
+                raise UserError(
+                    f"MODEL.SHUFFLENET.{name} is {list(values)}: expected four integers >= 1, one per stage"
+                )
+        if not isinstance(self.stem, int) or self.stem < 1:
+            raise UserError(f"MODEL.SHUFFLENET.STEM_CHANNELS is {self.stem!r}: expected an integer >= 1")
+        before = self.stem
+        for stage, channels in enumerate(self.channels):
+            # The stride-2 block concatenates its projection (`before` channels) with a main branch of
+            # `channels - before`; the stride-1 blocks split their channels in two equal halves.
+            if channels % 2 or channels <= before:
+                raise UserError(
+                    f"MODEL.SHUFFLENET.STAGE_CHANNELS[{stage}] is {channels}: expected an even number "
+                    f"greater than the {before} channels before it"
+                )
+            before = channels
+
+    @property
+    def num_layers(self) -> int:
+        """Number of searchable blocks."""
+        return sum(self.repeats)
+
+    def blocks(self) -> list[tuple[int, int, int]]:
+        """(input channels, output channels, stride) of every block, in order."""
+        result, before = [], self.stem
+        for channels, repeats in zip(self.channels, self.repeats, strict=True):
+            for i in range(repeats):
+                result.append((before, channels, 2 if i == 0 else 1))
+                before = channels
+        return result
+
+
+WIDTHS = {
+    "300M": Width(stem=16, channels=(64, 160, 320, 640), repeats=(4, 4, 8, 4), classifier=1024),
+    "1.3G": Width(stem=48, channels=(96, 240, 480, 960), repeats=(8, 8, 16, 8), classifier=1024),
+    "3.8G": Width(stem=72, channels=(172, 432, 864, 1728), repeats=(8, 8, 16, 8), classifier=1728),
+}
+
+
+def get_width(width: str | Width) -> Width:
+    """The named width, or ``width`` itself if it already is one."""
+    if isinstance(width, Width):
+        return width
+    if width not in WIDTHS:
+        raise UserError(f"unknown backbone width {width!r}: expected one of {', '.join(WIDTHS)}")
+    return WIDTHS[width]
+
+
+def width_from_config(cfg) -> Width:
+    """The backbone width that ``cfg.MODEL.SHUFFLENET`` asks for."""
+    node = cfg.MODEL.SHUFFLENET
+    if node.WIDTH == "custom":
+        return Width(node.STEM_CHANNELS, tuple(node.STAGE_CHANNELS), tuple(node.STAGE_REPEATS))
+    if node.WIDTH not in WIDTHS:
+        raise UserError(
+            f"MODEL.SHUFFLENET.WIDTH is {node.WIDTH!r}: expected one of {', '.join(WIDTHS)}, or 'custom' "
+            "with STEM_CHANNELS, STAGE_CHANNELS and STAGE_REPEATS"
+        )
+    return WIDTHS[node.WIDTH]
