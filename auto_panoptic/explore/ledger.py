@@ -1,0 +1,275 @@
+"""The journal of a search: one line per finished candidate, appended and never changed.
+
+The first line is the header; each following line is one JSON record, numbered by ``seq`` and closed by
+``checksum``, the SHA-256 of the rest of the record. Whenever the process is killed, at most the record being
+written is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ..errors import UserError
+from .locking import WriterLock
+
+FORMAT = "auto_panoptic.ledger/1"
+_HEADER_START = f'{{"format": "{FORMAT}"'.encode()
+
+
+class Ledger:
+    """A search journal.
+
+    ``Ledger(path)`` reads it and takes no lock; a line that is still being written is left out.
+    :meth:`open` returns a ledger to append to; it is a context manager.
+
+    Attributes:
+        path: the file.
+        header: what identifies the search.
+        records: the finished candidates in the order of ``seq``; each has ``seq``, the rest as appended.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        try:
+            data = self.path.read_bytes()
+        except OSError as e:
+            raise UserError(f"{self.path}: cannot read the ledger: {e.strerror}") from e
+        header, self.records, _ = _parse(self.path, data)
+        if header is None:
+            raise UserError(f"{self.path}: the ledger has no header: it is empty, start the search again")
+        self.header = header
+        self._fd = None
+        self._lock = None
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike, header: Mapping, resume: bool = False, allow_changed: Iterable[str] = ()
+    ) -> Ledger:
+        """Open for appending, creating the file if there is none. One process at a time.
+
+        A last line that was cut short by a crash is removed; a complete one is kept.
+
+        Args:
+            path: the file.
+            header: what identifies the search: space, seed, policy, hashes, versions.
+            resume: continue a ledger that has records.
+            allow_changed: header keys that may differ from the file's; the file keeps its own.
+
+        Raises:
+            UserError: the ledger is in use, has records although ``resume`` is off, belongs to a search with
+                another header, or is damaged other than in its last line.
+        """
+        self = cls.__new__(cls)
+        self.path = Path(path)
+        self._fd = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = WriterLock(self.path.with_name(self.path.name + ".lock"), protects=str(self.path))
+        except OSError as e:
+            raise UserError(f"{self.path}: cannot create or lock the ledger: {e.strerror}") from e
+        try:
+            self._open(_plain(dict(header)), resume, set(allow_changed))
+        except OSError as e:
+            self.close()
+            raise UserError(f"{self.path}: cannot open the ledger: {e.strerror}") from e
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _open(self, header: dict, resume: bool, allow_changed: set[str]) -> None:
+        data = self.path.read_bytes() if self.path.exists() else b""
+        stored, self.records, length = _parse(self.path, data)
+        if self.records and not resume:
+            raise UserError(
+                f"{self.path}: holds {len(self.records)} evaluated candidates: continue with --resume, "
+                "or choose another OUTPUT_DIR"
+            )
+        if self.records:
+            difference = _difference(stored, header, allow_changed)
+            if difference:
+                raise UserError(
+                    f"{self.path}: cannot resume, the search has changed (recorded -> now): {difference}; "
+                    "restore these settings or choose another OUTPUT_DIR"
+                )
+            header = stored
+        else:
+            length = 0  # a header alone is worth nothing: start afresh
+        self.header = header
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(self.path, flags, 0o644)
+        if length < len(data):
+            os.ftruncate(self._fd, length)
+        if length == 0:
+            self._write({"format": FORMAT, **header}, "the header")
+            _fsync_folder(self.path.parent)
+        elif not data[:length].endswith(b"\n"):
+            self._write_bytes(b"\n", "a line end")  # the last record is complete but for its line end
+        os.fsync(self._fd)
+
+    def append(self, record: Mapping) -> dict:
+        """Append one finished candidate and wait until it is on disk.
+
+        Numpy scalars are written as numbers; values that are not finite as null.
+
+        Returns:
+            The record as stored, with its ``seq``.
+
+        Raises:
+            UserError: it could not be written (disk full, say); the file is as before.
+        """
+        if self._fd is None or not self._lock.held:  # a forked child does not hold its parent's lock
+            raise ValueError(f"{self.path}: the ledger is not open for appending, use Ledger.open")
+        record = _plain(dict(record))
+        seq = len(self.records)
+        if record.pop("seq", seq) != seq or "checksum" in record:
+            raise ValueError(f"record {record!r}: 'seq' must be {seq} or absent, and 'checksum' absent")
+        place = _place(record)
+        if place is not None and any(_place(r) == place for r in self.records):
+            raise ValueError(f"candidate {place[1]} of cycle {place[0]} is in the ledger already")
+        record = {"seq": seq, **record}
+        self._write(record, f"record {seq}")
+        self.records.append(record)
+        return record
+
+    def close(self) -> None:
+        """Close the file and release the lock; doing so twice is harmless."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def _write(self, record: dict, what: str) -> None:
+        line = json.dumps({**record, "checksum": _checksum(record)}, allow_nan=False) + "\n"
+        self._write_bytes(line.encode(), what)
+
+    def _write_bytes(self, data: bytes, what: str) -> None:
+        start = os.fstat(self._fd).st_size
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+            os.fsync(self._fd)
+        except OSError as e:
+            os.ftruncate(self._fd, start)
+            raise UserError(
+                f"{self.path}: could not write {what} ({len(data)} bytes): {e.strerror}; the ledger is "
+                "as before, make room and continue with --resume"
+            ) from e
+
+
+def _parse(path: Path, data: bytes) -> tuple[dict | None, list[dict], int]:
+    """Header (None if there is none), records, and the length of the intact part of ``data``."""
+    header, records, length = None, [], 0
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        is_tail = number == len(lines)  # what follows the last line end: empty unless a write was cut short
+        if is_tail and not line:
+            break
+        content, problem = _decode(line, expected_seq=None if header is None else len(records))
+        if problem:
+            is_ours = header is not None or line[: len(_HEADER_START)] == _HEADER_START[: len(line)]
+            if is_tail and is_ours:
+                break
+            raise UserError(
+                f"{path}: line {number} is damaged ({problem}): restore the file from a copy, or delete that "
+                "line and all after it and continue with --resume"
+            )
+        if header is None:
+            header = content
+        else:
+            records.append(content)
+        length += len(line) + (not is_tail)
+    return header, records, length
+
+
+def _decode(line: bytes, expected_seq: int | None) -> tuple[dict | None, str | None]:
+    """Content of one line without its checksum, or what is wrong with it."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None, "not JSON"
+    if not isinstance(content, dict):
+        return None, "not a JSON object"
+    if content.pop("checksum", None) != _checksum(content):
+        return None, "its checksum does not match"
+    if expected_seq is None:
+        if content.pop("format", None) != FORMAT:
+            return None, f"not the header of a ledger, {FORMAT}"
+    elif content.get("seq") != expected_seq:
+        return None, f"it has seq {content.get('seq')} where {expected_seq} should follow"
+    return content, None
+
+
+def _checksum(record: dict) -> str:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _place(record: Mapping) -> tuple | None:
+    """(cycle, index) of a candidate, by which it may occur only once."""
+    return (record["cycle"], record["index"]) if "cycle" in record and "index" in record else None
+
+
+def _plain(value):
+    """``value`` in the types JSON has, so that it is equal to what will be read back."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, str | bool | int) or value is None:
+        return value
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be written to the ledger")
+
+
+def _flat(value, prefix: str = "") -> dict:
+    if isinstance(value, dict) and value:
+        result = {}
+        for key, inner in value.items():
+            result.update(_flat(inner, f"{prefix}.{key}" if prefix else key))
+        return result
+    return {prefix: value}
+
+
+def _difference(stored: dict, now: dict, allow_changed: set[str], limit: int = 4) -> str:
+    """One line naming the keys that differ, empty if none does."""
+    keys = [key for key in {**stored, **now} if key not in allow_changed]
+    old = _flat({key: stored[key] for key in keys if key in stored})
+    new = _flat({key: now[key] for key in keys if key in now})
+    notes = []
+    for key in {**old, **new}:
+        if key not in old or key not in new or old[key] != new[key]:
+            before, after = (_short(d[key]) if key in d else "absent" for d in (old, new))
+            notes.append(f"{key}: {before} -> {after}")
+    more = f"; and {len(notes) - limit} more" if len(notes) > limit else ""
+    return "; ".join(notes[:limit]) + more
+
+
+def _short(value, limit: int = 60) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _fsync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
