@@ -1,0 +1,50 @@
+"""Registered backbone builders: ShuffleNetV2 alone, and with Detectron2's FPN."""
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
+
+from auto_panoptic.space import configured_ops
+from auto_panoptic.space.widths import width_from_config
+
+from .shufflenet import ShuffleNetV2
+
+__all__ = ["build_shufflenet_backbone", "build_shufflenet_fpn_backbone"]
+
+
+@BACKBONE_REGISTRY.register()
+def build_shufflenet_backbone(cfg, input_shape: ShapeSpec) -> ShuffleNetV2:
+    """The bare ShuffleNetV2: a supernet, or the fixed network of ``NAS.ARCHITECTURE``.
+
+    "SyncBN" becomes "BN" on a CPU device, where PyTorch has no synchronised BatchNorm; the weights fit both.
+    """
+    options = cfg.MODEL.SHUFFLENET
+    width = width_from_config(cfg)
+    on_cpu = str(cfg.MODEL.DEVICE).startswith("cpu")
+    return ShuffleNetV2(
+        stem_channels=width.stem,
+        stage_channels=width.channels,
+        stage_repeats=width.repeats,
+        ops=configured_ops(cfg),
+        norm="BN" if on_cpu and options.NORM == "SyncBN" else options.NORM,
+        norm_momentum=options.NORM_MOMENTUM,
+        shuffle_method=options.SHUFFLE_METHOD,
+        in_channels=input_shape.channels,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_shufflenet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """ShuffleNetV2 with Detectron2's FPN on res2..res5 and P6 as a stride-2 subsample of P5.
+
+    With ``MODEL.FPN.NORM: GN`` the lateral and output convolutions have no bias and GroupNorm(32), as in
+    the reference code.
+    """
+    return FPN(
+        bottom_up=build_shufflenet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

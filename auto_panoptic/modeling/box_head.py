@@ -1,0 +1,62 @@
+"""Box head of fully connected layers with GroupNorm."""
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_BOX_HEAD_REGISTRY
+from fvcore.nn import weight_init
+from torch import nn
+
+from auto_panoptic.errors import UserError
+
+__all__ = ["GroupNormBoxHead"]
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class GroupNormBoxHead(nn.Sequential):
+    """Flatten, then ``num_fc`` times: linear without bias -> GroupNorm(32) -> ReLU (reference code)."""
+
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, *, num_fc: int, fc_dim: int):
+        """
+        Args:
+            input_shape: channels, height and width of the pooled region features.
+            num_fc: number of linear layers.
+            fc_dim: their output size, a multiple of 32.
+
+        Raises:
+            UserError: ``fc_dim`` cannot be divided into 32 groups, or there is no layer.
+        """
+        super().__init__()
+        if num_fc < 1 or fc_dim < 1 or fc_dim % 32:
+            raise UserError(
+                f"MODEL.ROI_BOX_HEAD has NUM_FC {num_fc} and FC_DIM {fc_dim}; "
+                "NUM_FC must be at least 1 and FC_DIM a multiple of 32 (GroupNorm)"
+            )
+        size = input_shape.channels * input_shape.height * input_shape.width
+        self.add_module("flatten", nn.Flatten())
+        for i in range(1, num_fc + 1):
+            fc = nn.Linear(size, fc_dim, bias=False)
+            weight_init.c2_xavier_fill(fc)
+            self.add_module(f"fc{i}", fc)
+            self.add_module(f"norm{i}", nn.GroupNorm(32, fc_dim, eps=1e-5))
+            self.add_module(f"relu{i}", nn.ReLU(inplace=True))
+            size = fc_dim
+        self._output_size = size
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {
+            "input_shape": input_shape,
+            "num_fc": cfg.MODEL.ROI_BOX_HEAD.NUM_FC,
+            "fc_dim": cfg.MODEL.ROI_BOX_HEAD.FC_DIM,
+        }
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(R, C, S, S) -> (R, fc_dim); R may be 0."""
+        return super().forward(x)
+
+    @property
+    def output_shape(self) -> ShapeSpec:
+        """ShapeSpec with the number of output channels."""
+        return ShapeSpec(channels=self._output_size)

@@ -1,0 +1,173 @@
+"""Inter-modular attention between the foreground (FPN) and the background (semantic) features, paper Eq. 1.
+
+Shape shorthand: N images; F2..F6 FPN outputs with C_F channels; S2..S5 subnet outputs with C_S channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import torch
+from detectron2.config import configurable
+from torch import nn
+from torch.nn import functional as F
+
+from auto_panoptic.errors import UserError
+from auto_panoptic.space import OpSpec, configured_ops
+
+from .choice import ChoiceBlock
+
+__all__ = ["AttentionGate", "CrossAttention", "upsampled_mean"]
+
+
+@lru_cache(maxsize=4096)
+def _column_means(source: int, target: int, align_corners: bool) -> torch.Tensor:
+    """Mean over the rows of the (target x source) matrix of 1-D linear interpolation, (source,) float64."""
+    basis = torch.eye(source, dtype=torch.float64)[None]
+    return F.interpolate(basis, size=target, mode="linear", align_corners=align_corners)[0].mean(dim=1)
+
+
+def upsampled_mean(x: torch.Tensor, size: Sequence[int], align_corners: bool = True) -> torch.Tensor:
+    """Mean over all pixels of ``x`` resized bilinearly to ``size``, computed without resizing.
+
+    Bilinear interpolation is separable and linear: the mean is a weighted mean of the source pixels, and
+    the weights are the outer product of the column means of the two 1-D interpolation matrices.
+
+    Args:
+        x: (N, C, h, w).
+        size: (H, W) of the resized map.
+        align_corners: as in ``torch.nn.functional.interpolate``.
+
+    Returns:
+        (N, C).
+    """
+    h, w = x.shape[-2:]
+    if (h, w) == tuple(size):
+        return x.mean(dim=(2, 3))
+    with torch.no_grad():
+        rows = _column_means(h, int(size[0]), align_corners)
+        columns = _column_means(w, int(size[1]), align_corners)
+        weights = torch.outer(rows, columns).flatten().to(x)
+    return torch.matmul(x.flatten(2), weights)
+
+
+class AttentionGate(nn.Module):
+    """Channel gate a = 1 - sigmoid(W1 ReLU(W2 z)), in (0, 1); the hidden layer has out_dim // ratio units.
+
+    ReLU inside and 1 - sigmoid outside is the squeeze-and-excitation convention of the reference code; the
+    paper's text names them the other way round.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, ratio: int):
+        """
+        Args:
+            in_dim: length of z.
+            out_dim: number of gates.
+            ratio: reduction ratio ("r" in the paper).
+
+        Raises:
+            UserError: the ratio leaves no hidden unit.
+        """
+        super().__init__()
+        if not 1 <= ratio <= out_dim:
+            raise UserError(
+                f"MODEL.CROSS_ATTENTION.RATIOS holds {ratio}, which leaves no hidden unit for {out_dim} "
+                f"channels; use ratios from 1 to {out_dim}"
+            )
+        self.reduce = nn.Linear(in_dim, out_dim // ratio)
+        self.expand = nn.Linear(out_dim // ratio, out_dim)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """(N, in_dim) -> (N, out_dim) gates."""
+        return 1 - torch.sigmoid(self.expand(F.relu(self.reduce(z))))
+
+
+class CrossAttention(nn.Module):
+    """Both directions of the attention; every layer is a choice of reduction ratios.
+
+    ``f2b`` (sites ``attention.f2b.i``): all FPN levels, resized to the finest, averaged -> one gate vector
+    for each semantic level. ``b2f`` (sites ``attention.b2f.i``): all semantic levels averaged likewise ->
+    one gate vector for each FPN level. The layers of one direction share the average z.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        ops: Mapping[str, Sequence[OpSpec]],
+        foreground_channels: Mapping[str, int],
+        background_channels: Mapping[str, int],
+        f2b_levels: Sequence[str],
+        align_corners: bool = True,
+    ):
+        """
+        Args:
+            ops: site name -> operators of kind "se".
+            foreground_channels: FPN level -> channels of the levels that b2f scales (F2..F6), fine to coarse.
+            background_channels: semantic level -> channels of the levels that f2b scales (S2..S5), fine to
+                coarse; the first sets the size to which all are resized.
+            f2b_levels: FPN levels that f2b averages (paper: all five; reference code: p3..p6).
+            align_corners: bilinear convention of the resizing (reference code: True).
+
+        Raises:
+            UserError: an f2b level that is not among the foreground levels.
+        """
+        super().__init__()
+        unknown = [name for name in f2b_levels if name not in foreground_channels]
+        if unknown or not f2b_levels:
+            raise UserError(
+                f"MODEL.CROSS_ATTENTION.F2B_LEVELS is {list(f2b_levels)}; "
+                f"name at least one of {list(foreground_channels)} (MODEL.RPN.IN_FEATURES)"
+            )
+        self.foreground_levels = list(foreground_channels)
+        self.background_levels = list(background_channels)
+        self.f2b_levels = list(f2b_levels)
+        self.align_corners = align_corners
+        f2b_dim = sum(foreground_channels[name] for name in self.f2b_levels)
+        b2f_dim = sum(background_channels.values())
+        self.f2b = self._layers("attention.f2b", ops, f2b_dim, background_channels.values())
+        self.b2f = self._layers("attention.b2f", ops, b2f_dim, foreground_channels.values())
+
+    @staticmethod
+    def _layers(prefix: str, ops, in_dim: int, out_dims) -> nn.ModuleList:
+        layers = nn.ModuleList()
+        for i, out_dim in enumerate(out_dims):
+            site = f"{prefix}.{i}"
+            candidates = {spec.name: AttentionGate(in_dim, out_dim, spec.ratio) for spec in ops[site]}
+            layers.append(ChoiceBlock(site, candidates))
+        return layers
+
+    @classmethod
+    def from_config(cls, cfg, foreground_channels, background_channels):
+        """Arguments besides cfg as in :meth:`__init__`."""
+        return {
+            "ops": configured_ops(cfg),
+            "foreground_channels": foreground_channels,
+            "background_channels": background_channels,
+            "f2b_levels": cfg.MODEL.CROSS_ATTENTION.F2B_LEVELS,
+            "align_corners": cfg.MODEL.SEM_SEG_HEAD.ALIGN_CORNERS,
+        }
+
+    def foreground_to_background(self, features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Raw FPN features (N, C_F, h, w) per level -> {semantic level: (N, C_S) gates}."""
+        size = features[self.background_levels[0]].shape[-2:]
+        z = self._average([features[name] for name in self.f2b_levels], size)
+        return {name: layer(z) for name, layer in zip(self.background_levels, self.f2b, strict=True)}
+
+    def background_to_foreground(self, features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Raw subnet features (N, C_S, h, w) per level -> {FPN level: (N, C_F) gates}."""
+        size = features[self.background_levels[0]].shape[-2:]
+        z = self._average([features[name] for name in self.background_levels], size)
+        return {name: layer(z) for name, layer in zip(self.foreground_levels, self.b2f, strict=True)}
+
+    def _average(self, features: Sequence[torch.Tensor], size) -> torch.Tensor:
+        return torch.cat([upsampled_mean(x, size, self.align_corners) for x in features], dim=1)
+
+    @staticmethod
+    def apply_gates(
+        features: Mapping[str, torch.Tensor], gates: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """X' = (1 + a) X per image and channel; levels without gates pass unchanged."""
+        return {
+            name: x * (1 + gates[name])[:, :, None, None] if name in gates else x
+            for name, x in features.items()
+        }

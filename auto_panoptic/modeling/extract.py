@@ -1,0 +1,44 @@
+"""Supernet + architecture -> a stand-alone network that holds only the chosen operators."""
+
+import copy
+
+from torch import nn
+
+from .choice import check_sites, choice_blocks
+
+__all__ = ["extract"]
+
+
+def extract(supernet: nn.Module, architecture) -> nn.Module:
+    """Copy ``supernet`` with one candidate per site; the other candidates are never copied.
+
+    The result is independent of the supernet (weights, buffers and mode are copied, gradients are not) and
+    has the state-dict names of a model built with ``NAS.ARCHITECTURE`` set to the same architecture.
+
+    Args:
+        supernet: a model with choice blocks, or a DistributedDataParallel wrapper around one.
+        architecture: an :class:`auto_panoptic.space.Architecture` with the model's sites.
+
+    Raises:
+        UserError: the architecture does not fit the model.
+    """
+    if isinstance(supernet, nn.parallel.DistributedDataParallel):
+        supernet = supernet.module
+    blocks, names = choice_blocks(supernet), architecture.names()
+    check_sites(blocks, names)
+
+    # deepcopy takes what it finds in `memo` as the finished copy, so the full candidate tables are
+    # replaced by tables of one before they would be visited.
+    memo = {}
+    for site, block in blocks.items():
+        op_name = names[site]
+        if op_name not in block.candidates:
+            block.select(op_name)  # raises with the allowed names
+        table = nn.ModuleDict({op_name: copy.deepcopy(block.candidates[op_name], memo)})
+        table.training = block.candidates.training
+        memo[id(block.candidates)] = table
+    fixed = copy.deepcopy(supernet, memo)
+    for site, block in choice_blocks(fixed).items():
+        block.select(names[site])
+    fixed.zero_grad(set_to_none=True)
+    return fixed

@@ -1,0 +1,113 @@
+"""Operators of the searched head layers: OpSpec -> convolution, GroupNorm(32), ReLU.
+
+Structures, paddings and initialisation follow the reference code.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from auto_panoptic.errors import UserError
+from auto_panoptic.space import OpSpec
+
+from .deform import deform_conv2d
+
+__all__ = ["HeadOp", "ModulatedDeformConv2d", "build_head_op"]
+
+GROUPS = 32
+
+
+class ModulatedDeformConv2d(nn.Module):
+    """Deformable convolution v2: k x k taps at learned offsets, each weighted by a learned mask.
+
+    A k x k convolution predicts 3 k^2 channels: the first 2 k^2 are (y, x) offsets per tap, the last k^2
+    become the mask through a sigmoid. It starts at zero, hence the first output is 0.5 * conv(x) + bias.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int):
+        super().__init__()
+        self.kernel = kernel
+        self.padding = (kernel - 1) // 2
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.offset_mask = nn.Conv2d(in_channels, 3 * kernel**2, kernel, padding=self.padding)
+        bound = (in_channels * kernel**2) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.offset_mask.weight)
+        nn.init.zeros_(self.offset_mask.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in, H, W) -> (N, out, H, W); N may be 0."""
+        offset, mask = self.offset_mask(x).split([2 * self.kernel**2, self.kernel**2], dim=1)
+        return deform_conv2d(x, offset, self.weight, self.bias, padding=self.padding, mask=mask.sigmoid())
+
+    def extra_repr(self) -> str:
+        channels = f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+        return f"{channels}, kernel_size={self.kernel}, padding={self.padding}"
+
+
+def _xavier(module: nn.Module) -> nn.Module:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return module
+
+
+def _depthwise(ci: int, co: int, kernel: int) -> nn.Module:
+    """Depthwise k x k, then 1x1, nothing in between."""
+    return _xavier(
+        nn.Sequential(nn.Conv2d(ci, ci, kernel, padding=(kernel - 1) // 2, groups=ci), nn.Conv2d(ci, co, 1))
+    )
+
+
+def _atrous(ci: int, co: int, kernel: int) -> nn.Module:
+    """Dense k x k with dilation 2."""
+    return _xavier(nn.Conv2d(ci, co, kernel, padding=kernel - 1, dilation=2))
+
+
+def _plain(ci: int, co: int, kernel: int) -> nn.Module:
+    """Dense k x k: the layer of the paper's plain baseline."""
+    return _xavier(nn.Conv2d(ci, co, kernel, padding=(kernel - 1) // 2))
+
+
+_BUILDERS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "dwconv": _depthwise,
+    "atconv": _atrous,
+    "dfconv": ModulatedDeformConv2d,
+    "conv": _plain,
+}
+
+
+class HeadOp(nn.Sequential):
+    """Convolution -> GroupNorm(32) -> ReLU, as ``conv``, ``norm`` and ``relu``. Stride 1, size preserved."""
+
+    def __init__(self, conv: nn.Module, channels: int):
+        super().__init__()
+        self.conv = conv
+        self.norm = nn.GroupNorm(GROUPS, channels, eps=1e-5)
+        self.relu = nn.ReLU(inplace=True)
+
+
+def build_head_op(spec: OpSpec, in_channels: int, out_channels: int) -> HeadOp:
+    """Build one candidate of a searched head layer.
+
+    Args:
+        spec: an operator of kind "dwconv", "atconv", "dfconv" or "conv".
+        in_channels: input channels.
+        out_channels: output channels, a multiple of 32.
+
+    Raises:
+        UserError: unknown kind, or channels that GroupNorm(32) cannot divide.
+    """
+    if spec.kind not in _BUILDERS:
+        raise UserError(
+            f"NAS.SPACE.HEAD_OPS: {spec.name!r} is no head operator; allowed kinds are {sorted(_BUILDERS)}"
+        )
+    if out_channels % GROUPS:
+        raise UserError(
+            f"a searched head layer has {out_channels} output channels; GroupNorm needs a multiple of "
+            f"{GROUPS}: check MODEL.ROI_MASK_HEAD.CONV_DIM and MODEL.SEM_SEG_HEAD.CONVS_DIM"
+        )
+    return HeadOp(_BUILDERS[spec.kind](in_channels, out_channels, spec.kernel), out_channels)

@@ -1,0 +1,75 @@
+"""Mask head whose convolution layers are searched."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
+from fvcore.nn import weight_init
+from torch import nn
+from torch.nn import functional as F
+
+from auto_panoptic.space import OpSpec, configured_ops
+
+from .choice import ChoiceBlock
+from .head_ops import build_head_op
+
+__all__ = ["SearchableMaskHead"]
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class SearchableMaskHead(BaseMaskRCNNHead):
+    """Searched layers ``mask.0``, ... -> 2x2 deconvolution, ReLU -> 1x1 to one logit per class."""
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        ops: Mapping[str, Sequence[OpSpec]],
+        num_layers: int,
+        conv_dim: int,
+        num_classes: int,
+        **kwargs,
+    ):
+        """
+        Args:
+            input_shape: channels of the pooled region features.
+            ops: site name -> operators.
+            num_layers: number of searched layers (paper: 4).
+            conv_dim: their output channels.
+            num_classes: foreground classes, 1 for class-agnostic masks.
+            kwargs: see :class:`BaseMaskRCNNHead`.
+        """
+        super().__init__(**kwargs)
+        self.blocks = nn.ModuleList()
+        channels = input_shape.channels
+        for i in range(num_layers):
+            site = f"mask.{i}"
+            candidates = {spec.name: build_head_op(spec, channels, conv_dim) for spec in ops[site]}
+            self.blocks.append(ChoiceBlock(site, candidates))
+            channels = conv_dim
+        self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)
+        self.predictor = nn.Conv2d(conv_dim, num_classes, kernel_size=1)
+        for layer in (self.deconv, self.predictor):
+            weight_init.c2_msra_fill(layer)  # Kaiming normal, fan out; bias 0
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        head = cfg.MODEL.ROI_MASK_HEAD
+        return {
+            **super().from_config(cfg, input_shape),
+            "input_shape": input_shape,
+            "ops": configured_ops(cfg),
+            "num_layers": head.NUM_CONV,
+            "conv_dim": head.CONV_DIM,
+            "num_classes": 1 if head.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        }
+
+    def layers(self, x: torch.Tensor) -> torch.Tensor:
+        """(R, C, S, S) region features -> (R, num_classes, 2S, 2S) logits; R may be 0."""
+        for block in self.blocks:
+            x = block(x)
+        return self.predictor(F.relu(self.deconv(x)))

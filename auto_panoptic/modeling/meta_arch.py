@@ -1,0 +1,140 @@
+"""The panoptic model: Detectron2's PanopticFPN with inter-modular attention between its branches."""
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN
+from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
+from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
+from detectron2.structures import ImageList
+
+from auto_panoptic.errors import UserError
+
+from .cross_attention import CrossAttention
+
+__all__ = ["AutoPanopticFPN"]
+
+
+@META_ARCH_REGISTRY.register()
+class AutoPanopticFPN(PanopticFPN):
+    """Backbone and FPN -> semantic subnet -> attention both ways -> RPN, box, mask and semantic outputs.
+
+    The semantic subnet reads the raw FPN features F. RPN, box and mask heads read F' = (1 + a_b2f) F, the
+    classifier reads S' = (1 + a_f2b) S. Without attention F' = F and S' = S.
+    """
+
+    @configurable
+    def __init__(self, *, attention: CrossAttention | None = None, **kwargs):
+        """
+        Args:
+            attention: the inter-modular attention, or None to leave the features as they are.
+            kwargs: those of :class:`detectron2.modeling.PanopticFPN`. ``sem_seg_head`` offers ``subnet`` and
+                ``predict`` as :class:`SearchableSemSegFPNHead` does.
+        """
+        super().__init__(**kwargs)
+        self.attention = attention
+
+    @classmethod
+    def from_config(cls, cfg):
+        ret = super().from_config(cfg)
+        head = ret["sem_seg_head"]
+        if not (hasattr(head, "subnet") and hasattr(head, "predict")):
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.NAME is {cfg.MODEL.SEM_SEG_HEAD.NAME!r}, which AutoPanopticFPN cannot "
+                "drive; use SearchableSemSegFPNHead, or META_ARCHITECTURE PanopticFPN with Detectron2's head"
+            )
+        ret["attention"] = None
+        if cfg.MODEL.CROSS_ATTENTION.ENABLED:
+            shapes = ret["backbone"].output_shape()
+            ret["attention"] = CrossAttention(
+                cfg,
+                foreground_channels={name: shapes[name].channels for name in cfg.MODEL.RPN.IN_FEATURES},
+                background_channels={name: head.conv_dim for name in head.in_features},
+            )
+        return ret
+
+    def forward(self, batched_inputs: list[dict]):
+        """
+        Args:
+            batched_inputs: as for :class:`detectron2.modeling.PanopticFPN`: "image" (C, H, W), in training
+                "instances" (possibly empty) and "sem_seg" (H, W) labels, optionally "height" and "width"
+                of the output.
+
+        Returns:
+            In training a dict of losses (scalars). In inference one dict per image with "sem_seg"
+            (K, height, width) logits, "instances", and "panoptic_seg": a (height, width) map of segment ids
+            and the list of segments.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        for key in ("sem_seg", "instances"):
+            if any(key not in x for x in batched_inputs):
+                raise UserError(
+                    f"a training image comes without {key!r}; train on a panoptic data set "
+                    "(DATASETS.TRAIN) whose mapper yields instances and sem_seg"
+                )
+        images = self.preprocess_image(batched_inputs)
+        instances = [x["instances"].to(self.device) for x in batched_inputs]
+        labels = ImageList.from_tensors(
+            [x["sem_seg"].to(self.device) for x in batched_inputs],
+            self.backbone.size_divisibility,
+            self.sem_seg_head.ignore_value,
+        ).tensor
+
+        features, subnet_features, gates = self.attended_features(images.tensor)
+        proposals, proposal_losses = self.proposal_generator(images, features, instances)
+        _, detector_losses = self.roi_heads(images, features, proposals, instances)
+        _, sem_seg_losses = self.sem_seg_head.predict(subnet_features, gates, labels)
+        return {**sem_seg_losses, **proposal_losses, **detector_losses}
+
+    def inference(self, batched_inputs: list[dict], do_postprocess: bool = True):
+        """Run the model on images.
+
+        Args:
+            batched_inputs: as for :meth:`forward`.
+            do_postprocess: merge the branches and resize to the output size.
+
+        Returns:
+            As :meth:`forward` in inference; without post-processing (list of Instances, (N, K, H, W) logits).
+        """
+        images = self.preprocess_image(batched_inputs)
+        features, subnet_features, gates = self.attended_features(images.tensor)
+        proposals, _ = self.proposal_generator(images, features, None)
+        detections, _ = self.roi_heads(images, features, proposals, None)
+        sem_seg, _ = self.sem_seg_head.predict(subnet_features, gates)
+        if not do_postprocess:
+            return detections, sem_seg
+        return [
+            self._merge(*result)
+            for result in zip(detections, sem_seg, batched_inputs, images.image_sizes, strict=True)
+        ]
+
+    def attended_features(self, images: torch.Tensor):
+        """Backbone, FPN, subnet and attention.
+
+        Args:
+            images: (N, 3, H, W), normalised and padded.
+
+        Returns:
+            F' per FPN level, raw S per semantic level, and the gates to be applied to S (None: no attention).
+        """
+        features = self.backbone(images)
+        if self.attention is None:
+            return features, self.sem_seg_head.subnet(features), None
+        f2b_gates = self.attention.foreground_to_background(features)
+        subnet_features = self.sem_seg_head.subnet(features)
+        b2f_gates = self.attention.background_to_foreground(subnet_features)
+        return self.attention.apply_gates(features, b2f_gates), subnet_features, f2b_gates
+
+    def _merge(self, detections, sem_seg: torch.Tensor, inputs: dict, image_size: tuple[int, int]) -> dict:
+        """Resize one image's outputs to the requested size and merge them as Panoptic-FPN does."""
+        height, width = inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
+        sem_seg = sem_seg_postprocess(sem_seg, image_size, height, width)
+        instances = detector_postprocess(detections, height, width)
+        panoptic_seg = combine_semantic_and_instance_outputs(
+            instances,
+            sem_seg.argmax(dim=0),
+            self.combine_overlap_thresh,
+            self.combine_stuff_area_thresh,
+            self.combine_instances_score_thresh,
+        )
+        return {"sem_seg": sem_seg, "instances": instances, "panoptic_seg": panoptic_seg}

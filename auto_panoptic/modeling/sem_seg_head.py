@@ -1,0 +1,180 @@
+"""Semantic head: one searched subnet shared by the FPN levels, and a linear classifier over all of them.
+
+Shape shorthand: N images, C channels per level, K classes, H x W the size of the finest level (stride 4).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import nn
+from torch.nn import functional as F
+
+from auto_panoptic.errors import UserError
+from auto_panoptic.space import OpSpec, configured_ops
+
+from .choice import ChoiceBlock
+from .head_ops import build_head_op
+
+__all__ = ["SearchableSemSegFPNHead"]
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class SearchableSemSegFPNHead(nn.Module):
+    """Searched layers ``sem_seg.0``, ... on every level with the same weights, then a 1x1 classifier.
+
+    In the paper's order each level is upsampled to stride 4, scaled by its attention factor, concatenated
+    with the others and classified. Upsampling, scaling and a 1x1 convolution are linear and act on
+    different axes, so the classifier's slice for a level is applied at the level's own resolution and only
+    its K logits are upsampled and summed: the same function with a fraction of the work.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: Mapping[str, ShapeSpec],
+        *,
+        ops: Mapping[str, Sequence[OpSpec]],
+        num_layers: int,
+        conv_dim: int,
+        num_classes: int,
+        common_stride: int = 4,
+        loss_weight: float = 1.0,
+        ignore_value: int = 255,
+        align_corners: bool = True,
+    ):
+        """
+        Args:
+            input_shape: level name -> channels and stride; all levels have the same channels.
+            ops: site name -> operators.
+            num_layers: number of searched layers (paper: 3).
+            conv_dim: output channels of each (paper: 128).
+            num_classes: classes including class 0 = "thing".
+            common_stride: stride of the finest level, to which the logits are upsampled first.
+            loss_weight: factor of the loss (paper: 0.3).
+            ignore_value: label of void pixels.
+            align_corners: bilinear convention of both upsampling steps (reference code: True).
+
+        Raises:
+            UserError: levels that the shared subnet cannot serve.
+        """
+        super().__init__()
+        levels = sorted(input_shape.items(), key=lambda item: item[1].stride)
+        if not levels:
+            raise UserError("MODEL.SEM_SEG_HEAD.IN_FEATURES names no backbone output; use [p2, p3, p4, p5]")
+        if levels[0][1].stride != common_stride:
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {common_stride} but the finest of IN_FEATURES, "
+                f"{levels[0][0]!r}, has stride {levels[0][1].stride}; they must be equal"
+            )
+        channels = levels[0][1].channels
+        if any(shape.channels != channels for _, shape in levels):
+            raise UserError("MODEL.SEM_SEG_HEAD.IN_FEATURES must have equal channels, one subnet serves all")
+        self.in_features = [name for name, _ in levels]
+        self.conv_dim = conv_dim
+        self.common_stride = common_stride
+        self.loss_weight = loss_weight
+        self.ignore_value = ignore_value
+        self.align_corners = align_corners
+
+        self.blocks = nn.ModuleList()
+        for i in range(num_layers):
+            site = f"sem_seg.{i}"
+            candidates = {spec.name: build_head_op(spec, channels, conv_dim) for spec in ops[site]}
+            self.blocks.append(ChoiceBlock(site, candidates))
+            channels = conv_dim
+        self.predictor = nn.Conv2d(channels * len(levels), num_classes, kernel_size=1)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: Mapping[str, ShapeSpec]):
+        head = cfg.MODEL.SEM_SEG_HEAD
+        return {
+            "input_shape": {name: shape for name, shape in input_shape.items() if name in head.IN_FEATURES},
+            "ops": configured_ops(cfg),
+            "num_layers": head.NUM_LAYERS,
+            "conv_dim": head.CONVS_DIM,
+            "num_classes": head.NUM_CLASSES,
+            "common_stride": head.COMMON_STRIDE,
+            "loss_weight": head.LOSS_WEIGHT,
+            "ignore_value": head.IGNORE_VALUE,
+            "align_corners": head.ALIGN_CORNERS,
+        }
+
+    def forward(self, features: Mapping[str, torch.Tensor], targets: torch.Tensor | None = None):
+        """The head without attention, with the interface of Detectron2's semantic heads.
+
+        Returns:
+            In training (None, {"loss_sem_seg": scalar}); in inference ((N, K, 4H, 4W) logits, {}).
+        """
+        return self.predict(self.subnet(features), targets=targets)
+
+    def subnet(self, features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """FPN features -> {level: (N, conv_dim, h, w)} at each level's own resolution."""
+        outputs = {}
+        for name in self.in_features:
+            x = features[name]
+            for block in self.blocks:
+                x = block(x)
+            outputs[name] = x
+        return outputs
+
+    def predict(
+        self,
+        subnet_features: Mapping[str, torch.Tensor],
+        gates: Mapping[str, torch.Tensor] | None = None,
+        targets: torch.Tensor | None = None,
+    ):
+        """Classify the subnet's features.
+
+        Args:
+            subnet_features: result of :meth:`subnet`.
+            gates: level -> (N, conv_dim) attention gates a; features count (1 + a) times. None: no attention.
+            targets: (N, 4H, 4W) labels, needed in training.
+
+        Returns:
+            As :meth:`forward`.
+        """
+        logits = self.upsample(self.classify(subnet_features, gates))
+        if self.training:
+            return None, self.losses(logits, targets)
+        return logits, {}
+
+    def classify(self, subnet_features, gates=None) -> torch.Tensor:
+        """Attention, classifier, sum over the levels -> (N, K, H, W) logits; see :meth:`predict`."""
+        weight = self.predictor.weight.flatten(1)
+        slices = weight.split([subnet_features[name].shape[1] for name in self.in_features], dim=1)
+        size = subnet_features[self.in_features[0]].shape[-2:]
+        total = None
+        for name, level_weight in zip(self.in_features, slices, strict=True):
+            x = subnet_features[name]
+            n, _, h, w = x.shape
+            if gates is None:
+                logits = F.conv2d(x, level_weight[:, :, None, None])
+            else:
+                scaled = level_weight * (1 + gates[name])[:, None, :]  # (N, K, C)
+                logits = torch.bmm(scaled, x.flatten(2)).view(n, -1, h, w)
+            if (h, w) != tuple(size):
+                logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.align_corners)
+            total = logits if total is None else total + logits
+        return total + self.predictor.bias[:, None, None]
+
+    def upsample(self, logits: torch.Tensor) -> torch.Tensor:
+        """(N, K, H, W) -> (N, K, common_stride * H, common_stride * W), the size of the padded input."""
+        return F.interpolate(
+            logits.float(), scale_factor=self.common_stride, mode="bilinear", align_corners=self.align_corners
+        )
+
+    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Cross-entropy summed over the batch's non-void pixels, divided by their number.
+
+        Without such a pixel the loss is 0 and still attached to the graph.
+
+        Args:
+            logits: (N, K, 4H, 4W).
+            targets: (N, 4H, 4W) labels.
+        """
+        count = (targets != self.ignore_value).sum().clamp(min=1)
+        loss = F.cross_entropy(logits, targets, reduction="sum", ignore_index=self.ignore_value) / count
+        return {"loss_sem_seg": loss * self.loss_weight}
