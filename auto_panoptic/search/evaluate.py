@@ -1,0 +1,146 @@
+"""``evaluate(architecture) -> metrics`` on one supernet; what candidates share is prepared once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
+from detectron2.evaluation import DatasetEvaluators
+from tqdm import tqdm
+
+from ..data import PanopticMapper
+from ..errors import UserError
+from ..evaluation import build_evaluators, panoptic_quality_of
+from ..modeling import apply_architecture
+from ..space import Architecture
+from .bn_recalibration import recalibrated
+
+# Resamples of the search images behind a candidate's uncertainty; the same for all candidates of a data set.
+BOOTSTRAP_SAMPLES = 64
+EVALUATION_BATCH = 4
+
+
+def _batches(
+    dicts: list[dict], mapper, size: int, key: Callable[[dict], object], what: str
+) -> list[list[dict]]:
+    """Decode and resize once; only images of equal ``key`` share a batch."""
+    groups: dict[object, list[dict]] = {}
+    for sample in (mapper(d) for d in tqdm(dicts, desc=what, unit="image", disable=None, leave=False)):
+        groups.setdefault(key(sample), []).append(sample)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+
+def _shape(sample: dict) -> tuple:
+    """Images of one shape need no padding, so a score never depends on an image's neighbours."""
+    return tuple(sample["image"].shape)
+
+
+def _is_portrait(sample: dict) -> bool:
+    """As in training, only images of one orientation share a batch."""
+    return sample["image"].shape[1] > sample["image"].shape[2]
+
+
+class CandidateEvaluator:
+    """Scores single paths of a supernet on the search data set.
+
+    Args:
+        cfg: DATASETS.TRAIN gives the images for recalibration, DATASETS.SEARCH those for scoring.
+        model: the supernet with its weights.
+        metrics: of "pq", "ap", "miou".
+
+    Raises:
+        UserError: no data set to score on.
+    """
+
+    def __init__(self, cfg, model: torch.nn.Module, metrics: Sequence[str] = ("pq",)):
+        if not cfg.DATASETS.SEARCH:
+            raise UserError("DATASETS.SEARCH is empty; name the data set that scores the candidates")
+        self.cfg, self.model = cfg, model
+        if tuple(metrics) == ("pq",):
+            _only_confident(model)
+        mapper = PanopticMapper(cfg, is_train=False)
+        self.calibration = self._calibration_batches(mapper) if cfg.NAS.BN_RECALIBRATION.ENABLED else []
+        self.data = [
+            (
+                _batches(DatasetCatalog.get(name), mapper, EVALUATION_BATCH, _shape, f"reading {name}"),
+                build_evaluators(cfg, name, None, metrics, per_image=True, cache_ground_truth=True),
+            )
+            for name in cfg.DATASETS.SEARCH
+        ]
+
+    def _calibration_batches(self, mapper) -> list[list[dict]]:
+        settings = self.cfg.NAS.BN_RECALIBRATION
+        dicts = get_detection_dataset_dicts(self.cfg.DATASETS.TRAIN, filter_empty=False)
+        chosen = np.random.default_rng(self.cfg.NAS.SEED).permutation(len(dicts))[: settings.NUM_IMAGES]
+        if len(chosen) < settings.NUM_IMAGES:
+            logging.getLogger(__name__).warning(
+                "NAS.BN_RECALIBRATION.NUM_IMAGES is %d, DATASETS.TRAIN has %d images: all are used",
+                settings.NUM_IMAGES,
+                len(dicts),
+            )
+        dicts = [dicts[i] for i in chosen]
+        return _batches(dicts, mapper, settings.BATCH_SIZE, _is_portrait, "reading recalibration images")
+
+    def __call__(self, architecture: Architecture) -> tuple[dict[str, float], dict[str, float]]:
+        """Return (metrics, seconds per phase) of one path; the supernet is left as it was.
+
+        Metrics are percentages: PQ, SQ, RQ, with _th and _st, and with "ap"/"miou" box_AP, mask_AP, mIoU.
+        ``PQ_se`` is the standard error of PQ over the images; ``bootstrap`` PQ on fixed resamples of them.
+        """
+        apply_architecture(self.model, architecture)
+        start = time.perf_counter()
+        seconds = {}
+        with recalibrated(self.model, self.calibration) if self.calibration else torch.no_grad():
+            seconds["recalibration"] = time.perf_counter() - start
+            self.model.eval()
+            scores = [self._score(batches, evaluators) for batches, evaluators in self.data]
+        seconds["evaluation"] = time.perf_counter() - start - seconds["recalibration"]
+        return _mean(scores), {k: round(v, 3) for k, v in seconds.items()}
+
+    def _score(
+        self, batches: list[list[dict]], evaluators: DatasetEvaluators
+    ) -> tuple[dict, np.ndarray | None]:
+        """Metrics on one data set, and PQ on bootstrap resamples of its images if the evaluator offers it."""
+        evaluators.reset()
+        with torch.no_grad():
+            for batch in batches:
+                evaluators.process(batch, self.model(batch))
+        results = evaluators.evaluate()
+        metrics = {k: float(v) for k, v in results["panoptic_seg"].items()}
+        for task, name, key in (
+            ("bbox", "AP", "box_AP"),
+            ("segm", "AP", "mask_AP"),
+            ("sem_seg", "mIoU", "mIoU"),
+        ):
+            if task in results:
+                metrics[key] = float(results[task][name])
+        quality = panoptic_quality_of(evaluators)
+        samples = None if quality is None else quality.bootstrap_samples(BOOTSTRAP_SAMPLES, seed=0)["PQ"]
+        return metrics, samples
+
+
+def _mean(scores: list[tuple[dict, np.ndarray | None]]) -> dict:
+    """Average over the search data sets; PQ_se and bootstrap where all of them were resampled."""
+    metrics = {key: sum(m[key] for m, _ in scores) / len(scores) for key in scores[0][0]}
+    metrics = {key: value for key, value in metrics.items() if key == "PQ" or math.isfinite(value)}
+    if all(samples is not None for _, samples in scores):
+        samples = np.mean([samples for _, samples in scores], axis=0)
+        metrics["PQ_se"] = float(samples.std(ddof=1))
+        metrics["bootstrap"] = [round(float(v), 4) for v in samples]
+    return metrics
+
+
+def _only_confident(model: torch.nn.Module) -> None:
+    """Drop detections that the panoptic merger ignores anyway, before their masks are computed.
+
+    Non-maximum suppression and the merger go from high to low scores, so PQ stays the same to the last bit.
+    """
+    box_predictor = getattr(model.roi_heads, "box_predictor", None)
+    if box_predictor is not None:
+        threshold = np.nextafter(np.float32(model.combine_instances_score_thresh), np.float32(0))
+        box_predictor.test_score_thresh = max(box_predictor.test_score_thresh, float(threshold))

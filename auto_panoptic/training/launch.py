@@ -1,0 +1,60 @@
+"""Start the processes of a run: Detectron2's launcher for GPUs, torchrun's ranks where it started us."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch
+from detectron2.utils import comm
+
+from ..errors import UserError
+
+
+def launch_processes(main: Callable, args, cfg) -> None:
+    """Call ``main(args, cfg)`` in every process of the run.
+
+    Under torchrun this process is one rank, with gloo on CPU and nccl on GPUs. Otherwise Detectron2 starts
+    ``--num-gpus`` processes on each of ``--num-machines`` machines.
+
+    Raises:
+        UserError: more GPUs asked for than there are.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _join_torchrun(cfg)
+        try:
+            main(args, cfg)
+        finally:
+            dist.destroy_process_group()
+        return
+    if args.num_gpus > 1 and torch.cuda.device_count() < args.num_gpus:
+        raise UserError(
+            f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} GPUs; on CPU start the "
+            "processes with: torchrun --nproc-per-node 2 train_net.py ..."
+        )
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args, cfg),
+    )
+
+
+def _join_torchrun(cfg) -> None:
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(local_size)
+    else:  # Detectron2 0.6 has no function for it
+        for machine in range(dist.get_world_size() // local_size):
+            ranks = list(range(machine * local_size, (machine + 1) * local_size))
+            group = dist.new_group(ranks)
+            if dist.get_rank() in ranks:
+                comm._LOCAL_PROCESS_GROUP = group

@@ -1,0 +1,81 @@
+"""From a command line to a checked config; a user's mistake becomes one line and exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from ..config import add_auto_panoptic_config
+from ..data import setup_datasets
+from ..errors import UserError
+from ..space import configured_ops
+
+
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in node.items():
+        found += [prefix + key] + (_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [])
+    return found
+
+
+def _merge(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
+    """Run a yacs merge; its exceptions become one line naming the source and the nearest key."""
+    try:
+        merge()
+    except KeyError as error:
+        key = (
+            str(error.args[0]).rpartition("Non-existent config key: ")[2].rpartition("Non-existent key: ")[2]
+        )
+        near = difflib.get_close_matches(key, _keys(cfg), n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; auto_panoptic/config.py lists the keys"
+        raise UserError(f"{source}: unknown config key {key!r}{hint}") from None
+    except (ValueError, AssertionError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{source}: {' '.join(str(error).split())}") from None
+
+
+def build_config(config_file: str, opts: list[str]) -> CfgNode:
+    """Read and check a config, register its data sets, choose the device. Writes nothing.
+
+    Args:
+        config_file: path of a YAML file.
+        opts: ``KEY VALUE`` pairs that override it.
+
+    Raises:
+        UserError: unknown key, wrong type, missing file or data set, unreadable architecture.
+    """
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    if not config_file:
+        raise UserError(
+            "--config-file is missing; give one of configs/*.yaml, for example configs/quick/supernet.yaml"
+        )
+    if not os.path.isfile(config_file):
+        raise UserError(
+            f"--config-file: no file {config_file!r}; see configs/ for those that come with the project"
+        )
+    _merge(cfg, config_file, lambda: cfg.merge_from_file(config_file))
+    _merge(cfg, "command line", lambda: cfg.merge_from_list(opts))
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    setup_datasets(cfg)
+    configured_ops(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Run a command's ``main``; a UserError prints one line and exits with code 2, Ctrl-C with 130."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; --resume continues", file=sys.stderr)
+        sys.exit(130)
