@@ -15,6 +15,7 @@ from detectron2.utils import comm
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import results_table
+from auto_panoptic.space import configured_ops
 from auto_panoptic.training import (
     AutoPanopticTrainer,
     build_config,
@@ -55,6 +56,11 @@ def check(args):
     cfg = build_config(args.config_file, args.opts)
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise UserError("--eval-only needs weights; add MODEL.WEIGHTS path/to/model_final.pth")
+    if args.eval_only and any(len(ops) > 1 for ops in configured_ops(cfg).values()):
+        raise UserError(
+            "--eval-only scores one network, this config builds a supernet; add NAS.ARCHITECTURE FILE "
+            "(the weights may be the supernet's), or score paths with search_net.py"
+        )
     if cfg.MODEL.WEIGHTS:
         check_weights(cfg, cfg.MODEL.WEIGHTS)
     return cfg

@@ -41,7 +41,7 @@ def active_batch_norms(bottom_up: torch.nn.Module) -> list[torch.nn.Module]:
 
 @contextlib.contextmanager
 def recalibrated(model: torch.nn.Module, batches: Sequence[list[dict]]) -> Iterator[None]:
-    """Within the block the active path's BatchNorm statistics are those of ``batches``; then the old ones return.
+    """Within the block the active path's BatchNorm statistics are those of ``batches``, then the old ones.
 
     Args:
         model: a meta-architecture with ``backbone.bottom_up`` and ``preprocess_image``; left in eval mode.

@@ -1,4 +1,4 @@
-"""How much a ranking means: the spread of the candidates against the noise of scoring on a sample of images."""
+"""How much a ranking means: the spread of the candidates against the noise of scoring on few images."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def launch_processes(main: Callable, args, cfg) -> None:
         return
     if args.num_gpus > 1 and torch.cuda.device_count() < args.num_gpus:
         raise UserError(
-            f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} GPUs; on CPU start the "
-            "processes with: torchrun --nproc-per-node 2 train_net.py ..."
+            f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} GPUs; on CPU start "
+            "processes with torchrun --nproc-per-node 2 train_net.py ..."
         )
     launch(
         main,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -28,15 +29,15 @@ def _merge(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
     """Run a yacs merge; its exceptions become one line naming the source and the nearest key."""
     try:
         merge()
-    except KeyError as error:
-        key = (
-            str(error.args[0]).rpartition("Non-existent config key: ")[2].rpartition("Non-existent key: ")[2]
-        )
+    except (KeyError, ValueError, AssertionError, TypeError, yaml.YAMLError) as error:
+        message = " ".join(str(error.args[0] if error.args else error).split())
+        unknown = re.search(r"Non-existent (?:config )?key: (\S+)", message)
+        if unknown is None:
+            raise UserError(f"{source}: {message}") from None
+        key = unknown[1]
         near = difflib.get_close_matches(key, _keys(cfg), n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; auto_panoptic/config.py lists the keys"
-        raise UserError(f"{source}: unknown config key {key!r}{hint}") from None
-    except (ValueError, AssertionError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{source}: {' '.join(str(error).split())}") from None
+        hint = f"did you mean {' or '.join(near)}?" if near else "auto_panoptic/config.py lists the keys"
+        raise UserError(f"{source}: unknown config key {key!r}; {hint}") from None
 
 
 def build_config(config_file: str, opts: list[str]) -> CfgNode:
