@@ -1,0 +1,48 @@
+# make quickstart   install, then train, search, retrain and evaluate on the built-in data set
+# make test         install, then run the tests
+# make doctor       install, then show versions and prove the operators
+# make lint         install, then check the style
+# make clean        remove caches, the quickstart's results and the generated data set (not .venv, not other results)
+# make distclean    the same, and .venv
+#
+# PYTHON=...          the Python that .venv is made with (default: the first supported one found)
+# TORCH_PIP_ARGS=...  e.g. "--index-url https://download.pytorch.org/whl/cpu" for torch without CUDA
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	if $$p -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	>/dev/null 2>&1; then echo $$p; exit; fi; done; echo python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := pyproject.toml tools/constraints.txt tools/setup_env.py $(wildcard tools/*detectron2*.py)
+
+.PHONY: help quickstart test doctor lint clean distclean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+quickstart: $(VENV)/.installed
+	@$(RUN) tools/quickstart.py
+
+test: $(VENV)/.installed
+	@$(RUN) -m pytest -q
+
+doctor: $(VENV)/.installed
+	@$(RUN) -m auto_panoptic.doctor
+
+lint: $(VENV)/.installed
+	@$(VENV)/bin/ruff check .
+
+clean:
+	rm -rf output/quickstart build dist *.egg-info .pytest_cache .ruff_cache .hypothesis datasets/shapes
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) $(VENV).lock
+
+$(VENV)/.installed: $(INSTALL)
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "error: no Python found; install Python 3.11, 3.12 or 3.13, or name it: make PYTHON=..." >&2; exit 2; }
+	@$(PYTHON) tools/setup_env.py
+	@touch $@

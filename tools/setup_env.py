@@ -1,0 +1,217 @@
+#!/usr/bin/env python
+"""Makes ``.venv``: a virtual environment with torch, the project, panopticapi and Detectron2.
+
+Run by ``make``; needs the standard library only, and refuses a Python that is not a supported one. A stamp is
+written last, so that an interrupted run is continued by the next one: packages that pip did not finish are
+found and installed anew, finished ones are kept. Of two runs at once, one waits.
+
+Environment: ``TORCH_PIP_ARGS`` is passed to the installation of torch, for example
+``TORCH_PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu"`` for the smaller build without CUDA.
+"""
+
+import argparse
+import csv
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CONSTRAINTS = os.path.join(ROOT, "tools", "constraints.txt")
+STAMP = ".installed"
+HEARTBEAT = 30  # seconds between signs of life
+SUPPORTED = ((3, 11), (3, 14))  # from, below
+
+
+class SetupError(Exception):
+    """The environment cannot be made; the message is one line with the remedy."""
+
+
+def say(text):
+    print("[setup] " + text, flush=True)
+
+
+def check_python(version=None):
+    """Raises SetupError for an unsupported Python or one that cannot make virtual environments."""
+    version = tuple(version or sys.version_info[:2])
+    name = f"{version[0]}.{version[1]}"
+    if not SUPPORTED[0] <= version < SUPPORTED[1]:
+        raise SetupError(
+            f"Python {name} is not supported: 3.11, 3.12 and 3.13 are. "
+            "Install one of them, or name it: make PYTHON=/path/to/python3.11"
+        )
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        raise SetupError(
+            f"this Python has no venv module; on Debian or Ubuntu: apt install python{name}-venv"
+        ) from None
+
+
+def broken_distributions(site):
+    """Finds packages whose installation was interrupted.
+
+    pip writes INSTALLER and RECORD after all other files of a package; RECORD lists each file with its size.
+
+    Args:
+        site: the site-packages folder.
+
+    Returns:
+        Names of the ``*.dist-info`` folders that are incomplete, sorted.
+    """
+    records, owners = {}, {}
+    broken = []
+    for name in sorted(os.listdir(site)):
+        info = os.path.join(site, name)
+        if not name.endswith(".dist-info"):
+            continue
+        record = os.path.join(info, "RECORD")
+        if not all(os.path.isfile(os.path.join(info, f)) for f in ("INSTALLER", "METADATA", "RECORD")):
+            broken.append(name)
+            continue
+        with open(record, newline="", encoding="utf-8") as stream:
+            records[name] = [(row[0], row[2]) for row in csv.reader(stream) if len(row) == 3]
+        for path, _ in records[name]:
+            owners[path] = owners.get(path, 0) + 1
+    for name, rows in records.items():
+        for path, size in rows:
+            full = os.path.join(site, path)
+            if path.endswith(".pyc"):
+                continue
+            if not os.path.exists(full) or (
+                size and owners[path] == 1 and os.path.getsize(full) != int(size)
+            ):
+                broken.append(name)
+                break
+    return sorted(broken)
+
+
+def repair(site):
+    """Forgets interrupted packages and pip's leftovers, so that pip installs them again."""
+    for name in broken_distributions(site):
+        say(f"{name[: -len('.dist-info')]} was not installed completely: installing it again")
+        shutil.rmtree(os.path.join(site, name))
+    for name in os.listdir(site):
+        if name.startswith("~"):
+            path = os.path.join(site, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
+def run(title, command):
+    """Runs one step, showing its output and a sign of life, and raises SetupError when it fails."""
+    start = time.time()
+    say(title)
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        while True:
+            try:
+                process.wait(timeout=HEARTBEAT)
+                break
+            except subprocess.TimeoutExpired:
+                say(f"  ... {time.time() - start:.0f} s")
+    if process.returncode:
+        raise SetupError(
+            f"the step '{title.split(':')[0]}' failed (see above); "
+            "when the cause is gone, the same make command continues from here"
+        )
+    say(f"  done in {time.time() - start:.0f} s")
+
+
+def works(python):
+    """Whether this Python exists, runs and is a supported one."""
+    probe = f"import sys; sys.exit(not {SUPPORTED[0]} <= sys.version_info[:2] < {SUPPORTED[1]})"
+    try:
+        return subprocess.run([python, "-c", probe], stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def site_packages(python):
+    """The folder that pip installs to."""
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
+    return subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def compile_bytecode(python):
+    """Compiles on all cores what pip was told not to compile one file after the other.
+
+    Where PYTHONDONTWRITEBYTECODE is set, each import of torch would else cost some seconds more, for ever.
+    """
+    skip = r"/(tests?|testing/_internal)/"
+    command = [python, "-m", "compileall", "-q", "-q", "-j", "0", "-x", skip, site_packages(python)]
+    start = time.time()
+    say("bytecode: the first time half a minute")
+    subprocess.run(command)  # some packages carry files for other versions of Python: no error
+    say(f"  done in {time.time() - start:.0f} s")
+
+
+def install(venv):
+    """Creates or completes the environment in the folder ``venv``."""
+    begin = time.time()
+    python = os.path.join(venv, "bin", "python")
+    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "-c", CONSTRAINTS]
+    pip += ["--progress-bar", "off", "--quiet"]
+    if not works(python):
+        title = f"virtual environment: {venv} with Python {sys.version.split()[0]}"
+        run(title, [sys.executable, "-m", "venv", "--clear", venv])
+    else:
+        say(f"continuing the installation in {venv}")
+        # The run before may have ended before pip was there.
+        subprocess.run([python, "-m", "ensurepip"], stdout=subprocess.DEVNULL, check=True)
+        repair(site_packages(python))
+    run("build tools", [*pip, "setuptools", "wheel"])
+    extra = shlex.split(os.environ.get("TORCH_PIP_ARGS", ""))
+    title = "torch and torchvision: the first time a download of 2 to 3 GB, some minutes"
+    run(title, [*pip, *extra, "torch", "torchvision"])
+    run(
+        "dependencies and the project: the first time about a minute",
+        [*pip, "--no-build-isolation", "-e", ".[dev]"],
+    )
+    # Its metadata demands numpy<2; its code runs on numpy 2.
+    run("panopticapi", [*pip, "--no-deps", "panopticapi-lite"])
+    compile_bytecode(python)
+    installer = os.path.join(ROOT, "tools", "install_detectron2.py")
+    run("Detectron2", [python, installer, "--cache", os.path.join(venv, "cache")])
+    with open(os.path.join(venv, STAMP), "w") as stream:
+        stream.write("installed\n")
+    say(f"ready after {time.time() - begin:.0f} s: {venv}")
+
+
+def main(argv=None):
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--venv", default=os.path.join(ROOT, ".venv"), help="folder of the environment")
+    args = parser.parse_args(argv)
+    try:
+        check_python()
+        import fcntl
+
+        venv = os.path.abspath(args.venv)
+        inputs = [__file__, CONSTRAINTS, os.path.join(ROOT, "pyproject.toml")]
+        tools = os.path.join(ROOT, "tools")
+        inputs += [os.path.join(tools, name) for name in os.listdir(tools) if "detectron2" in name]
+        with open(venv.rstrip("/") + ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                say(f"another installation into {venv} is running: waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            stamp = os.path.join(venv, STAMP)
+            if os.path.exists(stamp) and os.path.getmtime(stamp) >= max(os.path.getmtime(f) for f in inputs):
+                return 0
+            if os.path.exists(stamp):
+                os.remove(stamp)
+            install(venv)
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; the same make command continues from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
