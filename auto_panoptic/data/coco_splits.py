@@ -1,0 +1,92 @@
+"""COCO's training images in two disjoint parts: one trains the supernet, one scores the candidates.
+
+``datasets/prepare_nas_split.py`` draws the parts; images and label maps stay where Detectron2 expects them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+from ..errors import UserError
+from .files import datasets_root
+from .panoptic_json import read_json
+from .register import PanopticSource, register_source
+
+PARTS = ("nas_train", "nas_val")
+
+
+def split_json(content: Mapping, val_ids: set) -> dict[str, dict]:
+    """A COCO JSON (panoptic or instances) in two: "nas_train" without ``val_ids``, "nas_val" with them."""
+
+    def part(inside: bool) -> dict:
+        return {
+            **content,
+            "images": [image for image in content["images"] if (image["id"] in val_ids) == inside],
+            "annotations": [a for a in content["annotations"] if (a["image_id"] in val_ids) == inside],
+        }
+
+    return {"nas_train": part(False), "nas_val": part(True)}
+
+
+def draw_val_ids(content: Mapping, size: int, seed: int) -> set:
+    """Ids of ``size`` images drawn without replacement, whatever their order in the file."""
+    ids = sorted(image["id"] for image in content["images"])
+    if not 0 < size < len(ids):
+        raise UserError(
+            f"--size {size}: expected 1 to {len(ids) - 1}, as there are {len(ids)} training images"
+        )
+    return {ids[i] for i in np.random.default_rng(seed).permutation(len(ids))[:size]}
+
+
+def write_nas_split(annotations: Path, size: int, seed: int) -> dict[str, int]:
+    """Write ``{panoptic,instances}_nas_{train,val}2017.json`` beside COCO's own; returns the image counts.
+
+    Raises:
+        UserError: an annotation file is missing or broken, or the size is out of range.
+    """
+    counts: dict[str, int] = {}
+    val_ids = None
+    for kind in ("panoptic", "instances"):
+        content = read_json(str(annotations / f"{kind}_train2017.json"), "COCO annotation file")
+        val_ids = draw_val_ids(content, size, seed) if val_ids is None else val_ids
+        for part, half in split_json(content, val_ids).items():
+            path = annotations / f"{kind}_{part}2017.json"
+            partial = path.with_suffix(f".partial.{os.getpid()}")
+            partial.write_text(json.dumps(half))
+            os.replace(partial, path)
+            counts[part] = len(half["images"])
+    return counts
+
+
+def _check_split(path: str) -> None:
+    if not os.path.isfile(path):
+        raise UserError(
+            f"{path} does not exist; python datasets/prepare_nas_split.py makes it (see datasets/README.md)"
+        )
+
+
+def register_coco_splits() -> list[str]:
+    """Register ``coco_2017_nas_{train,val}_panoptic_separated``; nothing is read before the first use."""
+    root, names = datasets_root() / "coco", []
+    for part in PARTS:
+        panoptic_json = str(root / "annotations" / f"panoptic_{part}2017.json")
+        source = PanopticSource(
+            name=f"coco_2017_{part}_panoptic_separated",
+            panoptic_json=panoptic_json,
+            panoptic_root=str(root / "panoptic_train2017"),
+            image_root=str(root / "train2017"),
+            categories=tuple(COCO_CATEGORIES),
+            instances_json=str(root / "annotations" / f"instances_{part}2017.json"),
+            sem_seg_root=str(root / "panoptic_stuff_train2017"),
+            prepare=functools.partial(_check_split, panoptic_json),
+        )
+        register_source(source)
+        names.append(source.name)
+    return names

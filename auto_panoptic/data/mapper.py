@@ -1,0 +1,54 @@
+"""From a data set record to what a panoptic model trains on."""
+
+import contextlib
+import random
+
+import numpy as np
+from detectron2.data import DatasetMapper
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None):
+    """Run a block under its own seed, leaving the global generators as they were; None does nothing.
+
+    Detectron2's augmentations draw from numpy's global generator.
+    """
+    if seed is None:
+        yield
+        return
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+class PanopticMapper(DatasetMapper):
+    """Detectron2's mapper for images with instances and a semantic map.
+
+    Differences from :class:`detectron2.data.DatasetMapper`:
+
+    - A record with "sample_seed" is augmented by that seed: the result then depends on the record only, not
+      on the worker process or on what was loaded before.
+    - Instance masks that are run-length encoded (crowd-free COCO-panoptic data) become bitmaps even if
+      ``INPUT.MASK_FORMAT`` is "polygon", which Detectron2 refuses; polygons stay polygons.
+
+    In training, the result has "image" (C, H, W), "sem_seg" (H, W) int64 with 255 where unlabelled, and
+    "instances" without crowds and empty boxes; padding of batches is the model's task.
+    """
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        with seeded(dataset_dict.get("sample_seed")):
+            return super().__call__(dataset_dict)
+
+    def _transform_annotations(self, dataset_dict, transforms, image_shape):
+        configured = self.instance_mask_format
+        if any(isinstance(a.get("segmentation"), dict) for a in dataset_dict["annotations"]):
+            self.instance_mask_format = "bitmask"
+        try:
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+        finally:
+            self.instance_mask_format = configured

@@ -1,0 +1,92 @@
+"""Class names, colours and id maps of a COCO-panoptic category list, in Detectron2's conventions.
+
+Three kinds of ids occur; confusing them is the most common way to lose a day:
+
+- the *data set id* of a category, as in the JSON (may have gaps);
+- the *thing* contiguous id, 0..T-1, predicted by the box and mask heads;
+- the *stuff* label, predicted by the semantic head: 0 means "any thing", stuff classes are 1..S, void is 255.
+"""
+
+import colorsys
+
+from ..errors import UserError
+from .coco_format import IGNORE
+
+THINGS_LABEL = 0
+THINGS_COLOR = [82, 18, 128]  # as in Detectron2's "coco_2017_*_panoptic_separated"
+
+
+def _color(category: dict, index: int) -> list:
+    if "color" in category:
+        return list(category["color"])
+    rgb = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.55 + 0.15 * (index % 4), 0.95 - 0.2 * (index % 3))
+    return [round(255 * value) for value in rgb]
+
+
+def _short_names(names: list) -> list:
+    """COCO's "wall-other-merged" becomes "wall", as in Detectron2, unless two names would become equal."""
+    short = [name.replace("-other", "").replace("-merged", "") for name in names]
+    return short if len(set(short)) == len(short) else names
+
+
+def check_categories(categories: list, where: str) -> None:
+    """Check a COCO-panoptic category list.
+
+    Raises:
+        UserError: missing keys, ids that are duplicated or no integers, more than 254 stuff classes.
+    """
+    if not isinstance(categories, (list, tuple)) or not categories:
+        raise UserError(f"{where}: 'categories' must be a non-empty list of COCO-panoptic categories.")
+    for category in categories:
+        missing = {"id", "name", "isthing"} - set(category)
+        if missing:
+            raise UserError(
+                f"{where}: category {category} lacks {sorted(missing)}; a COCO-panoptic category has "
+                "'id', 'name' and 'isthing' (1 for things, 0 for stuff)."
+            )
+        if type(category["id"]) is not int or category["id"] < 0:
+            raise UserError(f"{where}: category id {category['id']!r} is not an integer >= 0.")
+    ids = [category["id"] for category in categories]
+    twice = sorted({i for i in ids if ids.count(i) > 1})
+    if twice:
+        raise UserError(f"{where}: category ids {twice} occur more than once; make them unique.")
+    stuff = sum(1 for category in categories if not category["isthing"])
+    if stuff >= IGNORE:
+        raise UserError(f"{where}: {stuff} stuff classes; label maps of 8 bits hold at most {IGNORE - 1}.")
+
+
+def panoptic_metadata(categories: list) -> dict:
+    """Metadata as of Detectron2's ``coco_2017_val_panoptic_separated``, for any category list.
+
+    Classes are numbered by ascending data set id (supplement: COCO's 53 stuff classes become 1..53).
+
+    Args:
+        categories: COCO-panoptic categories ("id", "name", "isthing", optionally "color").
+
+    Returns:
+        dict with ``thing_classes``, ``thing_colors``, ``thing_dataset_id_to_contiguous_id``,
+        ``stuff_classes`` (the first is "things"), ``stuff_colors``, ``stuff_dataset_id_to_contiguous_id``.
+    """
+    ordered = sorted(categories, key=lambda category: category["id"])
+    colors = {c["id"]: _color(c, i) for i, c in enumerate(ordered)}
+    things = [c for c in ordered if c["isthing"]]
+    stuff = [c for c in ordered if not c["isthing"]]
+    stuff_ids = {c["id"]: i for i, c in enumerate(stuff, start=1)}
+    # Detectron2 files "things" under data set id 0; a stuff class with that id would be lost to it.
+    stuff_ids[0 if 0 not in stuff_ids else -1] = THINGS_LABEL
+    return {
+        "thing_classes": [c["name"] for c in things],
+        "thing_colors": [colors[c["id"]] for c in things],
+        "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(things)},
+        "stuff_classes": ["things", *_short_names([c["name"] for c in stuff])],
+        "stuff_colors": [THINGS_COLOR, *(colors[c["id"]] for c in stuff)],
+        "stuff_dataset_id_to_contiguous_id": stuff_ids,
+    }
+
+
+def semantic_label_map(categories: list) -> dict:
+    """{data set id: semantic label}: every thing 0, stuff 1..S by ascending id."""
+    stuff = sorted(c["id"] for c in categories if not c["isthing"])
+    labels = {c["id"]: THINGS_LABEL for c in categories if c["isthing"]}
+    labels.update({category_id: label for label, category_id in enumerate(stuff, start=1)})
+    return labels

@@ -1,0 +1,293 @@
+"""Register a data set in COCO-panoptic format: one call, whatever the set."""
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from ..errors import UserError
+from . import coco_format as coco
+from .files import build_once, datasets_root, parallel_map
+from .metadata import check_categories, panoptic_metadata, semantic_label_map
+from .panoptic_json import read_json, read_panoptic_json, read_segments
+
+logger = logging.getLogger(__name__)
+
+LABEL_DIVISOR = 1000
+DERIVED_VERSION = 1
+_SOURCES: dict = {}  # registered name -> PanopticSource
+
+
+@dataclasses.dataclass(frozen=True)
+class PanopticSource:
+    """Where a registered data set lives; loads it in Detectron2's standard format.
+
+    Args:
+        name: registered name.
+        panoptic_json, panoptic_root, image_root: the COCO-panoptic data.
+        categories: category dicts that replace the JSON's, or None.
+        instances_json, sem_seg_root: None to derive them from the panoptic PNGs on the first load.
+        derived_root: parent of the derived files; None for ``$DETECTRON2_DATASETS/derived``.
+        prepare: called before anything is read (makes the built-in data set).
+    """
+
+    name: str
+    panoptic_json: str
+    panoptic_root: str
+    image_root: str
+    categories: Sequence | None = None
+    instances_json: str | None = None
+    sem_seg_root: str | None = None
+    derived_root: str | None = None
+    prepare: Callable | None = dataclasses.field(default=None, compare=False)
+
+    @functools.cached_property
+    def effective_categories(self) -> list:
+        """The given categories, else those of the JSON."""
+        if self.categories is not None:
+            check_categories(list(self.categories), f"data set {self.name}")
+            return list(self.categories)
+        return read_panoptic_json(self.panoptic_json)["categories"]
+
+    @property
+    def _rewrites_json(self) -> bool:
+        return self.categories is not None and self.prepare is None
+
+    @functools.cached_property
+    def derived(self) -> Path | None:
+        """Folder of the derived files, or None if nothing is derived."""
+        if self.instances_json and self.sem_seg_root and not self._rewrites_json:
+            return None
+        inputs = [DERIVED_VERSION, self.effective_categories, os.path.abspath(self.panoptic_root)]
+        key = hashlib.sha256(json.dumps(inputs).encode())
+        try:
+            with open(self.panoptic_json, "rb") as file:
+                while block := file.read(1 << 22):
+                    key.update(block)
+        except OSError as error:
+            raise UserError(
+                f"panoptic JSON {self.panoptic_json} cannot be read ({error.strerror})."
+            ) from error
+        root = Path(self.derived_root) if self.derived_root else datasets_root() / "derived"
+        return root / f"{self.name}-{key.hexdigest()[:12]}"
+
+    @property
+    def paths(self) -> dict:
+        """The paths that go into the metadata, given or derived."""
+        folder = self.derived
+        return {
+            "panoptic_json": str(folder / "panoptic.json") if self._rewrites_json else self.panoptic_json,
+            "panoptic_root": self.panoptic_root,
+            "image_root": self.image_root,
+            "json_file": self.instances_json or str(folder / "instances.json"),
+            "sem_seg_root": self.sem_seg_root or str(folder / "semantic"),
+        }
+
+    def check_files(self) -> None:
+        """Make what can be made and check that the rest exists.
+
+        Raises:
+            UserError: names the first missing path, what is expected there, and the remedy.
+        """
+        if self.prepare is not None:
+            self.prepare()
+        expected = [
+            (self.panoptic_json, os.path.isfile, "the COCO-panoptic JSON"),
+            (self.panoptic_root, os.path.isdir, "a folder of panoptic PNGs"),
+            (self.image_root, os.path.isdir, "a folder of images"),
+            (self.instances_json, os.path.isfile, "the COCO instances JSON (leave it out to derive it)"),
+            (self.sem_seg_root, os.path.isdir, "a folder of semantic PNGs (leave it out to derive it)"),
+        ]
+        for path, exists, what in expected:
+            if path is not None and not exists(path):
+                raise UserError(
+                    f"data set {self.name}: {path} does not exist; expected there: {what}. Put it there, "
+                    "correct the path, or set DETECTRON2_DATASETS (see datasets/README.md)."
+                )
+
+    def load(self) -> list:
+        """Load in Detectron2's standard format, as for ``coco_2017_*_panoptic_separated``.
+
+        Returns:
+            list of dicts, by image id: file_name, image_id, height, width, annotations (contiguous category
+            ids, crowds marked), sem_seg_file_name, pan_seg_file_name, segments_info (contiguous category ids
+            and "isthing", for drawing).
+        """
+        self.check_files()
+        categories = self.effective_categories
+        entries = read_segments(self.panoptic_json, {c["id"] for c in categories})
+        self._derive(entries)
+        paths, maps = self.paths, panoptic_metadata(categories)
+        things, stuff = maps["thing_dataset_id_to_contiguous_id"], maps["stuff_dataset_id_to_contiguous_id"]
+        # Without a name, Detectron2's loader leaves category ids and the metadata alone.
+        records = {r["image_id"]: r for r in load_coco_json(paths["json_file"], self.image_root)}
+        extra = [i for i, record in records.items() if i not in entries and record["annotations"]]
+        differing = sorted(set(entries) - set(records)) + extra
+        if differing:
+            raise UserError(
+                f"data set {self.name}: {paths['json_file']} and {self.panoptic_json} hold different images, "
+                f"e.g. id {differing[0]}; leave instances_json out to have it derived."
+            )
+        for image_id, (image, annotation) in entries.items():
+            record = records[image_id]
+            record["file_name"] = os.path.join(self.image_root, image["file_name"])
+            record["sem_seg_file_name"] = os.path.join(paths["sem_seg_root"], _png(annotation["file_name"]))
+            record["pan_seg_file_name"] = os.path.join(self.panoptic_root, annotation["file_name"])
+            for instance in record["annotations"]:
+                if instance["category_id"] not in things:
+                    raise UserError(
+                        f"{paths['json_file']}: image {image_id} has an instance of category_id "
+                        f"{instance['category_id']}, which is no thing of data set {self.name}."
+                    )
+                instance["category_id"] = things[instance["category_id"]]
+            record["segments_info"] = [_contiguous(s, things, stuff) for s in annotation["segments_info"]]
+        return [records[image_id] for image_id in entries]
+
+    def _derive(self, entries: dict) -> None:
+        folder = self.derived
+        if folder is None:
+            return
+
+        def build(target: Path) -> None:
+            logger.info("Deriving instances and semantic maps of %s into %s ...", self.name, folder)
+            labels = semantic_label_map(self.effective_categories)
+            things = {c["id"] for c in self.effective_categories if c["isthing"]}
+            semantic = target / "semantic" if self.sem_seg_root is None else None
+            job = functools.partial(_derive_image, self.panoptic_root, semantic, labels, things)
+            if semantic is not None or self.instances_json is None:
+                instances = parallel_map(job, entries.values(), title=f"deriving {self.name}")
+            if self.instances_json is None:
+                content = {
+                    "images": [image for image, _ in entries.values()],
+                    "annotations": coco.number_annotations(instances),
+                    "categories": [c for c in self.effective_categories if c["isthing"]],
+                }
+                (target / "instances.json").write_text(json.dumps({"info": {}, "licenses": [], **content}))
+            if self._rewrites_json:
+                content = {**read_panoptic_json(self.panoptic_json), "categories": self.effective_categories}
+                (target / "panoptic.json").write_text(json.dumps(content))
+            (target / "complete").touch()
+
+        build_once(folder, is_complete=lambda f: (f / "complete").exists(), build=build, ours=lambda f: True)
+
+
+def _png(file_name: str) -> str:
+    return os.path.splitext(file_name)[0] + ".png"
+
+
+def _contiguous(segment: dict, things: dict, stuff: dict) -> dict:
+    isthing = segment["category_id"] in things
+    contiguous = (things if isthing else stuff)[segment["category_id"]]
+    return {**segment, "category_id": contiguous, "isthing": isthing}
+
+
+def _derive_image(panoptic_root: str, semantic: Path | None, labels: dict, things: set, entry: tuple) -> list:
+    """Write one image's semantic map and return its instance annotations."""
+    image, annotation = entry
+    path = os.path.join(panoptic_root, annotation["file_name"])
+    ids = coco.read_panoptic(path)
+    if ids.shape != (image["height"], image["width"]):
+        raise UserError(
+            f"{path} has {ids.shape[1]} x {ids.shape[0]} pixels, but image {image['id']} has "
+            f"{image['width']} x {image['height']} in the JSON; correct the one that is wrong."
+        )
+    if semantic is not None:
+        target = semantic / _png(annotation["file_name"])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        coco.write_image(str(target), coco.semantic_labels(ids, annotation["segments_info"], labels))
+    return coco.instance_annotations(ids, annotation["segments_info"], things, image["id"])
+
+
+def register_source(source: PanopticSource) -> None:
+    """Register a source in Detectron2's catalogs; doing it twice with the same arguments is allowed.
+
+    Raises:
+        UserError: the name is taken by something else.
+    """
+    name = source.name
+    if name in _SOURCES and name in DatasetCatalog.list():
+        if _SOURCES[name] == source:
+            return
+        raise UserError(
+            f"data set name {name!r} is already registered with other arguments; choose another name."
+        )
+    if name in DatasetCatalog.list():
+        raise UserError(
+            f"data set name {name!r} is already registered by somebody else; choose another name."
+        )
+    maps = panoptic_metadata(source.effective_categories)
+    MetadataCatalog.get(name).set(
+        evaluator_type="coco_panoptic_seg",
+        ignore_label=coco.IGNORE,
+        label_divisor=LABEL_DIVISOR,
+        **source.paths,
+        **maps,
+    )
+    DatasetCatalog.register(name, source.load)
+    _SOURCES[name] = source
+
+
+def find_source(name: str) -> PanopticSource | None:
+    """The source registered here under ``name``, or None."""
+    return _SOURCES.get(name)
+
+
+def register_coco_panoptic(
+    name: str,
+    panoptic_json: str,
+    panoptic_root: str,
+    image_root: str,
+    *,
+    categories: Sequence | str | None = None,
+    instances_json: str | None = None,
+    sem_seg_root: str | None = None,
+    derived_root: str | None = None,
+) -> None:
+    """Register a data set in COCO-panoptic format for training, search and evaluation.
+
+    Sets the complete metadata in the conventions of Detectron2's ``coco_2017_val_panoptic_separated``
+    (things are semantic label 0, stuff 1..S, void 255) and a loader. What is not given is derived from the
+    panoptic PNGs when the data set is first loaded; the sources may be read-only.
+
+    Args:
+        name: name for ``cfg.DATASETS.TRAIN`` and so on.
+        panoptic_json: JSON with "images", "annotations" (with segments_info) and "categories".
+        panoptic_root: folder of the panoptic PNGs.
+        image_root: folder of the images.
+        categories: replaces the JSON's categories: a list of category dicts, or the path of a JSON file
+            that has "categories". Gives several sets the same classes, also where one lists only a part.
+        instances_json: COCO instances JSON of the same images. Derived masks are the visible regions.
+        sem_seg_root: folder of semantic PNGs named like the panoptic PNGs.
+        derived_root: folder for derived files, ``$DETECTRON2_DATASETS/derived`` by default. Delete the
+            set's folder in it after editing panoptic PNGs without changing the JSON.
+
+    Raises:
+        UserError: unreadable JSON, broken categories, or a name that is taken.
+    """
+
+    def expand(path):
+        return None if path is None else os.path.expanduser(str(path))
+
+    if isinstance(categories, (str, os.PathLike)):
+        path = expand(categories)
+        categories = read_json(path, "category file").get("categories")
+        check_categories(categories, path)
+    source = PanopticSource(
+        name=name,
+        panoptic_json=expand(panoptic_json),
+        panoptic_root=expand(panoptic_root),
+        image_root=expand(image_root),
+        categories=None if categories is None else tuple(copy.deepcopy(list(categories))),
+        instances_json=expand(instances_json),
+        sem_seg_root=expand(sem_seg_root),
+        derived_root=expand(derived_root),
+    )
+    register_source(source)

@@ -1,0 +1,12 @@
+"""Panoptic quality, and Detectron2's evaluators put together for panoptic segmentation."""
+
+from .evaluators import PanopticQualityEvaluator, build_evaluators, panoptic_quality_of, results_table
+from .panoptic_quality import PanopticQuality
+
+__all__ = [
+    "PanopticQuality",
+    "PanopticQualityEvaluator",
+    "build_evaluators",
+    "panoptic_quality_of",
+    "results_table",
+]
