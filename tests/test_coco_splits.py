@@ -1,0 +1,61 @@
+"""The search split of COCO's training images."""
+
+import json
+
+import pytest
+from detectron2.data import MetadataCatalog
+
+from auto_panoptic.data.coco_splits import draw_val_ids, split_json, write_nas_split
+from auto_panoptic.errors import UserError
+
+
+def _coco(count: int) -> dict:
+    return {
+        "images": [{"id": 7 * i} for i in range(count)],
+        "annotations": [{"image_id": 7 * i, "id": i} for i in range(count)],
+        "categories": [],
+    }
+
+
+def test_sizes_of_the_paper_disjoint_and_repeatable():
+    # COCO train2017 has 118287 images: 5000 score the candidates, 113287 train the supernet.
+    content = _coco(118287)
+    val_ids = draw_val_ids(content, 5000, seed=0)
+    parts = split_json(content, val_ids)
+    ids = {part: {image["id"] for image in half["images"]} for part, half in parts.items()}
+    assert (len(ids["nas_train"]), len(ids["nas_val"])) == (113287, 5000)
+    assert not ids["nas_train"] & ids["nas_val"]
+    assert {a["image_id"] for a in parts["nas_val"]["annotations"]} == ids["nas_val"]
+    assert draw_val_ids({"images": content["images"][::-1]}, 5000, seed=0) == val_ids
+    assert draw_val_ids(content, 5000, seed=1) != val_ids
+
+
+def test_files_are_written_for_both_kinds(tmp_path):
+    for kind in ("panoptic", "instances"):
+        (tmp_path / f"{kind}_train2017.json").write_text(json.dumps(_coco(10)))
+    assert write_nas_split(tmp_path, 3, seed=0) == {"nas_train": 7, "nas_val": 3}
+    read = {
+        kind: {i["id"] for i in json.loads((tmp_path / f"{kind}_nas_val2017.json").read_text())["images"]}
+        for kind in ("panoptic", "instances")
+    }
+    assert read["panoptic"] == read["instances"]
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_missing_annotations_and_impossible_size_are_named(tmp_path):
+    with pytest.raises(UserError, match="panoptic_train2017.json"):
+        write_nas_split(tmp_path, 3, seed=0)
+    with pytest.raises(UserError, match="--size 10"):
+        draw_val_ids(_coco(10), 10, seed=0)
+
+
+def test_registered_with_coco_metadata():
+    import auto_panoptic.data  # noqa: F401  registers
+
+    ours = MetadataCatalog.get("coco_2017_nas_train_panoptic_separated")
+    theirs = MetadataCatalog.get("coco_2017_train_panoptic_separated")
+    for key in ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id"):
+        assert getattr(ours, key) == getattr(theirs, key)
+    assert ours.stuff_dataset_id_to_contiguous_id == theirs.stuff_dataset_id_to_contiguous_id
+    assert ours.stuff_dataset_id_to_contiguous_id[92] == 1
+    assert ours.stuff_dataset_id_to_contiguous_id[200] == 53
