@@ -76,7 +76,7 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"MODEL.WEIGHTS: {path!r} cannot be read as a checkpoint ({reason})") from None
     weights = data.get("model", data) if isinstance(data, dict) else None
     if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):

@@ -1,0 +1,20 @@
+"""Settings of the whole test run, and the tiny data set that many tests share."""
+
+import os
+
+# One thread: bit-identical repetitions, and no fight for the cores. Set before torch is imported, so that
+# the processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """Folder of the tiny drawn data set of tests/toy.py."""
+    from toy import make_shapes
+
+    return make_shapes(tmp_path_factory.mktemp("toy"))

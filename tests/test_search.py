@@ -1,0 +1,328 @@
+"""The search loop around a pure function: every candidate once, any interruption leaves the same result."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from toy import make_config, toy_space
+
+from auto_panoptic import add_auto_panoptic_config
+from auto_panoptic.errors import UserError
+from auto_panoptic.explore import Ledger, Scoreboard, path_priority_candidates
+from auto_panoptic.search import run_search, search_header, summary
+from auto_panoptic.space import Architecture, SearchSpace
+
+SPACE = toy_space(backbone=4, head=2, inter=2)
+CYCLES, MODELS = 3, 24
+HEADER = {
+    "space": SPACE.to_dict(),
+    "seed": 0,
+    "policy": "path_priority",
+    "models_per_cycle": MODELS,
+    "config": "0123",
+    "weights": "4567",
+    "versions": {"auto_panoptic": "test"},
+}
+
+
+def make_cfg(folder, cycles=CYCLES, models=MODELS, seed=0):
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.NAS.CYCLES, cfg.NAS.MODELS_PER_CYCLE, cfg.NAS.SEED = cycles, models, seed
+    return cfg
+
+
+UTILITIES = np.random.default_rng(0).normal(size=(len(SPACE.sites), 6))
+
+
+def utility(architecture):
+    """A pure function of the architecture: one fixed number per operator of every site, added up."""
+    return 50 + float(
+        sum(
+            UTILITIES[i, site.names.index(name)]
+            for i, (site, name) in enumerate(zip(SPACE.sites, architecture.choices, strict=True))
+        )
+    )
+
+
+class Evaluate:
+    """Scores by :func:`utility`; remembers the calls, and fails where told to."""
+
+    def __init__(self, nan=(), crash=(), kill_at=None, bootstrap=False):
+        self.calls, self.nan, self.crash, self.kill_at = [], set(nan), set(crash), kill_at
+        self.bootstrap = bootstrap
+
+    def __call__(self, architecture):
+        if len(self.calls) == self.kill_at:
+            raise KeyboardInterrupt
+        self.calls.append(architecture)
+        if architecture in self.crash:
+            raise RuntimeError("out of memory")
+        pq = math.nan if architecture in self.nan else utility(architecture)
+        metrics = {"PQ": pq, "SQ": 80.0}
+        if self.bootstrap:
+            rng = np.random.default_rng(abs(hash(architecture.choices)) % 2**32)
+            metrics["bootstrap"] = (pq + 0.1 * rng.normal(size=64)).tolist()
+        return metrics, {"evaluation": 0.5}
+
+
+def candidates(cycles=CYCLES, models=MODELS, seed=0):
+    return [a for cycle in range(cycles) for a in path_priority_candidates(SPACE, seed, cycle, models)]
+
+
+def results(folder):
+    names = ("scoreboard.json", "architecture.json")
+    return {name: (folder / "search" / name).read_bytes() for name in names}
+
+
+def search(folder, evaluate=None, resume=False, header=HEADER, **settings):
+    evaluate = evaluate or Evaluate()
+    return run_search(make_cfg(folder, **settings), SPACE, evaluate, header, resume=resume), evaluate
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """Folder of an uninterrupted search."""
+    folder = tmp_path_factory.mktemp("reference")
+    search(folder)
+    return folder
+
+
+# ------------------------------------------------------------------ what a search does
+
+
+def test_exactly_the_candidates_of_the_fair_cycles_are_evaluated(tmp_path):
+    result, evaluate = search(tmp_path)
+    assert evaluate.calls == candidates() and len(evaluate.calls) == CYCLES * MODELS
+    assert (result.evaluated, result.failed) == (CYCLES * MODELS, 0)
+    ledger = Ledger(tmp_path / "search/ledger.jsonl")
+    assert [(r["cycle"], r["index"]) for r in ledger.records] == [
+        (cycle, index) for cycle in range(CYCLES) for index in range(MODELS)
+    ]
+    for record, architecture in zip(ledger.records, evaluate.calls, strict=True):
+        assert record["architecture"] == architecture.indices()
+        assert record["metrics"] == {"PQ": utility(architecture), "SQ": 80.0}
+        assert (record["status"], record["seconds"]) == ("ok", {"evaluation": 0.5})
+    assert {k: ledger.header[k] for k in HEADER} == HEADER
+
+
+def test_the_selection_follows_from_the_scores(tmp_path):
+    """Scoreboard and architecture are those of an independent count over the evaluated models."""
+    result, evaluate = search(tmp_path)
+    points = {(site.name, name): 0.0 for site in SPACE.sites for name in site.names}
+    for start in range(0, len(evaluate.calls), MODELS):
+        cycle = sorted(evaluate.calls[start : start + MODELS], key=utility)
+        for rank, architecture in enumerate(cycle):  # the worst gets 0, the best 23
+            for place in architecture.names().items():
+                points[place] += rank
+    board = json.loads((tmp_path / "search/scoreboard.json").read_text())
+    assert board["candidates"] == CYCLES * MODELS
+    for site in SPACE.sites:
+        best = max(site.names, key=lambda name: points[site.name, name])
+        assert result.architecture[site.name].name == best
+    text = json.dumps(board["sites"])
+    for site in SPACE.sites:
+        assert site.name in text
+    assert sum(points.values()) == CYCLES * (MODELS * (MODELS - 1) // 2) * len(SPACE.sites)
+    saved = Architecture.load(tmp_path / "search/architecture.json", SPACE)
+    assert saved == result.architecture
+    assert saved.provenance["evaluated"] == CYCLES * MODELS
+    assert saved.provenance["best_candidate_PQ"] == max(map(utility, evaluate.calls))
+
+
+def test_facts_of_the_architecture_are_recorded(tmp_path):
+    run_search(
+        make_cfg(tmp_path, 1, 12), SPACE, Evaluate(), HEADER, describe=lambda a: {"macs": hash(a) % 1000}
+    )
+    for record in Ledger(tmp_path / "search/ledger.jsonl").records:
+        architecture = Architecture.from_indices(SPACE, record["architecture"])
+        assert record["macs"] == hash(architecture) % 1000
+
+
+def test_the_selection_exists_from_the_first_candidate_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, Evaluate(kill_at=1))
+    board = json.loads((tmp_path / "search/scoreboard.json").read_text())
+    assert board["candidates"] == 1
+    assert Architecture.load(tmp_path / "search/architecture.json", SPACE)
+
+
+# ------------------------------------------------------------------ interruptions
+
+
+def interrupted(folder, kills, tear=False):
+    """Run until done, killed after ``kills[i]`` evaluations of the i-th attempt; returns all evaluations."""
+    calls = []
+    for number, kill in enumerate([*kills, None]):
+        evaluate = Evaluate(kill_at=kill)
+        try:
+            search(folder, evaluate, resume=number > 0)
+        except KeyboardInterrupt:
+            pass
+        calls += evaluate.calls
+        ledger = folder / "search/ledger.jsonl"
+        if tear and kill is not None:
+            torn = ledger.read_bytes()[:-25]  # the last record lost its end
+            ledger.write_bytes(torn)
+            calls.pop()
+    return calls
+
+
+@pytest.mark.parametrize("kills", [[0], [1], [11], [12], [37], [71], [5, 0, 20, 1, 1]])
+def test_resumed_after_any_candidate_the_result_is_the_same(tmp_path, reference, kills):
+    calls = interrupted(tmp_path, kills)
+    assert calls == candidates()  # none twice, none left out
+    assert results(tmp_path) == results(reference)
+    ledgers = [(f / "search/ledger.jsonl").read_text() for f in (tmp_path, reference)]
+    assert ledgers[0] == ledgers[1]
+
+
+@pytest.mark.parametrize("kills", [[1], [13], [40, 3]])
+def test_a_torn_ledger_line_costs_one_candidate(tmp_path, reference, kills):
+    assert interrupted(tmp_path, kills, tear=True) == candidates()
+    assert results(tmp_path) == results(reference)
+
+
+def test_resuming_a_finished_search_evaluates_nothing(tmp_path, reference):
+    search(tmp_path)
+    for name in ("scoreboard.json", "architecture.json"):
+        (tmp_path / "search" / name).unlink()
+    _, evaluate = search(tmp_path, resume=True)
+    assert evaluate.calls == []
+    assert results(tmp_path) == results(reference)
+
+
+def test_a_search_can_be_prolonged(tmp_path, reference):
+    search(tmp_path, cycles=1)
+    _, evaluate = search(tmp_path, resume=True)
+    assert evaluate.calls == candidates()[MODELS:]
+    assert results(tmp_path) == results(reference)
+
+
+def test_a_finished_search_is_not_overwritten(tmp_path):
+    search(tmp_path, cycles=1)
+    before = results(tmp_path)
+    evaluate = Evaluate()
+    with pytest.raises(UserError, match="holds 24 evaluated candidates: continue with --resume"):
+        search(tmp_path, evaluate, cycles=1)
+    assert evaluate.calls == [] and results(tmp_path) == before
+
+
+def test_another_search_is_not_resumed(tmp_path):
+    search(tmp_path, cycles=1)
+    evaluate = Evaluate()
+    with pytest.raises(UserError, match="cannot resume, the search has changed .*weights"):
+        search(tmp_path, evaluate, resume=True, header={**HEADER, "weights": "89ab"})
+    assert evaluate.calls == []
+
+
+# ------------------------------------------------------------------ failures
+
+
+def test_failed_candidates_are_recorded_ranked_last_and_never_selected(tmp_path):
+    """NaN and crashes: the candidates that would have been best score like the worst."""
+    ranked = sorted(candidates(1, 24), key=utility, reverse=True)
+    nan, crash = ranked[:3], ranked[3:5]
+    result, evaluate = search(tmp_path, Evaluate(nan, crash), cycles=1)
+    assert (result.evaluated, result.failed) == (19, 5)
+    board = Scoreboard(SPACE)
+    bad = {*nan, *crash}
+    board.add_cycle(evaluate.calls, [None if a in bad else utility(a) for a in evaluate.calls])
+    assert result.architecture.choices == board.select().choices
+    clean = Scoreboard(SPACE)
+    clean.add_cycle(evaluate.calls, [utility(a) for a in evaluate.calls])
+    assert clean.select().choices != board.select().choices  # the failures matter here
+    records = Ledger(tmp_path / "search/ledger.jsonl").records
+    for record, architecture in zip(records, evaluate.calls, strict=True):
+        assert record["status"] == ("failed" if architecture in bad else "ok")
+        if architecture in crash:
+            assert record["error"] == "RuntimeError: out of memory"
+        if architecture in nan:
+            assert record["error"] == "PQ is not a number"
+    provenance = Architecture.load(tmp_path / "search/architecture.json").provenance
+    assert provenance["failed"] == 5
+    assert provenance["best_candidate_PQ"] == utility(ranked[5])
+    assert "19 candidates (5 failed)" in summary(result)
+
+
+@pytest.mark.parametrize("position", [0, 1, 11])
+def test_one_failure_anywhere_is_never_an_operators_only_merit(tmp_path, position):
+    """A failed model at any position gets the points of the last place."""
+    architectures = candidates(1, 12)
+    search(tmp_path, Evaluate(nan=[architectures[position]]), cycles=1, models=12)
+    board = Scoreboard(SPACE)
+    lowest = min(map(utility, architectures)) - 1
+    fitness = [lowest if i == position else utility(a) for i, a in enumerate(architectures)]
+    board.add_cycle(architectures, fitness)
+    table = json.loads((tmp_path / "search/scoreboard.json").read_text())["sites"]
+    points = {(site, row["op"]): row["score"] for site, rows in table.items() for row in rows}
+    assert points == {(site, row["op"]): row["score"] for site, rows in board.table().items() for row in rows}
+
+
+def test_a_resumed_search_does_not_repeat_failures(tmp_path):
+    failing = candidates(1, 12)[2:5]
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, Evaluate(nan=failing, kill_at=6), cycles=1, models=12)
+    _, evaluate = search(tmp_path, resume=True, cycles=1, models=12)
+    assert evaluate.calls == candidates(1, 12)[6:]
+
+
+def test_all_failed_is_a_clear_error_and_selects_nothing(tmp_path):
+    with pytest.raises(UserError, match="fail"):
+        search(tmp_path, Evaluate(crash=candidates()), cycles=1, models=12)
+    assert not (tmp_path / "search/architecture.json").exists()
+    records = Ledger(tmp_path / "search/ledger.jsonl").records
+    assert len(records) == 12 and {r["status"] for r in records} == {"failed"}
+
+
+# ------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("models, nearest", [(5, 12), (13, 12), (0, 12), (20, 24), (-12, 12)])
+def test_models_per_cycle_must_be_a_multiple_of_the_cycle(tmp_path, models, nearest):
+    evaluate = Evaluate()
+    with pytest.raises(UserError, match=f"is {models}: expected a multiple of 12, .* e.g. {nearest}"):
+        search(tmp_path, evaluate, models=models)
+    assert evaluate.calls == [] and list(tmp_path.iterdir()) == []
+
+
+def test_no_cycles_is_refused(tmp_path):
+    with pytest.raises(UserError, match="NAS.CYCLES is 0; expected at least 1"):
+        search(tmp_path, cycles=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ header
+
+
+def test_the_header_changes_with_everything_that_scores_depend_on(tmp_path, shapes):
+    cfg = make_config(tmp_path, shapes)
+    weights, other = tmp_path / "a.pth", tmp_path / "b.pth"
+    weights.write_bytes(b"a")
+    other.write_bytes(b"b")
+    space = SearchSpace.from_config(cfg)
+
+    def header(*options, path=weights):
+        changed = cfg.clone()
+        changed.defrost()
+        changed.merge_from_list(list(options))
+        return search_header(changed, space, str(path))
+
+    base = header()
+    assert json.loads(json.dumps(base)) == base
+    moved = tmp_path / "moved.pth"
+    moved.write_bytes(b"a")
+    for same in (("OUTPUT_DIR", "elsewhere"), ("NAS.CYCLES", 9), ("MODEL.WEIGHTS", "x")):
+        assert header(*same) == base
+    assert header(path=moved) == base
+    for different in (
+        ("NAS.SEED", 5),
+        ("NAS.MODELS_PER_CYCLE", 24),
+        ("INPUT.MIN_SIZE_TEST", 96),
+        ("NAS.BN_RECALIBRATION.NUM_IMAGES", 4),
+    ):
+        assert header(*different) != base
+    assert header(path=other)["weights"] != base["weights"]

@@ -1,0 +1,205 @@
+#!/usr/bin/env python
+"""From nothing to a searched, retrained and evaluated panoptic model on the built-in data set.
+
+Runs the commands a user would type, one after the other, and shows them. What an earlier call finished with
+the same settings is reused; what it began is continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from auto_panoptic.errors import UserError  # noqa: E402
+from auto_panoptic.evaluation import results_table  # noqa: E402
+from auto_panoptic.training import build_config, run_command  # noqa: E402
+
+PROCESSES = 2
+
+
+class Stage:
+    """One command with its folder; ``stage.json`` there holds the settings it was started with.
+
+    Args:
+        name: shown to the user.
+        directory: what the command writes; removed when the settings have changed.
+        inputs: text that identifies the settings and the files the command reads.
+    """
+
+    def __init__(self, name: str, directory: Path, inputs: str):
+        self.name, self.directory = name, directory
+        self.state = directory / "stage.json"
+        self.fingerprint = hashlib.sha256(inputs.encode()).hexdigest()
+        found = json.loads(self.state.read_text()) if self.state.is_file() else {}
+        if directory.exists() and found.get("fingerprint") != self.fingerprint:
+            shutil.rmtree(directory)
+            found = {}
+        self.done, self.begun = found.get("done", False), bool(found)
+
+    def mark(self, done: bool) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        partial = self.state.with_suffix(".partial")
+        partial.write_text(json.dumps({"fingerprint": self.fingerprint, "done": done}) + "\n")
+        partial.replace(self.state)
+
+    def run(self, command: list[str], total: int = 0) -> None:
+        """Run a script unless it is done; with ``total`` it is a training run of so many iterations.
+
+        Training runs in PROCESSES processes of one thread each: always the same number, as the result depends
+        on it, and faster than as many threads.
+        """
+        print(f"\n== {self.name}", flush=True)
+        if self.done:
+            print(f"   done by an earlier call, reused: {self.directory}")
+            return
+        launcher = ["torchrun", "--standalone", "--nproc-per-node", str(PROCESSES)] if total else ["python"]
+        print(f"   $ {shlex.join([*launcher, *command])}", flush=True)
+        module = ["-m", "torch.distributed.run", *launcher[1:]] if total else []
+        self.mark(done=False)
+        start = time.monotonic()
+        log = self.directory / "stdout.txt"
+        with open(log, "a") as stream:
+            child = subprocess.Popen(
+                [sys.executable, *module, *command],
+                cwd=ROOT,
+                stdout=stream if total else None,
+                stderr=stream if total else None,
+                env={**os.environ, "OMP_NUM_THREADS": "1" if total else str(PROCESSES)},
+            )
+            try:
+                if total:
+                    _show_training(child, self.directory / "metrics.json", total)
+                code = child.wait()
+            except KeyboardInterrupt:
+                child.wait()
+                raise
+        if code:
+            print("\n".join(log.read_text().splitlines()[-15:]) if total else "", file=sys.stderr)
+            raise UserError(f"{self.name}: the command above ended with exit code {code}; its output: {log}")
+        self.mark(done=True)
+        print(f"   {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _show_training(child: subprocess.Popen, metrics: Path, total: int) -> None:
+    """Progress bar from the lines that the training appends to metrics.json."""
+    seen = metrics.stat().st_size if metrics.exists() else 0
+    with tqdm(total=total, unit="step", desc="   training", file=sys.stderr, miniters=1) as bar:
+        while child.poll() is None:
+            time.sleep(0.5)
+            if not metrics.exists() or metrics.stat().st_size == seen:
+                continue
+            with open(metrics) as stream:
+                stream.seek(seen)
+                text = stream.read()
+            complete = text[: text.rfind("\n") + 1]
+            seen += len(complete)
+            for line in map(json.loads, complete.splitlines()):
+                if "total_loss" in line:
+                    bar.n = min(line["iteration"] + 1, total)
+                    bar.set_postfix(loss=f"{line['total_loss']:.2f}")
+
+
+def final_results(metrics: Path) -> dict:
+    """The newest evaluation in a metrics.json: {task: {metric: value}}."""
+    results: dict[str, dict[str, float]] = {}
+    for line in map(json.loads, metrics.read_text().splitlines()):
+        for key, value in line.items():
+            task, _, name = key.partition("/")
+            if task in ("panoptic_seg", "bbox", "segm", "sem_seg") and name:
+                results.setdefault(task, {})[name] = value
+    return results
+
+
+def run():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", default="output/quickstart", help="folder of all results (default: %(default)s)"
+    )
+    output = Path(parser.parse_args().output)
+    start = time.monotonic()
+    os.chdir(ROOT)
+
+    supernet_dir, search_dir, retrain_dir = output / "supernet", output / "search", output / "retrain"
+    supernet_cfg, retrain_cfg = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
+    weights, architecture = supernet_dir / "model_final.pth", search_dir / "architecture.json"
+
+    opts = ["OUTPUT_DIR", str(supernet_dir)]
+    cfg = build_config(supernet_cfg, opts)
+    supernet = Stage("train the supernet: every path of the space in one network", supernet_dir, cfg.dump())
+    resume = ["--resume"] if supernet.begun else []
+    supernet.run(["train_net.py", "--config-file", supernet_cfg, *resume, *opts], cfg.SOLVER.MAX_ITER)
+
+    opts = ["OUTPUT_DIR", str(output)]
+    search = Stage(
+        "search: score paths of the supernet, select the best operator of each site",
+        search_dir,
+        cfg.dump() + _digest(weights),
+    )
+    resume = ["--resume"] if search.begun and (search_dir / "ledger.jsonl").exists() else []
+    search.run(["search_net.py", "--config-file", supernet_cfg, "--weights", str(weights), *resume, *opts])
+
+    opts = [
+        "NAS.ARCHITECTURE",
+        str(architecture),
+        "MODEL.WEIGHTS",
+        str(weights),
+        "OUTPUT_DIR",
+        str(retrain_dir),
+    ]
+    cfg = build_config(retrain_cfg, opts)
+    retrain = Stage(
+        "retrain the selected architecture and evaluate it",
+        retrain_dir,
+        cfg.dump() + _digest(weights) + _digest(architecture),
+    )
+    resume = ["--resume"] if retrain.begun else []
+    retrain.run(["train_net.py", "--config-file", retrain_cfg, *resume, *opts], cfg.SOLVER.MAX_ITER)
+
+    results = final_results(retrain_dir / "metrics.json")
+    print(f"\n{results_table(results)}\n")
+    for name, path in (
+        ("supernet", weights),
+        ("candidates", search_dir / "ledger.jsonl"),
+        ("architecture", architecture),
+        ("retrained model", retrain_dir / "model_final.pth"),
+        ("metrics", retrain_dir / "metrics.json"),
+    ):
+        print(f"{name:<16} {path}")
+    seconds = time.monotonic() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"\n{seconds:.0f} s" + (f", largest process {peak:.1f} GiB" if peak > 0.1 else ""))
+    print(
+        json.dumps(
+            {
+                "PQ": results["panoptic_seg"]["PQ"],
+                "seconds": round(seconds, 1),
+                "architecture": str(architecture),
+                "report": None,
+            }
+        )
+    )
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    run_command(run)
