@@ -13,7 +13,9 @@ import os
 from detectron2.utils.logger import setup_logger
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.search import CandidateEvaluator, run_search, search_header, summary
+from auto_panoptic.evaluation import check_metrics
+from auto_panoptic.explore import Ledger, path_priority_candidates
+from auto_panoptic.search import CandidateEvaluator, ledger_path, run_search, search_header, summary
 from auto_panoptic.space import SearchSpace, backbone_cost, width_from_config
 from auto_panoptic.training import AutoPanopticTrainer, build_config, check_weights, load_weights, run_command
 
@@ -58,13 +60,17 @@ def run():
     weights = args.weights or cfg.MODEL.WEIGHTS or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     check_weights(cfg, weights)
     space = SearchSpace.from_config(cfg)
+    check_metrics(cfg, metrics)
+    path_priority_candidates(space, cfg.NAS.SEED, 0, cfg.NAS.MODELS_PER_CYCLE)
+    header = search_header(cfg, space, weights)
+    with Ledger.open(ledger_path(cfg), header, resume=args.resume):
+        pass  # whoever may not write it learns so now, not after the images are read
 
     setup_logger(name="auto_panoptic", abbrev_name="search")
     model = AutoPanopticTrainer.build_model(cfg)
     load_weights(model, weights)
     evaluate = CandidateEvaluator(cfg, model, metrics)
     width = width_from_config(cfg)
-    header = search_header(cfg, space, weights)
     result = run_search(
         cfg, space, evaluate, header, args.resume, lambda a: backbone_cost(a, width)._asdict()
     )

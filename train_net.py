@@ -19,6 +19,8 @@ from auto_panoptic.space import configured_ops
 from auto_panoptic.training import (
     AutoPanopticTrainer,
     build_config,
+    check_model,
+    check_training,
     check_weights,
     launch_processes,
     load_weights,
@@ -61,8 +63,12 @@ def check(args):
             "--eval-only scores one network, this config builds a supernet; add NAS.ARCHITECTURE FILE "
             "(the weights may be the supernet's), or score paths with search_net.py"
         )
+    if not args.eval_only:
+        check_training(cfg)
     if cfg.MODEL.WEIGHTS:
         check_weights(cfg, cfg.MODEL.WEIGHTS)
+    else:
+        check_model(cfg)
     return cfg
 
 

@@ -112,6 +112,36 @@ def test_no_config_file(capfd, tmp_path, toy):
     assert "--config-file is missing" in refused(capfd, tmp_path, "train_net")
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("NAS.GRADIENTS", "median"),
+        ("NAS.SEED", "-1"),
+        ("SOLVER.AMP.ENABLED", "True"),
+        ("SOLVER.IMS_PER_BATCH", "0"),
+        ("SOLVER.MAX_ITER", "0"),
+        ("DATASETS.TRAIN", "()"),
+        ("TEST.METRICS", "['pg']"),
+        ("TEST.PANOPTIC_EVALUATOR", "guess"),
+    ],
+)
+def test_settings_a_training_run_cannot_start_with(capfd, tmp_path, toy, key, value):
+    assert key in refused(capfd, tmp_path, "train_net", "--config-file", toy, key, value)
+
+
+@pytest.mark.parametrize(
+    "key, value, part",
+    [
+        ("MODEL.META_ARCHITECTURE", "Nope", "Nope"),
+        ("MODEL.DEVICE", "cuuda", "cuuda"),
+        ("MODEL.SHUFFLENET.NORM", "LN", "NORM"),
+        ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "40", "32"),
+    ],
+)
+def test_a_model_that_cannot_be_built(capfd, tmp_path, toy, key, value, part):
+    assert part in refused(capfd, tmp_path, "train_net", "--config-file", toy, key, value)
+
+
 @BOTH
 def test_missing_data_set(capfd, tmp_path, toy, script):
     options = ("DATASETS.TEST", f"('{PREFIX}_valid',)")

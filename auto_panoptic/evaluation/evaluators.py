@@ -172,6 +172,16 @@ def _coco_evaluator(dataset_name: str, tasks: tuple, output_dir: str | None) -> 
     return COCOEvaluator(dataset_name, **kwargs)
 
 
+def check_metrics(cfg, metrics: Sequence[str]) -> None:
+    """Raise UserError for an unknown metric, or an unknown TEST.PANOPTIC_EVALUATOR."""
+    unknown = sorted(set(metrics) - set(METRICS))
+    if unknown or not metrics:
+        raise UserError(f"TEST.METRICS: unknown {unknown}; choose from {', '.join(METRICS)}.")
+    kind = cfg.TEST.PANOPTIC_EVALUATOR
+    if kind not in ("streaming", "detectron2"):
+        raise UserError(f"TEST.PANOPTIC_EVALUATOR is {kind!r}; choose 'streaming' or 'detectron2'.")
+
+
 def build_evaluators(
     cfg,
     dataset_name: str,
@@ -194,9 +204,7 @@ def build_evaluators(
     Raises:
         UserError: an unknown metric or evaluator.
     """
-    unknown = sorted(set(metrics) - set(METRICS))
-    if unknown or not metrics:
-        raise UserError(f"TEST.METRICS: unknown {unknown}; choose from {', '.join(METRICS)}.")
+    check_metrics(cfg, metrics)
     DatasetCatalog.get(dataset_name)  # makes or derives the files that the evaluators read
     evaluators = []
     if "ap" in metrics:
@@ -205,10 +213,7 @@ def build_evaluators(
     if "miou" in metrics:
         evaluators.append(SemSegEvaluator(dataset_name, distributed=True, output_dir=output_dir))
     if "pq" in metrics:
-        kind = cfg.TEST.PANOPTIC_EVALUATOR
-        if kind not in ("streaming", "detectron2"):
-            raise UserError(f"TEST.PANOPTIC_EVALUATOR is {kind!r}; choose 'streaming' or 'detectron2'.")
-        if kind == "streaming":
+        if cfg.TEST.PANOPTIC_EVALUATOR == "streaming":
             options = {"per_image": per_image, "cache_ground_truth": cache_ground_truth}
             evaluators.append(PanopticQualityEvaluator(dataset_name, output_dir, **options))
         else:

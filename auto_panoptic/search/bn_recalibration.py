@@ -50,6 +50,8 @@ def recalibrated(model: torch.nn.Module, batches: Sequence[list[dict]]) -> Itera
     Raises:
         RuntimeError: the statistics did not move, i.e. recalibration had no effect.
     """
+    if not batches:
+        raise ValueError("BatchNorm recalibration needs at least one batch")
     runner = _NormalizedBackbone(model)
     layers = active_batch_norms(runner.bottom_up)
     saved = [

@@ -50,7 +50,7 @@ class CandidateEvaluator:
 
     Args:
         cfg: DATASETS.TRAIN gives the images for recalibration, DATASETS.SEARCH those for scoring.
-        model: the supernet with its weights.
+        model: the supernet with its weights. With "pq" alone its detection threshold is raised for good.
         metrics: of "pq", "ap", "miou".
 
     Raises:
@@ -138,7 +138,7 @@ def _mean(scores: list[tuple[dict, np.ndarray | None]]) -> dict:
 def _only_confident(model: torch.nn.Module) -> None:
     """Drop detections that the panoptic merger ignores anyway, before their masks are computed.
 
-    Non-maximum suppression and the merger go from high to low scores, so PQ stays the same to the last bit.
+    Non-maximum suppression and the merger go from high to low scores, so what is kept stays the same.
     """
     box_predictor = getattr(model.roi_heads, "box_predictor", None)
     if box_predictor is not None:

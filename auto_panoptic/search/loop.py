@@ -35,6 +35,11 @@ class SearchResult:
     noise: RankingNoise | None
 
 
+def ledger_path(cfg) -> Path:
+    """OUTPUT_DIR/search/ledger.jsonl; scoreboard.json and architecture.json lie beside it."""
+    return Path(cfg.OUTPUT_DIR) / "search" / "ledger.jsonl"
+
+
 def search_header(cfg, space: SearchSpace, weights: str) -> dict:
     """First line of the ledger: everything that the candidates' scores depend on."""
     with open(weights, "rb") as stream:
@@ -85,8 +90,8 @@ def run_search(
         path_priority_candidates(space, cfg.NAS.SEED, cycle, cfg.NAS.MODELS_PER_CYCLE)
         for cycle in range(cfg.NAS.CYCLES)
     ]
-    directory = Path(cfg.OUTPUT_DIR) / "search"
-    with Ledger.open(directory / "ledger.jsonl", header, resume=resume) as ledger:
+    directory = ledger_path(cfg).parent
+    with Ledger.open(ledger_path(cfg), header, resume=resume) as ledger:
         done = {(record["cycle"], record["index"]) for record in ledger.records}
         todo = [
             (cycle, index, architecture)

@@ -132,12 +132,23 @@ def load_weights(model: torch.nn.Module, path: str) -> None:
     model.load_state_dict(match_weights(model, read_weights(path), path), strict=False)
 
 
-def check_weights(cfg, path: str) -> None:
-    """Raise UserError unless ``path`` fits the model of ``cfg``; allocates no model."""
-    weights = read_weights(path)
+def check_model(cfg) -> torch.nn.Module:
+    """The model of ``cfg`` without memory for its weights, on the meta device.
+
+    Raises:
+        UserError: a component or a device of this name does not exist, or settings do not fit together.
+    """
     meta = cfg.clone()
     meta.defrost()
     meta.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(meta)
-    match_weights(model, weights, path)
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+        with torch.device("meta"):
+            return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(meta)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"the model of this config cannot be built: {str(error).splitlines()[0]}") from None
+
+
+def check_weights(cfg, path: str) -> None:
+    """Raise UserError unless ``path`` fits the model of ``cfg``; allocates no model."""
+    match_weights(check_model(cfg), read_weights(path), path)

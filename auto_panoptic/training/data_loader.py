@@ -111,6 +111,6 @@ def build_train_loader(cfg, seed: int, start: int = 0, mapper=None) -> torch.uti
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_no_collation,
         persistent_workers=False,
-        # Opening the loader must not draw from the global generator: a resumed run opens it at another moment.
+        # Opening the loader must not draw from the global generator: a resumed run opens it elsewhere.
         generator=torch.Generator(),
     )

@@ -23,6 +23,12 @@ from ..space import op as find_op
 GRADIENT_MODES = ("mean", "sum")
 
 
+def check_gradients(mode: str) -> None:
+    """Raise UserError unless ``mode`` is one of GRADIENT_MODES."""
+    if mode not in GRADIENT_MODES:
+        raise UserError(f"NAS.GRADIENTS is {mode!r}; expected one of {list(GRADIENT_MODES)}")
+
+
 def model_space(model: torch.nn.Module) -> SearchSpace:
     """The search space a model spans: its choice blocks and the operators they hold."""
     return SearchSpace(
@@ -56,8 +62,7 @@ class FairCycleTrainer(TrainerBase):
         seed: int = 0,
     ):
         super().__init__()
-        if gradients not in GRADIENT_MODES:
-            raise UserError(f"NAS.GRADIENTS is {gradients!r}; expected one of {list(GRADIENT_MODES)}")
+        check_gradients(gradients)
         model.train()
         self.model = model
         self.optimizer = optimizer

@@ -14,10 +14,27 @@ from detectron2.utils import comm
 
 from ..data import PanopticMapper
 from ..errors import UserError
-from ..evaluation import build_evaluators
+from ..evaluation import build_evaluators, check_metrics
 from .checkpoint import AtomicCheckpointer, load_weights
 from .data_loader import build_train_loader
-from .fair_trainer import FairCycleTrainer, FairSamplingHook
+from .fair_trainer import FairCycleTrainer, FairSamplingHook, check_gradients
+
+
+def check_training(cfg) -> None:
+    """Raise UserError for settings that a training run cannot start with; writes nothing."""
+    if cfg.SOLVER.AMP.ENABLED:
+        raise UserError("SOLVER.AMP.ENABLED is True; mixed precision is not supported, set it to False")
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty; name at least one data set")
+    for key, value, least in (
+        ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
+        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
+        ("NAS.SEED", cfg.NAS.SEED, 0),
+    ):
+        if value < least:
+            raise UserError(f"{key} is {value}; expected an integer >= {least}")
+    check_gradients(cfg.NAS.GRADIENTS)
+    check_metrics(cfg, cfg.TEST.METRICS)
 
 
 class AutoPanopticTrainer(DefaultTrainer):
@@ -28,8 +45,7 @@ class AutoPanopticTrainer(DefaultTrainer):
 
     def __init__(self, cfg):
         TrainerBase.__init__(self)
-        if cfg.SOLVER.AMP.ENABLED:
-            raise UserError("SOLVER.AMP.ENABLED is True; mixed precision is not supported, set it to False")
+        check_training(cfg)
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
