@@ -24,6 +24,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from auto_panoptic.data import ensure_shapes  # noqa: E402
 from auto_panoptic.errors import UserError  # noqa: E402
 from auto_panoptic.evaluation import results_table  # noqa: E402
 from auto_panoptic.training import build_config, run_command  # noqa: E402
@@ -45,7 +46,9 @@ class Stage:
         self.state = directory / "stage.json"
         self.fingerprint = hashlib.sha256(inputs.encode()).hexdigest()
         found = json.loads(self.state.read_text()) if self.state.is_file() else {}
-        if directory.exists() and found.get("fingerprint") != self.fingerprint:
+        if directory.is_dir() and os.listdir(directory) and not found:
+            raise UserError(f"{directory} holds something else; remove it, or choose another --output")
+        if found and found["fingerprint"] != self.fingerprint:
             shutil.rmtree(directory)
             found = {}
         self.done, self.begun = found.get("done", False), bool(found)
@@ -138,6 +141,9 @@ def run():
     supernet_dir, search_dir, retrain_dir = output / "supernet", output / "search", output / "retrain"
     supernet_cfg, retrain_cfg = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
     weights, architecture = supernet_dir / "model_final.pth", search_dir / "architecture.json"
+
+    print("\n== data set: drawn scenes in COCO-panoptic format", flush=True)
+    print(f"   {ensure_shapes()}")
 
     opts = ["OUTPUT_DIR", str(supernet_dir)]
     cfg = build_config(supernet_cfg, opts)
