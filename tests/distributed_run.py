@@ -61,11 +61,11 @@ def train_panoptic(folder, shapes):
     cfg = make_config(folder, shapes, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", ())
     torch.manual_seed(comm.get_rank())
     trainer = AutoPanopticTrainer(cfg)
-    own = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    own = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.resume_or_load(resume=False)
-    start = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.train()
-    return {"own": own, "start": start, "end": dict(trainer.model.named_parameters())}
+    return {"own": own, "start": start, "end": dict(trainer.model.state_dict())}
 
 
 def main(args, cfg):

@@ -47,7 +47,7 @@ def test_two_processes_equal_one_on_the_union_of_the_batches(ranks):
     assert ((weights - 1).abs() > 1e-4).all()  # every path was trained
 
 
-def test_panoptic_weights_stay_equal(ranks):
+def test_panoptic_weights_and_statistics_stay_equal(ranks):
     """Different at first, made equal before the first step, equal after it, and moved by it."""
     first, second = ranks[0]["panoptic"], ranks[1]["panoptic"]
     assert any(not torch.equal(first["own"][name], second["own"][name]) for name in first["own"])

@@ -102,6 +102,7 @@ class FairCycleTrainer(TrainerBase):
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() / len(self.cycle)
         self._reduce_gradients()
+        self._reduce_statistics()
         self._scale_gradients()
         self._write_metrics(totals, data_time)
         self.optimizer.step()
@@ -137,6 +138,19 @@ class FairCycleTrainer(TrainerBase):
         flat /= comm.get_world_size()
         for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad.copy_(mean.view_as(parameter))
+
+    def _reduce_statistics(self) -> None:
+        """Average the running statistics of BatchNorm over the processes, so that all hold the same model."""
+        if comm.get_world_size() == 1:
+            return
+        layers = [m for m in self.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var) if b is not None]
+        if buffers:
+            flat = torch.cat(buffers)
+            torch.distributed.all_reduce(flat)
+            flat /= comm.get_world_size()
+            for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(mean)
 
     def _scale_gradients(self) -> None:
         if self.gradients == "sum" or len(self.cycle) == 1:
