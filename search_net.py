@@ -14,8 +14,15 @@ from detectron2.utils.logger import setup_logger
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import check_metrics
-from auto_panoptic.explore import Ledger, path_priority_candidates
-from auto_panoptic.search import CandidateEvaluator, ledger_path, run_search, search_header, summary
+from auto_panoptic.explore import Ledger
+from auto_panoptic.search import (
+    CandidateEvaluator,
+    ledger_path,
+    run_search,
+    search_cycles,
+    search_header,
+    summary,
+)
 from auto_panoptic.space import SearchSpace, backbone_cost, width_from_config
 from auto_panoptic.training import AutoPanopticTrainer, build_config, check_weights, load_weights, run_command
 
@@ -61,7 +68,7 @@ def run():
     check_weights(cfg, weights)
     space = SearchSpace.from_config(cfg)
     check_metrics(cfg, metrics)
-    path_priority_candidates(space, cfg.NAS.SEED, 0, cfg.NAS.MODELS_PER_CYCLE)
+    search_cycles(cfg, space)
     header = search_header(cfg, space, weights)
     with Ledger.open(ledger_path(cfg), header, resume=args.resume):
         pass  # whoever may not write it learns so now, not after the images are read

@@ -2,7 +2,15 @@
 
 from .bn_recalibration import recalibrated
 from .evaluate import CandidateEvaluator
-from .loop import ledger_path, run_search, search_header
+from .loop import ledger_path, run_search, search_cycles, search_header
 from .summary import summary
 
-__all__ = ["CandidateEvaluator", "ledger_path", "recalibrated", "run_search", "search_header", "summary"]
+__all__ = [
+    "CandidateEvaluator",
+    "ledger_path",
+    "recalibrated",
+    "run_search",
+    "search_cycles",
+    "search_header",
+    "summary",
+]

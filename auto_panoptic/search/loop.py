@@ -59,6 +59,20 @@ def search_header(cfg, space: SearchSpace, weights: str) -> dict:
     }
 
 
+def search_cycles(cfg, space: SearchSpace) -> list[list[Architecture]]:
+    """The candidates of all cycles.
+
+    Raises:
+        UserError: NAS.CYCLES is not positive, or MODELS_PER_CYCLE no multiple of the cycle length.
+    """
+    if cfg.NAS.CYCLES < 1:
+        raise UserError(f"NAS.CYCLES is {cfg.NAS.CYCLES}; expected at least 1")
+    return [
+        path_priority_candidates(space, cfg.NAS.SEED, cycle, cfg.NAS.MODELS_PER_CYCLE)
+        for cycle in range(cfg.NAS.CYCLES)
+    ]
+
+
 def run_search(
     cfg,
     space: SearchSpace,
@@ -81,15 +95,9 @@ def run_search(
         describe: further facts of an architecture for its record, such as its size.
 
     Raises:
-        UserError: see :meth:`Ledger.open`; MODELS_PER_CYCLE is no multiple of the cycle length; every
-            candidate failed.
+        UserError: see :func:`search_cycles` and :meth:`Ledger.open`; every candidate failed.
     """
-    if cfg.NAS.CYCLES < 1:
-        raise UserError(f"NAS.CYCLES is {cfg.NAS.CYCLES}; expected at least 1")
-    cycles = [
-        path_priority_candidates(space, cfg.NAS.SEED, cycle, cfg.NAS.MODELS_PER_CYCLE)
-        for cycle in range(cfg.NAS.CYCLES)
-    ]
+    cycles = search_cycles(cfg, space)
     directory = ledger_path(cfg).parent
     with Ledger.open(ledger_path(cfg), header, resume=resume) as ledger:
         done = {(record["cycle"], record["index"]) for record in ledger.records}
