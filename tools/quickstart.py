@@ -112,7 +112,9 @@ def _show_training(child: subprocess.Popen, metrics: Path, total: int) -> None:
             seen += len(complete)
             for line in map(json.loads, complete.splitlines()):
                 if "total_loss" in line:
-                    bar.n = min(line["iteration"] + 1, total)
+                    step = min(line["iteration"] + 1, total)
+                    bar.initial = bar.initial or step  # the time left counts this call's steps only
+                    bar.n = step
                     bar.set_postfix(loss=f"{line['total_loss']:.2f}")
 
 
