@@ -19,8 +19,18 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     cfg.NAS.CYCLES = 5
     cfg.NAS.MODELS_PER_CYCLE = 12
     # What the optimizer sees after the passes of one fair cycle: "mean" divides each parameter's
-    # accumulated gradient by the number of passes that used it; "sum" leaves the sum.
+    # accumulated gradient by the number of passes that used it; "sum" leaves the sum; "lr_scale" leaves
+    # the sum and divides the learning rate of each parameter instead, as the reference code does (its
+    # weight decay then acts at the divided rate).
     cfg.NAS.GRADIENTS = "mean"
+    # The reference code's rule for every parameter with "bias" in its name, norm layers included: twice the
+    # base learning rate, undivided, and no weight decay.
+    cfg.NAS.REFERENCE_BIAS_LR = False
+    # How the paths of a supernet are drawn: "fair" (strict fairness, one fair cycle per iteration) or
+    # "uniform" (one uniformly random path and one mini-batch per iteration, the ImageNet stage).
+    cfg.NAS.SAMPLING = "fair"
+    # Iterations between two lines of the fairness audit in metrics.json.
+    cfg.NAS.AUDIT_PERIOD = 100
 
     # Operators every site of a kind may take, in the published order (indices refer to it).
     cfg.NAS.SPACE = CN()
@@ -61,6 +71,37 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     cfg.MODEL.CROSS_ATTENTION.F2B_LEVELS = ["p2", "p3", "p4", "p5", "p6"]
     # Candidate reduction ratios ("r").
     cfg.MODEL.CROSS_ATTENTION.RATIOS = [4, 8, 16]
+    # The reference code reads the ratio from the last digit of "r16" and divides by 6; only for its weights.
+    cfg.MODEL.CROSS_ATTENTION.LEGACY_RATIO = False
+
+    # ------------------------------------------------------------------ panoptic merging
+    # "detectron2" (Panoptic-FPN), "supplement" or "reference" (the code that produced the paper's numbers).
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.METHOD = "detectron2"
+    # "reference": instances above this score come first, smallest first; then the others, best score first.
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.HIGH_CONFIDENCE_THRESH = 0.725
+    # "supplement": instances of fewer pixels are dropped (64 x 64).
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCE_AREA_LIMIT = 4096
+
+    # ------------------------------------------------------------------ ImageNet stage (BackboneClassifier)
+    cfg.MODEL.CLASSIFIER = CN()
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+    # Channels of the 1x1 convolution before the pooling; 0 takes those of the width.
+    cfg.MODEL.CLASSIFIER.CONV_DIM = 0
+    cfg.MODEL.CLASSIFIER.DROPOUT = 0.2
+    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.1
+    # Side of the random resized crop in training; side to which the short edge is resized and side of the
+    # centre crop in evaluation; strength of the random brightness, contrast and saturation.
+    cfg.INPUT.CLASSIFICATION = CN()
+    cfg.INPUT.CLASSIFICATION.TRAIN_SIZE = 224
+    cfg.INPUT.CLASSIFICATION.TEST_RESIZE = 256
+    cfg.INPUT.CLASSIFICATION.TEST_SIZE = 224
+    cfg.INPUT.CLASSIFICATION.COLOR_JITTER = [0.4, 0.4, 0.4]
+
+    # ------------------------------------------------------------------ precision and memory layout
+    # Number format of mixed precision when SOLVER.AMP.ENABLED: "float16" (with loss scaling) or "bfloat16".
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Keep images and convolution weights in channels-last order.
+    cfg.MODEL.CHANNELS_LAST = False
 
     # ------------------------------------------------------------------ data
     # Data sets in COCO-panoptic format to register before use. Each entry is a mapping with the
