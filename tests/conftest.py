@@ -18,3 +18,15 @@ def shapes(tmp_path_factory):
     from toy import make_shapes
 
     return make_shapes(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def forget_data_sets():
+    """Forget the data sets that a test registers."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

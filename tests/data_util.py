@@ -1,0 +1,62 @@
+"""A user's data set of two images, and configs that name data sets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import get_cfg
+from PIL import Image
+
+from auto_panoptic import add_auto_panoptic_config
+
+CATEGORIES = [
+    {"id": 4, "name": "cat", "isthing": 1, "color": [10, 20, 30]},
+    {"id": 2, "name": "wall-other-merged", "isthing": 0},
+    {"id": 9, "name": "dog", "isthing": 1},
+    {"id": 7, "name": "floor", "isthing": 0},
+]
+
+
+def config_with(**datasets):
+    """The default config with these keys of DATASETS."""
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    for key, value in datasets.items():
+        cfg.DATASETS[key] = value
+    return cfg
+
+
+def write_own(folder, categories=CATEGORIES, **changes) -> dict:
+    """A user's data set of two images: a cat, a crowd of dogs, wall, floor, void; then only wall."""
+    ids = np.zeros((20, 30), np.int32)
+    ids[:8] = 70_000
+    ids[12:] = 513
+    ids[5:15, 4:10] = 3
+    ids[5:10, 20:26] = 300
+    first = [(70_000, 2, 0), (513, 7, 0), (3, 4, 0), (300, 9, 1)]
+    plain = np.full((30, 20), 5, np.int32)
+    images, annotations = [], []
+    for image_id, (name, image_map, segments) in enumerate(
+        [("sub/b.jpg", ids, first), ("a.png", plain, [(5, 2, 0)])], start=41
+    ):
+        for part in ("images", "panoptic"):
+            (folder / part / Path(name).parent).mkdir(parents=True, exist_ok=True)
+        h, w = image_map.shape
+        png = str(Path(name).with_suffix(".png"))
+        Image.new("RGB", (w, h), (image_id, 100, 0)).save(folder / "images" / name)
+        rgb = np.stack([image_map & 255, image_map >> 8 & 255, image_map >> 16], axis=-1).astype(np.uint8)
+        Image.fromarray(rgb).save(folder / "panoptic" / png)
+        images.append({"id": image_id, "file_name": name, "height": h, "width": w})
+        info = [
+            {"id": i, "category_id": c, "iscrowd": crowd, "area": int((image_map == i).sum())}
+            for i, c, crowd in segments
+        ]
+        annotations.append({"image_id": image_id, "file_name": png, "segments_info": info})
+    content = {"images": images, "annotations": annotations, "categories": categories, **changes}
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    return {
+        "panoptic_json": str(folder / "panoptic.json"),
+        "panoptic_root": str(folder / "panoptic"),
+        "image_root": str(folder / "images"),
+        "derived_root": str(folder / "derived"),
+    }

@@ -1,0 +1,68 @@
+"""BatchNorm folded into convolutions: the same function, the original untouched."""
+
+import copy
+
+import torch
+from modeling_util import assert_same_outputs, inference, make_cfg, make_input, make_model
+from torch import nn
+
+from auto_panoptic.modeling.fold import folded
+from auto_panoptic.modeling.shufflenet import ShuffleNetV2
+from auto_panoptic.space import BACKBONE_OPS
+
+
+def with_statistics(model):
+    """Running statistics and affine parameters as after a training: not 0 and 1."""
+    generator = torch.Generator().manual_seed(3)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (layer.running_mean, -0.5, 0.5),
+                (layer.running_var, 0.5, 2.0),
+                (layer.weight.data, 0.5, 1.5),
+                (layer.bias.data, -0.5, 0.5),
+            ):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    return model
+
+
+def test_by_hand():
+    """y = 2 (3x + 1 - 4) / sqrt(3 + 1) + 5 = 3x + 2."""
+    conv, norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=1.0)
+    for tensor, value in (
+        (conv.weight.data, 3.0),
+        (conv.bias.data, 1.0),
+        (norm.running_mean, 4.0),
+        (norm.running_var, 3.0),
+        (norm.weight.data, 2.0),
+        (norm.bias.data, 5.0),
+    ):
+        tensor.fill_(value)
+    result = folded(nn.Sequential(conv, norm))
+    assert (result[0].weight.item(), result[0].bias.item()) == (3.0, 2.0)
+    assert isinstance(result[1], nn.Identity)
+
+
+def test_the_backbone_keeps_its_function_and_loses_its_norm_layers():
+    ops = {f"backbone.{i}": (spec,) for i, spec in enumerate(BACKBONE_OPS)}
+    torch.manual_seed(0)
+    backbone = ShuffleNetV2(
+        stem_channels=8, stage_channels=[16, 24, 32, 48], stage_repeats=[1, 1, 1, 1], ops=ops
+    )
+    backbone = with_statistics(backbone.double()).train()
+    before = copy.deepcopy(backbone.state_dict())
+    result = folded(backbone)
+    assert not [m for m in result.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert backbone.training and not result.training
+    after = backbone.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
+    image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    expected, found = inference(backbone, image), inference(result, image)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-10)
+
+
+def test_the_whole_network_gives_the_same_result():
+    model = with_statistics(make_model(make_cfg("NAS.SPACE.HEAD_OPS", ["dwconv_3x3"])))
+    inputs = [make_input()]
+    assert_same_outputs(inference(folded(model), inputs), inference(model, inputs), tolerance=1e-4)
