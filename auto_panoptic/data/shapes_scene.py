@@ -2,11 +2,11 @@
 
 What the classes ask of a network (so that architectures can differ):
 
-- fine detail: ``striped_box`` and ``checked_box`` differ only in a texture of a few pixels, ``ball`` and
+- fine detail: ``striped_box`` and ``checked_box`` differ in a texture of a few pixels, ``ball`` and
   ``balloon`` only in a thin string; ``bar`` and ``ring`` are thin and may be large;
 - receptive field: ``meadow`` and ``dunes`` share the local speckle and half of their colours, and differ in
   the structure of their brightness over some fifteen pixels (blobs or parallel bands);
-- colour is a hint that speeds up training, no more: hues of classes overlap, and the pairs above share one.
+- colour is a hint that speeds up training, no more: hues of classes overlap, ball and balloon share theirs.
 
 Some objects are left unlabelled (void), some small ones form a crowd. Shape shorthand: H, W.
 """
@@ -40,6 +40,7 @@ STUFF = [c["name"] for c in CATEGORIES if not c["isthing"]]
 SIZES = ((128, 160), (160, 128))  # (H, W)
 
 ROUND_HUE = 10  # of ball and balloon, degrees
+BOX_HUES = (345, 310)  # of striped_box and checked_box, degrees
 MIN_STUFF_AREA = 1500  # pixels of a stuff region when laid out
 MIN_VISIBLE_AREA, MIN_VISIBLE_PART = 40, 0.4  # of an object under those drawn later
 
@@ -242,7 +243,7 @@ def _ring(patch, cx, cy, s):
 
 def _bar(patch, cx, cy, s):
     rng = patch.rng
-    half = max(3.0, s * rng.uniform(0.07, 0.11))
+    half = max(4.0, s * rng.uniform(0.09, 0.13))
     u, v = patch.rotated(cx, cy, rng.uniform(0, math.pi))
     paint = _vivid(rng, 180) * (1 + 0.15 * np.sin(u * (5 / s)))[..., None]
     return (np.abs(u) <= 0.7 * s) & (np.abs(v) <= half), paint
@@ -252,11 +253,12 @@ def _box(patch, cx, cy, s, checked):
     rng = patch.rng
     a, b = 0.42 * s, 0.42 * s * rng.uniform(0.6, 1)
     u, v = patch.rotated(cx, cy, rng.uniform(0, math.pi))
-    cell = max(3.0, s * rng.uniform(0.1, 0.14))
+    cell = max(4.0, s * rng.uniform(0.15, 0.2))
     shade = np.floor(u / cell) % 2
     if checked:
         shade = (shade + np.floor(v / cell)) % 2
-    return (np.abs(u) <= a) & (np.abs(v) <= b), _vivid(rng, 330) * (0.35 + 0.65 * shade)[..., None]
+    paint = _vivid(rng, BOX_HUES[checked]) * (0.35 + 0.65 * shade)[..., None]
+    return (np.abs(u) <= a) & (np.abs(v) <= b), paint
 
 
 def _striped_box(patch, cx, cy, s):
