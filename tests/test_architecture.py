@@ -52,8 +52,11 @@ BACKBONE = {"3": "shuffle_3x3", "5": "shuffle_5x5", "7": "shuffle_7x7", "X": "xc
 
 def make_cfg(*opts):
     """The keys that the space reads, without detectron2."""
-    cfg = CN({"DATASETS": {}, "TEST": {}, "MODEL": {"MASK_ON": True, "ROI_MASK_HEAD": {"NUM_CONV": 4}}})
-    cfg.MODEL.SEM_SEG_HEAD = CN({"IN_FEATURES": ["p2", "p3", "p4", "p5"]})
+    cfg = CN({"DATASETS": {}, "TEST": {}, "INPUT": {}, "SOLVER": {"AMP": {}}})
+    cfg.MODEL = CN({"META_ARCHITECTURE": "AutoPanopticFPN", "MASK_ON": True, "PANOPTIC_FPN": {"COMBINE": {}}})
+    cfg.MODEL.BACKBONE = CN({"NAME": "build_shufflenet_fpn_backbone"})
+    cfg.MODEL.ROI_MASK_HEAD = CN({"NAME": "SearchableMaskHead", "NUM_CONV": 4})
+    cfg.MODEL.SEM_SEG_HEAD = CN({"NAME": "SearchableSemSegFPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5"]})
     cfg.MODEL.RPN = CN({"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"]})
     add_auto_panoptic_config(cfg)
     cfg.merge_from_list(list(opts))
@@ -82,6 +85,41 @@ def test_shipped_files(name):
     assert arch.provenance["source"]
     if name in DECODED:
         assert_decodes(arch, name)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shipped_random_architectures(seed):
+    arch = Architecture.load(resolve_architecture_path(f"random_{seed}"))
+    assert arch == SPACE.random(np.random.default_rng(seed))
+    assert arch.provenance["seed"] == seed and "default_rng(seed)" in arch.provenance["source"]
+
+
+def test_shipped_plain_architecture():
+    """The published network with an ordinary convolution at all seven head sites, and no other to choose."""
+    arch = Architecture.load(resolve_architecture_path("auto_panoptic_coco_plain"))
+    published = lists("auto_panoptic_coco")
+    assert arch.indices() == {**published, "head": [0] * 7}
+    heads = {site.name: ["conv_3x3"] for site in SPACE.group("head")}
+    assert arch.space == SearchSpace.from_dict({**SPACE.to_dict(), **heads})
+    assert [arch[site.name].name for site in arch.space.group("head")] == ["conv_3x3"] * 7
+
+
+def test_hand_crafted_architecture():
+    """The backbone of DetNAS under the published heads and attention."""
+    arch, coco = (
+        Architecture.load(resolve_architecture_path(name)).indices()
+        for name in ("detnas_coco", "auto_panoptic_coco")
+    )
+    detnas = "0,0,3,1,2,1,0,2,0,3,1,2,3,3,2,0,2,1,1,3,2,0,2,2,2,1,3,1,0,3,3,3,1,3,3,3,3,3,3,3"
+    assert arch == {**coco, "backbone": [int(i) for i in detnas.split(",")]}
+
+
+def test_shipped_files_are_as_written(tmp_path):
+    paths = sorted(resolve_architecture_path("detnas_coco").parent.glob("*.json"))
+    assert len(paths) == 9
+    for path in paths:
+        Architecture.load(path).save(tmp_path / path.name)
+        assert (tmp_path / path.name).read_text() == path.read_text()
 
 
 @pytest.mark.parametrize("name", DECODED)
@@ -292,9 +330,9 @@ def test_any_json_loads_or_is_a_user_error(content, key, tmp_path_factory):
 def test_wrong_space_names_sites_values_and_remedy(tmp_path):
     path = tmp_path / "a.json"
     Architecture.from_indices(SPACE, lists("auto_panoptic_coco")).save(path)
-    without_attention = SearchSpace(SPACE.sites[:47])
-    with pytest.raises(UserError, match="a.json: .*another search space.*attention.f2b.0.*use the config"):
-        Architecture.load(path, without_attention)
+    without_b2f = SearchSpace(SPACE.sites[:51])
+    with pytest.raises(UserError, match="a.json: .*another search space.*attention.b2f.0.*use the config"):
+        Architecture.load(path, without_b2f)
     narrow = SearchSpace.from_dict({**SPACE.to_dict(), "backbone.0": ["shuffle_3x3", "shuffle_5x5"]})
     with pytest.raises(
         UserError, match="site 'backbone.0' has operator 'xception_3x3': expected one of shuffle_3x3, "

@@ -1,18 +1,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from modeling_util import num_params
+from modeling_util import make_cfg, num_params
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling.cross_attention import AttentionGate, CrossAttention, upsampled_mean
-from auto_panoptic.space import INTER_OPS, Architecture, ratio_op, resolve_architecture_path
+from auto_panoptic.space import INTER_OPS, Architecture, effective_ratio, ratio_op, resolve_architecture_path
 
 FPN = {f"p{i}": 256 for i in (2, 3, 4, 5, 6)}
 SEMANTIC = {f"p{i}": 128 for i in (2, 3, 4, 5)}
 FOUR_LEVELS = ["p3", "p4", "p5", "p6"]
 
 
-def build(ops=None, f2b_levels=tuple(FPN), align_corners=True):
+def build(ops=None, f2b_levels=tuple(FPN), align_corners=True, legacy_ratio=False):
     sites = [f"attention.f2b.{i}" for i in range(4)] + [f"attention.b2f.{i}" for i in range(5)]
     return CrossAttention(
         ops={site: (ops or {}).get(site, INTER_OPS) for site in sites},
@@ -20,6 +20,7 @@ def build(ops=None, f2b_levels=tuple(FPN), align_corners=True):
         background_channels=SEMANTIC,
         f2b_levels=f2b_levels,
         align_corners=align_corners,
+        legacy_ratio=legacy_ratio,
     )
 
 
@@ -63,17 +64,40 @@ def test_params_of_one_gate(ratio, five_levels, four_levels, b2f):
         ("auto_panoptic_coco", FOUR_LEVELS, False, 257048),
         ("auto_panoptic_ade20k", list(FPN), False, 287800),
         ("auto_panoptic_ade20k", FOUR_LEVELS, False, 269368),
-        # The released code reads the ratio of "r16" as 6.
+        # The released code: four levels, and the ratio of "r16" read as 6.
         ("auto_panoptic_coco", FOUR_LEVELS, True, 292031),
         ("auto_panoptic_ade20k", FOUR_LEVELS, True, 304351),
+        # With five levels each gate of f2b has 256 x 128 // r weights more.
+        ("auto_panoptic_coco", list(FPN), True, 292031 + 256 * (21 + 32 + 32 + 32)),
     ],
 )
 def test_params_of_published_architectures(name, levels, legacy, params):
     architecture = Architecture.load(resolve_architecture_path(name))
     ops = {site: spec for site, spec in ((s.name, architecture[s.name]) for s in architecture.space.sites)}
-    if legacy:
-        ops = {site: ratio_op(6) if spec.ratio == 16 else spec for site, spec in ops.items()}
-    assert num_params(build({site: (spec,) for site, spec in ops.items()}, levels)) == params
+    model = build({site: (spec,) for site, spec in ops.items()}, levels, legacy_ratio=legacy)
+    assert num_params(model) == params
+
+
+def test_legacy_ratio_is_the_last_digit():
+    attention = build(f2b_levels=FOUR_LEVELS, legacy_ratio=True)
+    for layers, hidden in ((attention.f2b, [32, 16, 21]), (attention.b2f, [64, 32, 42])):
+        for layer in layers:
+            # The names, and with them architecture files, stay those of the paper.
+            assert list(layer.candidates) == ["r4", "r8", "r16"]
+            assert [gate.reduce.out_features for gate in layer.candidates.values()] == hidden
+    for ratio, legacy in ((3, 3), (12, 2), (16, 6), (128, 8)):
+        assert effective_ratio(ratio_op(ratio)) == ratio
+        assert effective_ratio(ratio_op(ratio), legacy=True) == legacy
+    assert effective_ratio(ratio_op(20)) == 20
+    with pytest.raises(UserError, match="RATIOS holds 20, whose last digit LEGACY_RATIO"):
+        effective_ratio(ratio_op(20), legacy=True)
+
+
+def test_legacy_ratio_comes_from_the_config():
+    cfg = make_cfg("MODEL.CROSS_ATTENTION.LEGACY_RATIO", True)
+    shapes = {name: 64 for name in FPN}, {name: 64 for name in SEMANTIC}
+    gate = CrossAttention(cfg, *shapes).f2b[0].candidates["r16"]
+    assert gate.reduce.out_features == 64 // 6
 
 
 def test_gate_by_hand():

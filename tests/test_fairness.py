@@ -3,10 +3,20 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.explore import fair_cycle, pass_counts, path_priority_candidates
+from auto_panoptic.explore import (
+    check_sampling,
+    cycle_indices,
+    fair_cycle,
+    pass_counts,
+    passes_per_iteration,
+    path_priority_candidates,
+    sampled_paths,
+    uniform_path,
+)
 from auto_panoptic.space import ChoiceSite, SearchSpace
 
 SPACE = SearchSpace.default()
@@ -43,6 +53,51 @@ def test_pass_counts():
     first = pass_counts(models[:1])
     assert first["mask.0"] == {n: int(n == models[0]["mask.0"].name) for n in SPACE.site("mask.0").names}
     assert pass_counts([]) == {}
+
+
+def test_indices_are_site_by_site_permutations():
+    """One by one with the same generator: E / P permutations of 0..P-1 per site, sites in order."""
+    rng = np.random.default_rng(0)
+    for space in (SPACE, TOY, SearchSpace(TOY.sites[1:2])):
+        for cycle in rng.integers(0, 10**6, 30).tolist():
+            generator, length = np.random.default_rng([3, cycle]), space.cycle_length
+            expected = []
+            for site in space.sites:
+                paths = len(site.ops)
+                runs = [generator.permutation(paths).tolist() for _ in range(length // paths)]
+                expected.append(sum(runs, []))
+            assert cycle_indices(space, 3, cycle).T.tolist() == expected
+            names = [[site.names[i] for i in row] for site, row in zip(space.sites, expected, strict=True)]
+            drawn = fair_cycle(space, 3, cycle)
+            assert [a.choices for a in drawn] == list(zip(*names, strict=True))
+
+
+def test_without_a_site_a_cycle_is_one_empty_architecture():
+    """Models without choice blocks train through the same loop."""
+    empty = SearchSpace(())
+    (architecture,) = fair_cycle(empty, 0, 5)
+    assert architecture.names() == {} and cycle_indices(empty, 0, 5).shape == (1, 0)
+    assert sampled_paths(empty, 0, 5, "uniform") == [architecture]
+
+
+def test_uniform_paths():
+    """One path per iteration, a function of (seed, iteration); operators equally often up to chance."""
+    drawn = [uniform_path(SPACE, 2, iteration) for iteration in range(1200)]
+    assert drawn[7] == SPACE.random(np.random.default_rng([2, 7]))
+    assert sampled_paths(SPACE, 2, 7, "uniform") == [drawn[7]]
+    assert passes_per_iteration(SPACE, "uniform") == 1
+    counts = pass_counts(drawn)
+    for site in SPACE.sites:
+        expected, deviation = 1200 / len(site.ops), (1200 / len(site.ops)) ** 0.5
+        assert max(abs(n - expected) for n in counts[site.name].values()) < 5 * deviation
+    assert len({n for row in counts.values() for n in row.values()}) > 10  # chance, not fairness
+
+
+def test_fair_is_the_other_sampling():
+    assert sampled_paths(SPACE, 2, 7, "fair") == fair_cycle(SPACE, 2, 7)
+    assert passes_per_iteration(SPACE, "fair") == 12
+    with pytest.raises(UserError, match=r"NAS.SAMPLING is 'random'; expected one of \['fair', 'uniform'\]"):
+        check_sampling("random")
 
 
 def test_a_pure_function_of_space_seed_and_cycle():
@@ -93,8 +148,9 @@ def test_sites_and_runs_are_independent():
 
 @pytest.mark.parametrize("arguments", [(-1, 0), (0, -1), (0.5, 0), (0, "1"), (True, 0), (None, 0)])
 def test_bad_seed_or_cycle(arguments):
-    with pytest.raises(UserError, match="expected an integer >= 0"):
-        fair_cycle(SPACE, *arguments)
+    for draw in (fair_cycle, uniform_path):
+        with pytest.raises(UserError, match="expected an integer >= 0"):
+            draw(SPACE, *arguments)
 
 
 def test_candidates_of_the_papers_search():

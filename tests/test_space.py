@@ -22,8 +22,11 @@ from auto_panoptic.space import (
 
 def make_cfg(*opts):
     """The keys that the space reads, without detectron2."""
-    cfg = CN({"DATASETS": {}, "TEST": {}, "MODEL": {"MASK_ON": True, "ROI_MASK_HEAD": {"NUM_CONV": 4}}})
-    cfg.MODEL.SEM_SEG_HEAD = CN({"IN_FEATURES": ["p2", "p3", "p4", "p5"]})
+    cfg = CN({"DATASETS": {}, "TEST": {}, "INPUT": {}, "SOLVER": {"AMP": {}}})
+    cfg.MODEL = CN({"META_ARCHITECTURE": "AutoPanopticFPN", "MASK_ON": True, "PANOPTIC_FPN": {"COMBINE": {}}})
+    cfg.MODEL.BACKBONE = CN({"NAME": "build_shufflenet_fpn_backbone"})
+    cfg.MODEL.ROI_MASK_HEAD = CN({"NAME": "SearchableMaskHead", "NUM_CONV": 4})
+    cfg.MODEL.SEM_SEG_HEAD = CN({"NAME": "SearchableSemSegFPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5"]})
     cfg.MODEL.RPN = CN({"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"]})
     add_auto_panoptic_config(cfg)
     cfg.merge_from_list(list(opts))
@@ -101,9 +104,17 @@ def test_site_rejects_bad_domains():
     assert ChoiceSite("a", ["r4", "r8"]) == ChoiceSite("a", INTER_OPS[:2])
 
 
-def test_space_rejects_no_or_repeated_sites():
-    with pytest.raises(UserError, match="no site"):
-        SearchSpace(())
+def test_space_without_sites():
+    space = SearchSpace(())
+    assert (space.cardinality, space.cycle_length, space.parts) == (1, 1, ())
+    assert SearchSpace.from_dict(space.to_dict()) == space
+    assert space.random(np.random.default_rng(0)).names() == {}
+    assert space.difference(SearchSpace.default()).startswith("only in the second: backbone.0, ")
+    with pytest.raises(UserError, match="no site 'mask.0' in the search space: it has none"):
+        space.site("mask.0")
+
+
+def test_space_rejects_repeated_sites():
     with pytest.raises(UserError, match="'a' twice"):
         SearchSpace((ChoiceSite("a", INTER_OPS), ChoiceSite("a", HEAD_OPS)))
     with pytest.raises(UserError, match="no site 'mask.4' in the search space: it has backbone.0..39"):
@@ -178,13 +189,44 @@ def test_from_config_domains():
     assert configured_ops(cfg) == {site.name: site.ops for site in space.sites}
 
 
-def test_from_config_parts():
-    cfg = make_cfg()
-    cfg.NAS.SPACE.PARTS = ["sem_seg"]
-    assert [s.name for s in SearchSpace.from_config(cfg).sites] == ["sem_seg.0", "sem_seg.1", "sem_seg.2"]
-    cfg.NAS.SPACE.PARTS = ["heads"]
-    with pytest.raises(UserError, match="NAS.SPACE.PARTS has 'heads': expected any of backbone, mask"):
-        SearchSpace.from_config(cfg)
+R50 = ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"]
+D2_MASK = ["MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"]
+D2_SEM_SEG = ["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead"]
+NO_ATTENTION = ["MODEL.CROSS_ATTENTION.ENABLED", False]
+
+
+def meta(name):
+    return ["MODEL.META_ARCHITECTURE", name]
+
+
+@pytest.mark.parametrize(
+    "opts, parts",
+    [
+        ([], "backbone mask sem_seg attention"),
+        (R50, "mask sem_seg attention"),
+        (["MODEL.BACKBONE.NAME", "build_shufflenet_backbone"], "backbone mask sem_seg attention"),
+        (D2_MASK, "backbone sem_seg attention"),
+        (["MODEL.MASK_ON", False], "backbone sem_seg attention"),
+        (NO_ATTENTION, "backbone mask sem_seg"),
+        # Detectron2's own meta-architecture has no attention, whatever the key says.
+        (meta("PanopticFPN"), "backbone mask sem_seg"),
+        (meta("PanopticFPN") + D2_SEM_SEG, "backbone mask"),
+        (meta("PanopticFPN") + D2_MASK + D2_SEM_SEG, "backbone"),
+        (meta("PanopticFPN") + R50 + D2_MASK + D2_SEM_SEG, ""),
+        (meta("GeneralizedRCNN"), "backbone mask"),
+        (meta("SemanticSegmentor"), "backbone sem_seg"),
+        (meta("BackboneClassifier"), "backbone"),
+        (meta("BackboneClassifier") + ["MODEL.BACKBONE.NAME", "build_shufflenet_backbone"], "backbone"),
+        (meta("BackboneClassifier") + ["MODEL.BACKBONE.NAME", "build_resnet_backbone"], ""),
+    ],
+)
+def test_from_config_holds_the_parts_that_are_ours(opts, parts):
+    space = SearchSpace.from_config(make_cfg(*opts))
+    assert space.parts == tuple(parts.split())
+    assert space.sites == tuple(
+        s for s in SearchSpace.default().sites if s.name.split(".")[0] in parts.split()
+    )
+    assert space.cardinality > 1 or space == SearchSpace(())
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,27 @@
 """How the space is explored: fair cycles, scores, the journal of evaluated candidates. numpy only."""
 
-from .fairness import fair_cycle, pass_counts
+from .fairness import (
+    check_sampling,
+    cycle_indices,
+    fair_cycle,
+    pass_counts,
+    passes_per_iteration,
+    sampled_paths,
+    uniform_path,
+)
 from .ledger import Ledger
 from .policies import path_priority_candidates
 from .scoreboard import Scoreboard
 
-__all__ = ["Ledger", "Scoreboard", "fair_cycle", "pass_counts", "path_priority_candidates"]
+__all__ = [
+    "Ledger",
+    "Scoreboard",
+    "check_sampling",
+    "cycle_indices",
+    "fair_cycle",
+    "pass_counts",
+    "passes_per_iteration",
+    "path_priority_candidates",
+    "sampled_paths",
+    "uniform_path",
+]

@@ -1,13 +1,36 @@
-"""Strictly fair sampling (paper, algorithm 1, PERMUTE)."""
+"""How the paths of a supernet are drawn: strictly fair (paper, algorithm 1, PERMUTE) or uniformly random."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
 
 from ..errors import UserError
 from ..space import Architecture, SearchSpace
+
+SAMPLING = ("fair", "uniform")
+
+
+def cycle_indices(space: SearchSpace, seed: int, cycle: int) -> np.ndarray:
+    """The operator indices of one fair cycle; see :func:`fair_cycle`.
+
+    Returns:
+        (E, sites) integers: row j is model j, column i holds the indices of ``space.sites[i]``.
+    """
+    _check(seed=seed, cycle=cycle)
+    rng = np.random.default_rng([seed, cycle])
+    length = space.cycle_length
+    columns = np.empty((length, len(space.sites)), dtype=np.int64)
+    first = 0
+    # One call draws the permutations of consecutive sites with equally many operators, in site order.
+    for paths, run in itertools.groupby(len(site.ops) for site in space.sites):
+        sites = len(list(run))
+        ordered = np.broadcast_to(np.arange(paths), (sites * length // paths, paths))
+        columns[:, first : first + sites] = rng.permuted(ordered, axis=1).reshape(sites, length).T
+        first += sites
+    return columns
 
 
 def fair_cycle(space: SearchSpace, seed: int, cycle: int) -> list[Architecture]:
@@ -20,23 +43,48 @@ def fair_cycle(space: SearchSpace, seed: int, cycle: int) -> list[Architecture]:
     A pure function of its arguments: all processes compute the same cycle, and resuming needs no state.
 
     Args:
-        space: the search space.
+        space: the search space; without a site, the cycle holds one empty architecture.
         seed: non-negative integer.
         cycle: number of the cycle, from 0.
 
     Returns:
         ``space.cycle_length`` architectures.
     """
-    for name, value in (("seed", seed), ("cycle", cycle)):
+    names = [site.names for site in space.sites]
+    return [
+        Architecture(space, tuple(site[i] for site, i in zip(names, row, strict=True)))
+        for row in cycle_indices(space, seed, cycle).tolist()
+    ]
+
+
+def uniform_path(space: SearchSpace, seed: int, iteration: int) -> Architecture:
+    """A uniformly random architecture, a pure function of the arguments (DetNAS's ImageNet stage)."""
+    _check(seed=seed, iteration=iteration)
+    return space.random(np.random.default_rng([seed, iteration]))
+
+
+def check_sampling(sampling: str) -> None:
+    """Raise UserError unless ``sampling`` is one of SAMPLING."""
+    if sampling not in SAMPLING:
+        raise UserError(f"NAS.SAMPLING is {sampling!r}; expected one of {list(SAMPLING)}")
+
+
+def sampled_paths(space: SearchSpace, seed: int, iteration: int, sampling: str) -> list[Architecture]:
+    """The architectures that one training iteration runs: a fair cycle, or one uniform path."""
+    if sampling == "uniform":
+        return [uniform_path(space, seed, iteration)]
+    return fair_cycle(space, seed, iteration)
+
+
+def passes_per_iteration(space: SearchSpace, sampling: str) -> int:
+    """How many architectures :func:`sampled_paths` returns."""
+    return 1 if sampling == "uniform" else space.cycle_length
+
+
+def _check(**numbers) -> None:
+    for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
             raise UserError(f"{name} is {value!r}: expected an integer >= 0")
-    rng = np.random.default_rng([seed, cycle])
-    columns = []
-    for site in space.sites:
-        paths = len(site.ops)
-        permutations = [rng.permutation(paths) for _ in range(space.cycle_length // paths)]
-        columns.append([site.ops[i].name for i in np.concatenate(permutations)])
-    return [Architecture(space, choices) for choices in zip(*columns, strict=True)]
 
 
 def pass_counts(architectures: Iterable[Architecture]) -> dict[str, dict[str, int]]:

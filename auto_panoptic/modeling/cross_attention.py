@@ -4,15 +4,17 @@ Shape shorthand: N images; F2..F6 FPN outputs with C_F channels; S2..S5 subnet o
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 
 import torch
 from detectron2.config import configurable
 from torch import nn
+from torch.amp import is_autocast_available
 from torch.nn import functional as F
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.space import OpSpec, configured_ops
+from auto_panoptic.space import OpSpec, configured_ops, effective_ratio
 
 from .choice import ChoiceBlock
 
@@ -24,6 +26,10 @@ def _column_means(source: int, target: int, align_corners: bool) -> torch.Tensor
     """Mean over the rows of the (target x source) matrix of 1-D linear interpolation, (source,) float64."""
     basis = torch.eye(source, dtype=torch.float64)[None]
     return F.interpolate(basis, size=target, mode="linear", align_corners=align_corners)[0].mean(dim=1)
+
+
+def _no_autocast(device: str):
+    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
 
 
 def upsampled_mean(x: torch.Tensor, size: Sequence[int], align_corners: bool = True) -> torch.Tensor:
@@ -38,8 +44,10 @@ def upsampled_mean(x: torch.Tensor, size: Sequence[int], align_corners: bool = T
         align_corners: as in ``torch.nn.functional.interpolate``.
 
     Returns:
-        (N, C).
+        (N, C), in float32 if ``x`` is in 16 bits: the weights of a large map are too small for those.
     """
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
     h, w = x.shape[-2:]
     if (h, w) == tuple(size):
         return x.mean(dim=(2, 3))
@@ -47,7 +55,8 @@ def upsampled_mean(x: torch.Tensor, size: Sequence[int], align_corners: bool = T
         rows = _column_means(h, int(size[0]), align_corners)
         columns = _column_means(w, int(size[1]), align_corners)
         weights = torch.outer(rows, columns).flatten().to(x)
-    return torch.matmul(x.flatten(2), weights)
+    with _no_autocast(x.device.type):
+        return torch.matmul(x.flatten(2), weights)
 
 
 class AttentionGate(nn.Module):
@@ -98,6 +107,7 @@ class CrossAttention(nn.Module):
         background_channels: Mapping[str, int],
         f2b_levels: Sequence[str],
         align_corners: bool = True,
+        legacy_ratio: bool = False,
     ):
         """
         Args:
@@ -107,9 +117,10 @@ class CrossAttention(nn.Module):
                 coarse; the first sets the size to which all are resized.
             f2b_levels: FPN levels that f2b averages (paper: all five; reference code: p3..p6).
             align_corners: bilinear convention of the resizing (reference code: True).
+            legacy_ratio: divide by the last digit of the ratio, 6 for "r16", as the reference code does.
 
         Raises:
-            UserError: an f2b level that is not among the foreground levels.
+            UserError: an f2b level that is not among the foreground levels; a ratio that cannot be used.
         """
         super().__init__()
         unknown = [name for name in f2b_levels if name not in foreground_channels]
@@ -122,17 +133,20 @@ class CrossAttention(nn.Module):
         self.background_levels = list(background_channels)
         self.f2b_levels = list(f2b_levels)
         self.align_corners = align_corners
+        self.legacy_ratio = legacy_ratio
         f2b_dim = sum(foreground_channels[name] for name in self.f2b_levels)
         b2f_dim = sum(background_channels.values())
         self.f2b = self._layers("attention.f2b", ops, f2b_dim, background_channels.values())
         self.b2f = self._layers("attention.b2f", ops, b2f_dim, foreground_channels.values())
 
-    @staticmethod
-    def _layers(prefix: str, ops, in_dim: int, out_dims) -> nn.ModuleList:
+    def _layers(self, prefix: str, ops, in_dim: int, out_dims) -> nn.ModuleList:
         layers = nn.ModuleList()
         for i, out_dim in enumerate(out_dims):
             site = f"{prefix}.{i}"
-            candidates = {spec.name: AttentionGate(in_dim, out_dim, spec.ratio) for spec in ops[site]}
+            candidates = {}
+            for spec in ops[site]:
+                ratio = effective_ratio(spec, self.legacy_ratio)
+                candidates[spec.name] = AttentionGate(in_dim, out_dim, ratio)
             layers.append(ChoiceBlock(site, candidates))
         return layers
 
@@ -145,6 +159,7 @@ class CrossAttention(nn.Module):
             "background_channels": background_channels,
             "f2b_levels": cfg.MODEL.CROSS_ATTENTION.F2B_LEVELS,
             "align_corners": cfg.MODEL.SEM_SEG_HEAD.ALIGN_CORNERS,
+            "legacy_ratio": cfg.MODEL.CROSS_ATTENTION.LEGACY_RATIO,
         }
 
     def foreground_to_background(self, features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,8 +1,11 @@
 """What is searched: sites, operators, architectures and their cost. Pure data, no torch."""
 
 from .architecture import Architecture, configured_ops, resolve_architecture_path
-from .cost import backbone_cost
-from .ops import BACKBONE_OPS, HEAD_OPS, INTER_OPS, OpSpec, op, ratio_op
+from .cost import Cost, backbone_cost
+from .cost_tables import CostTables
+from .network import Network
+from .network_cost import cost_tables_from_config, network_cost_tables
+from .ops import BACKBONE_OPS, HEAD_OPS, INTER_OPS, OpSpec, effective_ratio, op, ratio_op
 from .search_space import ChoiceSite, SearchSpace
 from .widths import WIDTHS, Width, width_from_config
 
@@ -13,11 +16,17 @@ __all__ = [
     "WIDTHS",
     "Architecture",
     "ChoiceSite",
+    "Cost",
+    "CostTables",
+    "Network",
     "OpSpec",
     "SearchSpace",
     "Width",
     "backbone_cost",
     "configured_ops",
+    "cost_tables_from_config",
+    "effective_ratio",
+    "network_cost_tables",
     "op",
     "ratio_op",
     "resolve_architecture_path",

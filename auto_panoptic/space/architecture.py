@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from .ops import BACKBONE_OPS, GROUPS, HEAD_OPS, INTER_OPS, OpSpec, op
-from .search_space import ChoiceSite, SearchSpace, op_at
+from .search_space import PARTS, ChoiceSite, SearchSpace, op_at, part_of
 
 ARCHITECTURES_DIR = Path(__file__).resolve().parents[2] / "configs" / "architectures"
 
@@ -132,7 +132,9 @@ class Architecture:
 
         Args:
             path: the file.
-            space: the space it must belong to. Without it, the space is the one stated in the file.
+            space: the space it must belong to. Without it, the space is the one stated in the file. Parts
+                of the network that ``space`` lacks altogether are left out: the file of a whole network
+                serves a model that has only some of its parts.
 
         Raises:
             UserError: no such file, not an architecture file, or an architecture of another space.
@@ -219,7 +221,7 @@ def _decode(content, space: SearchSpace | None) -> Architecture:
 
 def _decode_sites(content: dict, space: SearchSpace | None, provenance: dict) -> Architecture:
     sites = content["sites"]
-    if not isinstance(sites, dict) or not sites:
+    if not isinstance(sites, dict) or (not sites and content.get("space") != {}):
         raise UserError(f"'sites' is {sites!r}: expected an object {{site: operator name}}")
     for name, value in sites.items():
         if not isinstance(value, str):
@@ -227,7 +229,9 @@ def _decode_sites(content: dict, space: SearchSpace | None, provenance: dict) ->
     if "space" in content:
         stated = SearchSpace.from_dict(content["space"])
     elif space is not None:
-        stated = space
+        absent = [n for n in sites if part_of(n) not in space.parts]
+        others = tuple(ChoiceSite(n, _usual_domain(op(sites[n]))) for n in absent)
+        stated = SearchSpace(tuple(sorted(space.sites + others, key=_part_order)))
     else:
         stated = SearchSpace(tuple(ChoiceSite(name, _usual_domain(op(o))) for name, o in sites.items()))
     return Architecture.from_names(stated, sites, provenance)
@@ -241,15 +245,25 @@ def _usual_domain(spec: OpSpec) -> tuple[OpSpec, ...]:
     return (spec,)
 
 
+def _part_order(site: ChoiceSite) -> int:
+    return PARTS.index(site.part) if site.part in PARTS else len(PARTS)
+
+
 def _move(architecture: Architecture, space: SearchSpace) -> Architecture:
-    """The same choices, by name, in ``space``; domains may differ as long as every choice is in them."""
-    ours, theirs = {s.name for s in space.sites}, {s.name for s in architecture.space.sites}
-    if ours != theirs:
+    """The same choices, by name, in ``space``; domains may differ as long as every choice is in them.
+
+    Sites of parts that ``space`` lacks are left out.
+    """
+    theirs = SearchSpace(tuple(site for site in architecture.space.sites if site.part in space.parts))
+    if {site.name for site in space.sites} != {site.name for site in theirs.sites}:
         raise UserError(
             "an architecture of another search space (first: the model's, second: the file's): "
-            f"{space.difference(architecture.space)}; use the config it was searched with"
+            f"{space.difference(theirs)}; use the config it was searched with"
         )
-    return Architecture.from_names(space, architecture.names(), architecture.provenance)
+    names = architecture.names()
+    return Architecture.from_names(
+        space, {site.name: names[site.name] for site in theirs.sites}, architecture.provenance
+    )
 
 
 def _padded(indices: Mapping) -> dict:

@@ -81,13 +81,11 @@ def stem_cost(width: Width, size: tuple[int, int] = (224, 224)) -> Cost:
     return cost + (0, width.stem)
 
 
-def classifier_cost(width: Width, size: tuple[int, int] = (224, 224)) -> Cost:
+def classifier_cost(width: Width, size: tuple[int, int] = (224, 224), num_classes: int = NUM_CLASSES) -> Cost:
     """1x1 convolution with bias, BatchNorm, average pooling, fully connected layer."""
-    size = _check_size(size)
-    for _ in range(5):
-        size = _half(size)
+    size = level_size(size, 5)
     conv = _conv(width.channels[-1], width.classifier, 1, 1, size) + (0, width.classifier)
-    return conv + (width.classifier * NUM_CLASSES, (width.classifier + 1) * NUM_CLASSES)
+    return conv + (width.classifier * num_classes, (width.classifier + 1) * num_classes)
 
 
 def block_cost(spec: OpSpec, c_in: int, c_out: int, stride: int, size: tuple[int, int]) -> Cost:
@@ -126,6 +124,14 @@ def _conv(c_in: int, c_out: int, kernel: int, groups: int, out: tuple[int, int])
     """Convolution without bias followed by BatchNorm; ``out`` is the size of its output."""
     weights = kernel * kernel * (c_in // groups) * c_out
     return Cost(weights * out[0] * out[1], weights + 2 * c_out)
+
+
+def level_size(size: tuple[int, int], level: int) -> tuple[int, int]:
+    """Size of the feature maps of stride 2**level: C2 has level 2, the maps of P6 have level 6."""
+    size = _check_size(size)
+    for _ in range(level):
+        size = _half(size)
+    return size
 
 
 def _half(size: tuple[int, int]) -> tuple[int, int]:

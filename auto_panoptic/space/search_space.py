@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from .architecture import Architecture
 
 PARTS = ("backbone", "mask", "sem_seg", "attention")
+# The parts that a meta-architecture can have; all of them if it is not listed.
+META_ARCHITECTURE_PARTS = {
+    "BackboneClassifier": ("backbone",),
+    "GeneralizedRCNN": ("backbone", "mask"),
+    "SemanticSegmentor": ("backbone", "sem_seg"),
+    "PanopticFPN": ("backbone", "mask", "sem_seg"),
+}
+BACKBONE_BUILDERS = ("build_shufflenet_fpn_backbone", "build_shufflenet_backbone")
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,11 @@ class ChoiceSite:
         return self.ops[0].group
 
     @property
+    def part(self) -> str:
+        """``backbone``, ``mask``, ``sem_seg`` or ``attention``: what stands before the name's first dot."""
+        return part_of(self.name)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The operator names in index order."""
         return tuple(o.name for o in self.ops)
@@ -75,14 +88,12 @@ class ChoiceSite:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """An immutable, hashable, ordered collection of :class:`ChoiceSite`."""
+    """An immutable, hashable, ordered collection of :class:`ChoiceSite`; empty for a model without sites."""
 
     sites: tuple[ChoiceSite, ...]
 
     def __post_init__(self):
         object.__setattr__(self, "sites", tuple(self.sites))
-        if not self.sites:
-            raise UserError("the search space has no site: keep at least one part of the network searchable")
         seen = set()
         for site in self.sites:
             if site.name in seen:
@@ -96,21 +107,28 @@ class SearchSpace:
 
     @classmethod
     def from_config(cls, cfg) -> SearchSpace:
-        """The space of the model that ``cfg`` describes; ``NAS.ARCHITECTURE`` plays no part in it."""
-        node = cfg.NAS.SPACE
-        parts = tuple(node.get("PARTS", PARTS))
-        if unknown := [p for p in parts if p not in PARTS]:
-            raise UserError(f"NAS.SPACE.PARTS has {unknown[0]!r}: expected any of {', '.join(PARTS)}")
-        attention = "attention" in parts and cfg.MODEL.CROSS_ATTENTION.ENABLED
+        """The space of the model that ``cfg`` describes; ``NAS.ARCHITECTURE`` plays no part in it.
+
+        It holds the sites of those parts of the model that are ours; with Detectron2's own backbone and
+        heads it is empty.
+        """
+        node, model = cfg.NAS.SPACE, cfg.MODEL
+        ours = {
+            "backbone": model.BACKBONE.NAME in BACKBONE_BUILDERS,
+            "mask": model.MASK_ON and model.ROI_MASK_HEAD.NAME == "SearchableMaskHead",
+            "sem_seg": model.SEM_SEG_HEAD.NAME == "SearchableSemSegFPNHead",
+            "attention": model.CROSS_ATTENTION.ENABLED,
+        }
+        parts = [p for p in META_ARCHITECTURE_PARTS.get(model.META_ARCHITECTURE, PARTS) if ours[p]]
         return _build(
             width_from_config(cfg).num_layers if "backbone" in parts else 0,
             _domain(node.BACKBONE_OPS, "NAS.SPACE.BACKBONE_OPS", "backbone", BACKBONE_OPS),
-            cfg.MODEL.ROI_MASK_HEAD.NUM_CONV if "mask" in parts and cfg.MODEL.MASK_ON else 0,
-            cfg.MODEL.SEM_SEG_HEAD.NUM_LAYERS if "sem_seg" in parts else 0,
+            model.ROI_MASK_HEAD.NUM_CONV if "mask" in parts else 0,
+            model.SEM_SEG_HEAD.NUM_LAYERS if "sem_seg" in parts else 0,
             _domain(node.HEAD_OPS, "NAS.SPACE.HEAD_OPS", "head", (*HEAD_OPS, op("conv_3x3"))),
-            len(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES) if attention else 0,
-            len(cfg.MODEL.RPN.IN_FEATURES) if attention else 0,
-            tuple(ratio_op(r) for r in cfg.MODEL.CROSS_ATTENTION.RATIOS),
+            len(model.SEM_SEG_HEAD.IN_FEATURES) if "attention" in parts else 0,
+            len(model.RPN.IN_FEATURES) if "attention" in parts else 0,
+            tuple(ratio_op(r) for r in model.CROSS_ATTENTION.RATIOS),
         )
 
     @classmethod
@@ -137,7 +155,10 @@ class SearchSpace:
 
     @cached_property
     def cycle_length(self) -> int:
-        """Models in a fair cycle: least common multiple of the domain sizes, lcm(4, 6, 3) = 12 by default."""
+        """Models in a fair cycle: least common multiple of the domain sizes, lcm(4, 6, 3) = 12 by default.
+
+        1 for an empty space.
+        """
         return math.lcm(*(len(site.ops) for site in self.sites))
 
     @cached_property
@@ -149,6 +170,11 @@ class SearchSpace:
         if name not in self._by_name:
             raise UserError(f"no site {name!r} in the search space: it has {self.describe_sites()}")
         return self._by_name[name]
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the network that have sites, in order."""
+        return tuple(dict.fromkeys(site.part for site in self.sites))
 
     def group(self, group: str) -> tuple[ChoiceSite, ...]:
         """The sites of ``backbone``, ``head`` or ``inter``, in order."""
@@ -195,7 +221,7 @@ class SearchSpace:
         for run in runs:
             last = f"..{run[-1].name.rpartition('.')[2]}" if len(run) > 1 else ""
             parts.append(f"{run[0].name}{last} ({len(run[0].ops)} operators)")
-        return ", ".join(parts)
+        return ", ".join(parts) or "none"
 
     def difference(self, other: SearchSpace) -> str:
         """One line naming the first differences; empty if the spaces are equal."""
@@ -212,6 +238,11 @@ class SearchSpace:
         if not notes and list(ours) != list(theirs):
             notes.append("the sites are the same but in another order")
         return "; ".join(notes)
+
+
+def part_of(site: str) -> str:
+    """The part of the network that a site name begins with."""
+    return site.partition(".")[0]
 
 
 def op_at(site: ChoiceSite, index: int) -> str:
