@@ -1,24 +1,44 @@
-"""Data sets in COCO-panoptic format: registration, the built-in drawn set, the mapper.
+"""Data sets in COCO-panoptic format and of classified images: registration, built-in drawn sets, mappers.
 
-Importing this package registers ``shapes_panoptic_{train,val,nas_train,nas_val}``, drawn on first use, and
-``coco_2017_nas_{train,val}_panoptic_separated``.
+Importing this package registers ``shapes_panoptic_{train,val,nas_train,nas_val}`` and
+``shapes_objects_{train,val}``, drawn on first use, ``coco_2017_nas_{train,val}_panoptic_separated``,
+``ade20k_panoptic_{train,val,nas_train,nas_val}_separated`` and ``imagenet_{train,val}``.
 """
 
+from .ade20k import register_ade20k
 from .coco_splits import register_coco_splits
+from .imagenet import (
+    EVALUATOR_TYPE,
+    ClassificationMapper,
+    find_image_folder,
+    is_classifier,
+    register_image_folder,
+    register_imagenet,
+)
 from .mapper import PanopticMapper
 from .metadata import panoptic_metadata
 from .register import register_coco_panoptic
 from .setup import setup_datasets
 from .shapes import ensure_shapes, register_shapes
+from .shapes_objects import ensure_shapes_objects, register_shapes_objects
 
 __all__ = [
+    "EVALUATOR_TYPE",
+    "ClassificationMapper",
     "PanopticMapper",
     "ensure_shapes",
+    "ensure_shapes_objects",
+    "find_image_folder",
+    "is_classifier",
     "panoptic_metadata",
     "register_coco_panoptic",
+    "register_image_folder",
     "register_shapes",
     "setup_datasets",
 ]
 
 register_shapes()
+register_shapes_objects()
 register_coco_splits()
+register_ade20k()
+register_imagenet()

@@ -45,24 +45,42 @@ def draw_val_ids(content: Mapping, size: int, seed: int) -> set:
     return {ids[i] for i in np.random.default_rng(seed).permutation(len(ids))[:size]}
 
 
-def write_nas_split(annotations: Path, size: int, seed: int) -> dict[str, int]:
-    """Write ``{panoptic,instances}_nas_{train,val}2017.json`` beside COCO's own; returns the image counts.
+def write_split(kinds: Mapping[Path, Mapping[str, Path]], size: int, seed: int) -> dict[str, int]:
+    """Write the two parts of annotation files of the same images.
+
+    Args:
+        kinds: annotation file (the first decides the draw) -> file to write for each of :data:`PARTS`.
+        size: images in "nas_val".
+        seed: seed of the draw.
+
+    Returns:
+        {part: number of images}.
 
     Raises:
         UserError: an annotation file is missing or broken, or the size is out of range.
     """
     counts: dict[str, int] = {}
     val_ids = None
-    for kind in ("panoptic", "instances"):
-        content = read_json(str(annotations / f"{kind}_train2017.json"), "COCO annotation file")
+    for source, targets in kinds.items():
+        content = read_json(str(source), "annotation file")
         val_ids = draw_val_ids(content, size, seed) if val_ids is None else val_ids
         for part, half in split_json(content, val_ids).items():
-            path = annotations / f"{kind}_{part}2017.json"
-            partial = path.with_suffix(f".partial.{os.getpid()}")
+            partial = targets[part].with_suffix(f".partial.{os.getpid()}")
             partial.write_text(json.dumps(half))
-            os.replace(partial, path)
+            os.replace(partial, targets[part])
             counts[part] = len(half["images"])
     return counts
+
+
+def write_nas_split(annotations: Path, size: int, seed: int) -> dict[str, int]:
+    """Write ``{panoptic,instances}_nas_{train,val}2017.json`` beside COCO's own, as :func:`write_split`."""
+    kinds = {
+        annotations / f"{kind}_train2017.json": {
+            part: annotations / f"{kind}_{part}2017.json" for part in PARTS
+        }
+        for kind in ("panoptic", "instances")
+    }
+    return write_split(kinds, size, seed)
 
 
 def _check_split(path: str) -> None:
@@ -85,7 +103,7 @@ def register_coco_splits() -> list[str]:
             categories=tuple(COCO_CATEGORIES),
             instances_json=str(root / "annotations" / f"instances_{part}2017.json"),
             sem_seg_root=str(root / "panoptic_stuff_train2017"),
-            prepare=functools.partial(_check_split, panoptic_json),
+            check=functools.partial(_check_split, panoptic_json),
         )
         register_source(source)
         names.append(source.name)

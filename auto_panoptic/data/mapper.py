@@ -4,6 +4,7 @@ import contextlib
 import random
 
 import numpy as np
+import torch
 from detectron2.data import DatasetMapper
 
 
@@ -11,19 +12,21 @@ from detectron2.data import DatasetMapper
 def seeded(seed: int | None):
     """Run a block under its own seed, leaving the global generators as they were; None does nothing.
 
-    Detectron2's augmentations draw from numpy's global generator.
+    Detectron2's augmentations draw from numpy's global generator, torchvision's from torch's.
     """
     if seed is None:
         yield
         return
-    numpy_state, python_state = np.random.get_state(), random.getstate()
+    numpy_state, python_state, torch_state = np.random.get_state(), random.getstate(), torch.get_rng_state()
     np.random.seed(seed % 2**32)
     random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # not those of the accelerators
     try:
         yield
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+        torch.set_rng_state(torch_state)
 
 
 class PanopticMapper(DatasetMapper):

@@ -36,6 +36,8 @@ class PanopticSource:
         categories: category dicts that replace the JSON's, or None.
         instances_json, sem_seg_root: None to derive them from the panoptic PNGs on the first load.
         derived_root: parent of the derived files; None for ``$DETECTRON2_DATASETS/derived``.
+        check: called as soon as a config names the set; raises UserError where files are missing. Given with
+            categories that are those of the JSON.
         prepare: called before anything is read (makes the built-in data set).
     """
 
@@ -47,6 +49,7 @@ class PanopticSource:
     instances_json: str | None = None
     sem_seg_root: str | None = None
     derived_root: str | None = None
+    check: Callable | None = dataclasses.field(default=None, compare=False)
     prepare: Callable | None = dataclasses.field(default=None, compare=False)
 
     @functools.cached_property
@@ -59,7 +62,7 @@ class PanopticSource:
 
     @property
     def _rewrites_json(self) -> bool:
-        return self.categories is not None and self.prepare is None
+        return self.categories is not None and self.prepare is None and self.check is None
 
     @functools.cached_property
     def derived(self) -> Path | None:
@@ -97,8 +100,9 @@ class PanopticSource:
         Raises:
             UserError: names the first missing path, what is expected there, and the remedy.
         """
-        if self.prepare is not None:
-            self.prepare()
+        for step in (self.check, self.prepare):
+            if step is not None:
+                step()
         expected = [
             (self.panoptic_json, os.path.isfile, "the COCO-panoptic JSON"),
             (self.panoptic_root, os.path.isdir, "a folder of panoptic PNGs"),

@@ -3,11 +3,12 @@
 import difflib
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError
+from .imagenet import check_classification_input, find_image_folder, is_classifier, register_image_folder
 from .register import find_source, register_coco_panoptic
 
 _METADATA_PATHS = {
@@ -19,22 +20,20 @@ _METADATA_PATHS = {
 }
 
 
-def _register_from_config(cfg) -> None:
-    parameters = inspect.signature(register_coco_panoptic).parameters
+def _register_entries(key: str, entries: list, register: Callable) -> None:
+    parameters = inspect.signature(register).parameters
     required = [p.name for p in parameters.values() if p.default is p.empty]
-    for entry in cfg.DATASETS.COCO_PANOPTIC:
+    for entry in entries:
         if not isinstance(entry, Mapping):
-            raise UserError(
-                f"DATASETS.COCO_PANOPTIC: {entry!r} is not a mapping with keys {', '.join(required)}."
-            )
+            raise UserError(f"{key}: {entry!r} is not a mapping with keys {', '.join(required)}.")
         unknown = sorted(set(entry) - set(parameters))
         missing = [key for key in required if key not in entry]
         if unknown or missing:
             raise UserError(
-                f"DATASETS.COCO_PANOPTIC: entry {entry.get('name', '?')!r} has unknown keys {unknown} and "
+                f"{key}: entry {entry.get('name', '?')!r} has unknown keys {unknown} and "
                 f"lacks {missing}; allowed: {', '.join(parameters)}."
             )
-        register_coco_panoptic(**entry)
+        register(**entry)
 
 
 def _check_data_set(name: str) -> None:
@@ -43,12 +42,16 @@ def _check_data_set(name: str) -> None:
         close = difflib.get_close_matches(name, known, n=3) or [n for n in known if n.startswith("shapes_")]
         raise UserError(
             f"unknown data set {name!r} in DATASETS; did you mean {', '.join(close)}? Register your own "
-            "under DATASETS.COCO_PANOPTIC (see datasets/README.md)."
+            "under DATASETS.COCO_PANOPTIC or DATASETS.IMAGE_FOLDERS (see datasets/README.md)."
         )
+    if find_image_folder(name) is not None:
+        return
     source = find_source(name)
     if source is not None:
-        if source.prepare is None:  # the built-in set is drawn on its first use
+        if source.prepare is None:  # else part of it is made on its first use
             source.check_files()
+        elif source.check is not None:
+            source.check()
         return
     metadata = MetadataCatalog.get(name)
     for key, what in _METADATA_PATHS.items():
@@ -77,31 +80,38 @@ def _classes(name: str) -> tuple:
     return tuple(found)
 
 
-def data_set_names(cfg) -> list:
-    """All data sets named in the config, once each: TRAIN, TEST, SEARCH."""
-    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.DATASETS.get("SEARCH", ()))
-    return list(dict.fromkeys(names))
+def _check_kind(cfg, name: str) -> None:
+    """Raise UserError where a classifier meets a panoptic data set, or the reverse."""
+    model = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
+    if is_classifier(cfg) and find_image_folder(name) is None:
+        raise UserError(
+            f"data set {name} is no folder of classified images, which {model} needs; use imagenet_train and "
+            "imagenet_val, or register your own under DATASETS.IMAGE_FOLDERS"
+        )
+    if not is_classifier(cfg) and find_image_folder(name) is not None:
+        raise UserError(
+            f"data set {name} holds classified images, which only MODEL.META_ARCHITECTURE BackboneClassifier "
+            f"reads; {model} needs a panoptic data set (see datasets/README.md)"
+        )
 
 
-def setup_datasets(cfg) -> None:
-    """Register and check the config's data sets, and derive the class counts from them, in place.
+def _set_up_classification(cfg, names: list) -> None:
+    """Derive MODEL.CLASSIFIER.NUM_CLASSES from data sets of ImageFolder layout."""
+    check_classification_input(cfg)
+    classes = find_image_folder(names[0]).classes
+    for name in names[1:]:
+        others = find_image_folder(name).classes
+        if others != classes:
+            differing = sorted(set(classes) ^ set(others))[:5]
+            raise UserError(
+                f"data sets {names[0]} and {name} have different classes ({len(classes)} and {len(others)} "
+                f"folders; e.g. {differing}); give both the same class folders"
+            )
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = len(classes)
 
-    Registers ``cfg.DATASETS.COCO_PANOPTIC`` and sets
-    ``MODEL.ROI_HEADS.NUM_CLASSES`` (things) and ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` (stuff and "things").
-    The built-in set is drawn on its first use, not here.
 
-    Args:
-        cfg: a config, frozen or not; it stays so.
-
-    Raises:
-        UserError: an unknown name, a missing file, or sets whose classes differ.
-    """
-    _register_from_config(cfg)
-    names = data_set_names(cfg)
-    if not names:
-        raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty; name at least one data set.")
-    for name in names:
-        _check_data_set(name)
+def _set_up_panoptic(cfg, names: list) -> None:
+    """Derive the class counts of the heads from panoptic data sets."""
     things, stuff = _classes(names[0])
     for name in names[1:]:
         for kind, expected, classes in zip(("thing", "stuff"), (things, stuff), _classes(name), strict=True):
@@ -111,9 +121,42 @@ def setup_datasets(cfg) -> None:
                     f"data sets {names[0]} and {name} have different {kind} classes ({len(expected)} and "
                     f"{len(classes)}; e.g. {differing}); register both with the same 'categories'."
                 )
-    frozen = cfg.is_frozen()
-    cfg.defrost()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(things)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(stuff)
-    if frozen:
-        cfg.freeze()
+
+
+def data_set_names(cfg) -> list:
+    """All data sets named in the config, once each: TRAIN, TEST, SEARCH."""
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.DATASETS.get("SEARCH", ()))
+    return list(dict.fromkeys(names))
+
+
+def setup_datasets(cfg) -> None:
+    """Register and check the config's data sets, and derive the class counts from them, in place.
+
+    Registers ``cfg.DATASETS.COCO_PANOPTIC`` and ``cfg.DATASETS.IMAGE_FOLDERS``, and sets
+    ``MODEL.ROI_HEADS.NUM_CLASSES`` (things) and ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` (stuff and "things"), or
+    ``MODEL.CLASSIFIER.NUM_CLASSES`` in the ImageNet stage. The built-in panoptic set is drawn on its first
+    use, not here.
+
+    Args:
+        cfg: a config, frozen or not; it stays so.
+
+    Raises:
+        UserError: an unknown name, a missing file, sets whose classes differ or do not suit the model.
+    """
+    _register_entries("DATASETS.COCO_PANOPTIC", cfg.DATASETS.COCO_PANOPTIC, register_coco_panoptic)
+    _register_entries("DATASETS.IMAGE_FOLDERS", cfg.DATASETS.IMAGE_FOLDERS, register_image_folder)
+    names = data_set_names(cfg)
+    if not names:
+        raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty; name at least one data set.")
+    for name in names:
+        _check_data_set(name)
+        _check_kind(cfg, name)
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    try:
+        (_set_up_classification if is_classifier(cfg) else _set_up_panoptic)(cfg, names)
+    finally:
+        if frozen:
+            cfg.freeze()

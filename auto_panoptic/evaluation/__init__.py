@@ -1,5 +1,6 @@
-"""Panoptic quality, and Detectron2's evaluators put together for panoptic segmentation."""
+"""Panoptic quality, Detectron2's evaluators put together for panoptic segmentation, and top-k accuracy."""
 
+from .classification import ClassificationEvaluator
 from .evaluators import (
     PanopticQualityEvaluator,
     build_evaluators,
@@ -10,6 +11,7 @@ from .evaluators import (
 from .panoptic_quality import PanopticQuality
 
 __all__ = [
+    "ClassificationEvaluator",
     "PanopticQuality",
     "PanopticQualityEvaluator",
     "build_evaluators",

@@ -17,9 +17,11 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
+from ..data import EVALUATOR_TYPE
 from ..data.coco_format import read_panoptic
 from ..data.register import read_panoptic_json, read_segments
 from ..errors import UserError
+from .classification import ClassificationEvaluator
 from .panoptic_quality import PanopticQuality
 
 logger = logging.getLogger(__name__)
@@ -191,7 +193,7 @@ def build_evaluators(
     per_image: bool = False,
     cache_ground_truth: bool = False,
 ) -> DatasetEvaluators:
-    """The evaluators of one data set.
+    """The evaluators of one data set; for one of classified images, top-1 and top-5 accuracy.
 
     Args:
         cfg: reads TEST.PANOPTIC_EVALUATOR ("streaming" or "detectron2") and MODEL.MASK_ON.
@@ -205,6 +207,8 @@ def build_evaluators(
         UserError: an unknown metric or evaluator.
     """
     check_metrics(cfg, metrics)
+    if MetadataCatalog.get(dataset_name).get("evaluator_type", None) == EVALUATOR_TYPE:
+        return DatasetEvaluators([ClassificationEvaluator(dataset_name)])
     DatasetCatalog.get(dataset_name)  # makes or derives the files that the evaluators read
     evaluators = []
     if "ap" in metrics:
@@ -237,7 +241,7 @@ def results_table(results: dict) -> str:
     """A readable table of what the evaluators returned.
 
     Args:
-        results: {"panoptic_seg": ..., "bbox": ..., "segm": ..., "sem_seg": ...}, any part of it.
+        results: {"panoptic_seg", "bbox", "segm", "sem_seg", "classification": {metric: value}}, or a part.
 
     Returns:
         Text of one or two tables; "-" where a value is missing or undefined.
@@ -261,6 +265,7 @@ def results_table(results: dict) -> str:
         parts.append(table)
     other = [("bbox", "AP", "box AP"), ("bbox", "AP50", "box AP50"), ("segm", "AP", "mask AP")]
     other += [("segm", "AP50", "mask AP50"), ("sem_seg", "mIoU", "mIoU")]
+    other += [("classification", "top1", "top-1"), ("classification", "top5", "top-5")]
     present = [(title, _cell(results[task].get(key))) for task, key, title in other if results.get(task)]
     if present:
         titles, values = zip(*present, strict=True)
