@@ -12,16 +12,20 @@ import os
 
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import results_table
+from auto_panoptic.search import path_statistics
 from auto_panoptic.space import configured_ops
 from auto_panoptic.training import (
     AutoPanopticTrainer,
     build_config,
     check_model,
+    check_resume,
     check_training,
     check_weights,
+    has_checkpoint,
     launch_processes,
     load_weights,
     run_command,
@@ -29,10 +33,14 @@ from auto_panoptic.training import (
 
 
 def evaluate(cfg):
-    """Evaluate MODEL.WEIGHTS on DATASETS.TEST; print the table and append to OUTPUT_DIR/metrics.json."""
+    """Evaluate MODEL.WEIGHTS on DATASETS.TEST; print the table and append to OUTPUT_DIR/metrics.json.
+
+    The weights may be a supernet's; then the path's BatchNorm statistics are recalibrated first.
+    """
     model = AutoPanopticTrainer.build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
-    results = AutoPanopticTrainer.test(cfg, model)
+    with path_statistics(cfg, model, cfg.MODEL.WEIGHTS):
+        results = AutoPanopticTrainer.test(cfg, model)
     if comm.is_main_process():
         print(results_table(results))
         line = {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
@@ -43,6 +51,7 @@ def evaluate(cfg):
 
 def main(args, cfg):
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="auto_panoptic")
     if args.eval_only:
         return evaluate(cfg)
     trainer = AutoPanopticTrainer(cfg)
@@ -65,8 +74,13 @@ def check(args):
         )
     if not args.eval_only:
         check_training(cfg)
+    if args.resume and not args.eval_only:
+        check_resume(cfg)
+        if has_checkpoint(cfg.OUTPUT_DIR):  # MODEL.WEIGHTS was where the run began
+            check_model(cfg)
+            return cfg
     if cfg.MODEL.WEIGHTS:
-        check_weights(cfg, cfg.MODEL.WEIGHTS)
+        check_weights(cfg, cfg.MODEL.WEIGHTS, to_train=not args.eval_only)
     else:
         check_model(cfg)
     return cfg

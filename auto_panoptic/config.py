@@ -43,6 +43,9 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     cfg.NAS.BN_RECALIBRATION.ENABLED = True
     cfg.NAS.BN_RECALIBRATION.NUM_IMAGES = 500
     cfg.NAS.BN_RECALIBRATION.BATCH_SIZE = 16
+    # 0 averages over all batches. Otherwise the weight of the newest batch in a moving average that starts at
+    # mean 0 and variance 1, as in the reference code (0.1).
+    cfg.NAS.BN_RECALIBRATION.MOMENTUM = 0.0
 
     # ------------------------------------------------------------------ backbone
     cfg.MODEL.SHUFFLENET = CN()
@@ -84,6 +87,7 @@ def add_auto_panoptic_config(cfg: CN) -> None:
 
     # ------------------------------------------------------------------ ImageNet stage (BackboneClassifier)
     cfg.MODEL.CLASSIFIER = CN()
+    # Follows from the data sets.
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
     # Channels of the 1x1 convolution before the pooling; 0 takes those of the width.
     cfg.MODEL.CLASSIFIER.CONV_DIM = 0
@@ -103,16 +107,24 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     # Keep images and convolution weights in channels-last order.
     cfg.MODEL.CHANNELS_LAST = False
 
+    # ------------------------------------------------------------------ checkpoints
+    # Newest model_<iteration>.pth to keep in OUTPUT_DIR; 0 keeps all. model_final.pth always stays.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 3
+
     # ------------------------------------------------------------------ data
     # Data sets in COCO-panoptic format to register before use. Each entry is a mapping with the
     # arguments of auto_panoptic.data.register_coco_panoptic:
     #   {name: my_train, panoptic_json: ..., panoptic_root: ..., image_root: ...}
     cfg.DATASETS.COCO_PANOPTIC = []
+    # Data sets of classified images to register before use, for the ImageNet stage. Each entry is a mapping
+    # {name: my_train, root: my/train}; the root holds one folder of images per class.
+    cfg.DATASETS.IMAGE_FOLDERS = []
     # Data sets on which the search scores its candidates.
     cfg.DATASETS.SEARCH = ()
 
     # ------------------------------------------------------------------ evaluation
     # "streaming": panoptic quality in memory, equal to panopticapi; "detectron2": COCOPanopticEvaluator.
     cfg.TEST.PANOPTIC_EVALUATOR = "streaming"
-    # What --eval-only and the evaluation after training compute: any of "pq", "ap", "miou".
+    # What --eval-only and the evaluation after training compute: any of "pq", "ap", "miou". The ImageNet
+    # stage always computes top-1 and top-5 accuracy.
     cfg.TEST.METRICS = ["pq", "ap", "miou"]

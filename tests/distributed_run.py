@@ -7,13 +7,16 @@ from types import SimpleNamespace
 import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from modeling_util import make_cfg, make_input, make_model
 from torch import nn
 from toy import Scale, make_config, toy_space
 
-from auto_panoptic.explore import fair_cycle
+from auto_panoptic.explore import cycle_indices, sampled_paths
 from auto_panoptic.modeling import ChoiceBlock
+from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer, FairCycleTrainer, launch_processes
 from auto_panoptic.training.data_loader import PositionalBatchSampler
+from auto_panoptic.training.precision import Precision
 
 CYCLES, BATCH = 2, 4
 
@@ -35,8 +38,8 @@ class Regression(nn.Module):
         return {"loss": (x.sum(1) - batch[:, 0]).square().mean()}
 
 
-def train_regression():
-    """Two fair cycles; process r of R sees its share of each batch."""
+def train_regression(sampling="fair"):
+    """Two fair cycles, or as many uniform paths; process r of R sees its share of each batch."""
     space = toy_space()
     data = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)
@@ -47,13 +50,96 @@ def train_regression():
         sampler = PositionalBatchSampler(60, BATCH // world, 0, start, rank=rank, world_size=world)
         return (data[[index for _, index in batch]] for batch in sampler)
 
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    trainer = FairCycleTrainer(model, loader, optimizer)
-    with EventStorage():
-        for trainer.iter in range(CYCLES):
-            trainer.cycle = fair_cycle(space, 0, trainer.iter)
-            trainer.run_step()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+    trainer = FairCycleTrainer(model, loader, optimizer, sampling=sampling)
+    run(trainer, CYCLES)
     return model.state_dict()
+
+
+def run(trainer, iterations):
+    with EventStorage():
+        for trainer.iter in range(iterations):
+            trainer.cycle = sampled_paths(trainer.space, 0, trainer.iter, trainer.sampling)
+            trainer.run_step()
+
+
+def train_without_objects():
+    """One fair cycle of the panoptic model: no object in any image of process 1, in a few of process 0."""
+    model = make_model(make_cfg())
+    objects = {"boxes": ((4, 4, 40, 40), (10, 20, 60, 60))}
+
+    def loader(start):
+        for number in range(start, 12):
+            empty = comm.get_rank() == 1 or number in (3, 4, 9)
+            yield [make_input(seed=number, **({"boxes": ()} if empty else objects))]
+
+    trainer = FairCycleTrainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.001))
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    run(trainer, 1)
+    return {"start": start, "end": dict(model.state_dict()), "counts": trainer.counter.state_dict()["counts"]}
+
+
+class Overflow(nn.Module):
+    """loss = w; where told so, its gradient is infinite although the loss is not, or the loss is NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, batch):
+        loss = self.weight.sum()
+        if batch == "overflow":
+            loss = loss + (self.weight - self.weight.detach()).sum().sqrt()
+        if batch == "nan":
+            loss = loss * float("nan")
+        return {"loss": loss}
+
+
+class Partly(nn.Module):
+    """The loss of process 1 does not touch one of the parameters, none touches another."""
+
+    def __init__(self):
+        super().__init__()
+        self.everywhere = Scale(0.0)
+        self.never = Scale(7.0)
+        self.once = Scale(0.0)
+
+    def forward(self, batch):
+        loss = self.everywhere(batch)
+        return {"loss": loss if comm.get_rank() == 1 else loss + self.once(batch)}
+
+
+def train_partly():
+    model = Partly()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=0.1)
+    run(FairCycleTrainer(model, lambda start: [torch.ones(())], optimizer), 1)
+    return {name: module.weight.item() for name, module in model.named_children()}
+
+
+def train_overflow():
+    """float16 training; the second of three steps overflows on process 1 only."""
+    batches = ["fine", "overflow" if comm.get_rank() == 1 else "fine", "fine"]
+    model = Overflow()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    precision = Precision("cpu", torch.float16)
+    trainer = FairCycleTrainer(model, lambda start: batches[start:], optimizer, precision=precision)
+    run(trainer, 3)
+    return {
+        "weight": model.weight.detach(),
+        "scale": trainer.scaler.get_scale(),
+        "skipped": trainer.skipped_steps,
+    }
+
+
+def train_nan():
+    """The message with which this process stops when the loss of process 1 is NaN in the second step."""
+    batches = ["fine", "nan" if comm.get_rank() == 1 else "fine", "fine"]
+    model = Overflow()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    try:
+        run(FairCycleTrainer(model, lambda start: batches[start:], optimizer), 3)
+    except FloatingPointError as error:
+        return {"message": str(error), "weight": model.weight.detach()}
 
 
 def train_panoptic(folder, shapes):
@@ -76,6 +162,14 @@ def main(args, cfg):
         "world": comm.get_world_size(),
         "local": (comm.get_local_rank(), comm.get_local_size()),
         "regression": train_regression(),
+        "uniform": train_regression("uniform"),
+        "empty": train_without_objects(),
+        "partly": train_partly(),
+        "overflow": train_overflow(),
+        "nan": train_nan(),
+        "cycles": torch.stack(
+            [torch.from_numpy(cycle_indices(SearchSpace.default(), 3, cycle)) for cycle in range(20)]
+        ),
         "panoptic": train_panoptic(folder, args.shapes),
     }
     torch.save(result, args.folder / f"{rank}.pt")

@@ -13,7 +13,7 @@ from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import apply_architecture, choice_blocks
 from auto_panoptic.modeling.extract import extract
 from auto_panoptic.space import SearchSpace
-from auto_panoptic.training import AtomicCheckpointer, check_weights, checkpoint, load_weights
+from auto_panoptic.training import AtomicCheckpointer, check_weights, load_weights, weights
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +62,13 @@ class Interrupted(BaseException):
     pass
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), Interrupted()])
+@pytest.mark.parametrize("error", [RuntimeError("broken"), Interrupted()])
 def test_a_save_that_fails_half_way_leaves_the_old_file(tmp_path, monkeypatch, error):
     model = torch.nn.Linear(2, 2)
     checkpointer = AtomicCheckpointer(model, str(tmp_path))
     checkpointer.save("model")
     before = {f: (tmp_path / f).read_bytes() for f in os.listdir(tmp_path)}
-    assert sorted(before) == ["last_checkpoint", "model.pth"]
+    assert sorted(before) == ["checkpoints.jsonl", "last_checkpoint", "model.pth"]
 
     def half(data, stream):
         stream.write(b"half a file")
@@ -96,18 +96,19 @@ def test_a_pointer_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypat
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(Interrupted):
         checkpointer.save("second")
-    assert checkpointer.get_checkpoint_file() == str(tmp_path / "first.pth")
-    assert (tmp_path / "second.pth").exists()
+    assert (tmp_path / "last_checkpoint").read_text() == "first.pth"
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "second.pth")
 
 
 def test_the_name_appears_only_after_the_content_is_on_disk(tmp_path, monkeypatch):
-    """Order of the system calls: everything is synced before the rename."""
+    """Order of the system calls: the content, then what it must be, then the name, then the pointer."""
     calls = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(os.path.basename(b)), replace(a, b))[1])
     AtomicCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).save("model")
-    assert calls == ["fsync", "model.pth", "fsync", "last_checkpoint"]
+    manifest, pointer = ["fsync", "checkpoints.jsonl"], ["fsync", "last_checkpoint"]
+    assert calls == ["fsync", *manifest, "model.pth", *pointer, "fsync"]
 
 
 def test_processes_other_than_the_first_write_nothing(tmp_path):
@@ -164,13 +165,13 @@ def test_unknown_weights_are_named(tmp_path, supernet):
 
 
 def test_weights_of_another_space_are_refused(tmp_path, shapes, supernet):
-    """A supernet with one operator more, or one block more, is not this file's supernet."""
+    """A supernet with one operator more, or one layer more, is not this file's supernet."""
     path = supernet[2]
-    deeper = make_config(tmp_path, shapes, "MODEL.SHUFFLENET.STAGE_REPEATS", [1, 2, 2, 1])
-    with pytest.raises(UserError, match="MODEL.WEIGHTS: .*belongs to another search space"):
+    deeper = make_config(tmp_path, shapes, "MODEL.SEM_SEG_HEAD.NUM_LAYERS", 2)
+    with pytest.raises(UserError, match=r"another search space \(first\).*only in the second: sem_seg.1;"):
         check_weights(deeper, path)
     wider = make_config(tmp_path, shapes, "NAS.SPACE.HEAD_OPS", ["conv_3x3", "dwconv_3x3"])
-    with pytest.raises(UserError, match="lacks .*candidates.conv_3x3"):
+    with pytest.raises(UserError, match="operators of mask.0, sem_seg.0 differ, e.g. mask.0: dwconv_3x3, .*"):
         check_weights(wider, path)
 
 
@@ -244,7 +245,7 @@ def test_a_fixed_models_weights_do_not_make_a_supernet(tmp_path, shapes, superne
     architecture.save(tmp_path / "architecture.json")
     cfg = make_config(tmp_path, shapes, "NAS.ARCHITECTURE", tmp_path / "architecture.json")
     AtomicCheckpointer(build_model(cfg), str(tmp_path)).save("fixed")
-    with pytest.raises(UserError, match="lacks .*candidates"):
+    with pytest.raises(UserError, match="holds a fixed model, this config builds a supernet; set NAS.ARCH"):
         check_weights(supernet[0], str(tmp_path / "fixed.pth"))
 
 
@@ -262,8 +263,8 @@ class _Allocated(TorchDispatchMode):
 
 def test_checking_weights_allocates_no_model(supernet, monkeypatch):
     cfg, model, path = supernet
-    weights = checkpoint.read_weights(path)
-    monkeypatch.setattr(checkpoint, "read_weights", lambda path: weights)
+    data = weights.read_checkpoint(path)
+    monkeypatch.setattr(weights, "read_checkpoint", lambda path: data)
     size = sum(parameter.numel() for parameter in model.parameters())
     with _Allocated() as watch:
         check_weights(cfg, path)

@@ -1,13 +1,22 @@
 """Two processes train what one trains, and stay equal."""
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import detectron2.engine
 import distributed_run
 import pytest
 import torch
+
+from auto_panoptic.errors import UserError
+from auto_panoptic.training import launch_processes
+
+launch_module = importlib.import_module("auto_panoptic.training.launch")
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 
@@ -22,7 +31,7 @@ def ranks(tmp_path_factory, shapes):
         env={**os.environ, "PYTHONPATH": f"{SCRIPT.parent}{os.pathsep}{SCRIPT.parents[1]}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
@@ -47,6 +56,53 @@ def test_two_processes_equal_one_on_the_union_of_the_batches(ranks):
     assert ((weights - 1).abs() > 1e-4).all()  # every path was trained
 
 
+def test_uniform_paths_train_alike(ranks):
+    """A path that no process drew keeps its weights, momentum and decay, as with one process."""
+    single = distributed_run.train_regression("uniform")
+    assert_equal(ranks[0]["uniform"], ranks[1]["uniform"])
+    assert_equal(ranks[0]["uniform"], single, rtol=1e-6, atol=1e-6)
+    idle = [name for name, value in single.items() if "candidates" in name and value == 1]
+    assert 0 < len(idle) < len(single) - 2
+    assert all(ranks[0]["uniform"][name] == 1 for name in idle)
+
+
+def test_processes_draw_the_same_cycles(ranks):
+    first, second = (rank["cycles"] for rank in ranks)
+    assert torch.equal(first, second) and first.shape == (20, 12, 56)
+
+
+def test_images_without_objects_on_one_process(ranks):
+    """No process waits for another, and the weights stay equal, those of the mask and box heads included."""
+    first, second = ranks[0]["empty"], ranks[1]["empty"]
+    assert_equal(first["start"], second["start"])
+    assert_equal(first["end"], second["end"])
+    moved = {name for name, value in first["end"].items() if not torch.equal(value, first["start"][name])}
+    for part in ("mask_head.deconv.weight", "box_predictor.bbox_pred.weight", "rpn_head.conv.weight"):
+        assert any(part in name for name in moved)
+    for rank in (first, second):  # every pass was counted
+        assert set(rank["counts"].flatten().tolist()) == {0, 2, 3, 4}
+        assert (rank["counts"].sum(1) == 12).all()
+
+
+def test_a_parameter_that_one_process_did_not_use(ranks):
+    """It counts as zero there: both step by half the gradient of the other. What none used stays."""
+    for rank in ranks:
+        assert rank["partly"] == {"everywhere": -1.0, "once": -0.5, "never": 7.0}
+
+
+def test_an_overflow_on_one_process_skips_the_step_on_all(ranks):
+    for rank in ranks:
+        assert rank["overflow"]["weight"].tolist() == [0, 0]  # two of three steps of 0.5
+        assert rank["overflow"]["skipped"] == 1
+        assert rank["overflow"]["scale"] == 2.0**15  # halved once
+
+
+def test_a_nan_on_one_process_stops_all(ranks):
+    for rank in ranks:
+        assert "loss became infinite or NaN at iteration 1" in rank["nan"]["message"]
+        assert rank["nan"]["weight"].tolist() == [0.5, 0.5]  # the first step only
+
+
 def test_panoptic_weights_and_statistics_stay_equal(ranks):
     """Different at first, made equal before the first step, equal after it, and moved by it."""
     first, second = ranks[0]["panoptic"], ranks[1]["panoptic"]
@@ -55,3 +111,47 @@ def test_panoptic_weights_and_statistics_stay_equal(ranks):
     assert_equal(first["end"], second["end"])
     moved = [name for name, value in first["end"].items() if not torch.equal(value, first["start"][name])]
     assert len(moved) > 0.8 * len(first["end"])
+
+
+# ------------------------------------------------------------------ how processes are started
+
+
+def arguments(**changes):
+    values = {"num_gpus": 8, "num_machines": 4, "machine_rank": 2, "dist_url": "tcp://node0:1234"}
+    return SimpleNamespace(**{**values, **changes})
+
+
+def test_detectron2_starts_the_processes_of_gpus_and_machines(monkeypatch):
+    """--num-gpus 8 --num-machines 4 --machine-rank 2 --dist-url go to Detectron2's launch as they are."""
+    calls = []
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(launch_module, "launch", lambda *args, **kwargs: calls.append((args, kwargs)))
+    args, cfg = arguments(), SimpleNamespace()
+    launch_processes(print, args, cfg)
+    ((positional, named),) = calls
+    bound = inspect.signature(detectron2.engine.launch).bind(*positional, **named).arguments
+    assert bound == {
+        "main_func": print,
+        "num_gpus_per_machine": 8,
+        "num_machines": 4,
+        "machine_rank": 2,
+        "dist_url": "tcp://node0:1234",
+        "args": (args, cfg),
+    }
+
+
+def test_more_gpus_than_there_are(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(launch_module, "launch", lambda *args, **kwargs: pytest.fail("started"))
+    with pytest.raises(UserError, match="--num-gpus 8: this machine has 2 GPUs"):
+        launch_processes(print, arguments(), SimpleNamespace())
+
+
+def test_one_process_runs_in_place(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    seen = []
+    args = arguments(num_gpus=1, num_machines=1, machine_rank=0)
+    launch_processes(lambda *given: seen.append(given), args, "cfg")
+    assert seen == [(args, "cfg")]

@@ -27,9 +27,12 @@ sys.path.insert(0, str(ROOT))
 from auto_panoptic.data import ensure_shapes  # noqa: E402
 from auto_panoptic.errors import UserError  # noqa: E402
 from auto_panoptic.evaluation import results_table  # noqa: E402
-from auto_panoptic.training import build_config, run_command  # noqa: E402
+from auto_panoptic.training import build_config, has_checkpoint, run_command  # noqa: E402
 
 PROCESSES = 2
+# Threads that wait for each other sleep instead of spinning: otherwise another job on the machine makes a
+# search many times slower.
+WAITING = {"OMP_WAIT_POLICY": "passive"}
 
 
 class Stage:
@@ -81,7 +84,7 @@ class Stage:
                 cwd=ROOT,
                 stdout=stream if total else None,
                 stderr=stream if total else None,
-                env={**os.environ, "OMP_NUM_THREADS": "1" if total else str(PROCESSES)},
+                env={**os.environ, "OMP_NUM_THREADS": "1" if total else str(PROCESSES), **WAITING},
             )
             try:
                 if total:
@@ -150,7 +153,7 @@ def run():
     opts = ["OUTPUT_DIR", str(supernet_dir)]
     cfg = build_config(supernet_cfg, opts)
     supernet = Stage("train the supernet: every path of the space in one network", supernet_dir, cfg.dump())
-    resume = ["--resume"] if supernet.begun else []
+    resume = ["--resume"] if has_checkpoint(supernet_dir) else []
     supernet.run(["train_net.py", "--config-file", supernet_cfg, *resume, *opts], cfg.SOLVER.MAX_ITER)
 
     opts = ["OUTPUT_DIR", str(output)]
@@ -176,7 +179,7 @@ def run():
         retrain_dir,
         cfg.dump() + _digest(weights) + _digest(architecture),
     )
-    resume = ["--resume"] if retrain.begun else []
+    resume = ["--resume"] if has_checkpoint(retrain_dir) else []
     retrain.run(["train_net.py", "--config-file", retrain_cfg, *resume, *opts], cfg.SOLVER.MAX_ITER)
 
     results = final_results(retrain_dir / "metrics.json")

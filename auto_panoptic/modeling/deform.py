@@ -64,10 +64,12 @@ def deform_conv2d(
         return F.conv2d(input, weight, bias, padding=padding) + empty
     if input.device.type != "cpu":
         return torchvision_deform_conv2d(input, offset, weight, bias, padding=padding, mask=mask)
-    if input.dtype in (torch.float16, torch.bfloat16):
-        half, tensors = input.dtype, (input, offset, weight, bias, mask)
-        input, offset, weight, bias, mask = (None if t is None else t.float() for t in tensors)
-        return deform_conv2d(input, offset, weight, bias, padding, mask).to(half)
+    tensors = (input, offset, weight, bias, mask)
+    if any(t is not None and t.dtype in (torch.float16, torch.bfloat16) for t in tensors):
+        # In 16 bits a position could not name the pixels of a wide image.
+        full = (None if t is None else t.float() for t in tensors)
+        input_, offset, weight, bias, mask = full
+        return deform_conv2d(input_, offset, weight, bias, padding, mask).to(input.dtype)
 
     group = max(1, min(n, GROUP_ELEMENTS // (h * w * taps * weight.shape[0])))
     corner_weights, index = _corners(offset, mask, h, w, kh, kw, padding, group)

@@ -1,22 +1,31 @@
 """Supernet training and retraining: one loop, one checkpoint format, one setup."""
 
-from .checkpoint import AtomicCheckpointer, check_model, check_weights, load_weights
+from .checkpoint import AtomicCheckpointer, RecentMetrics, check_resume
 from .data_loader import build_train_loader
-from .fair_trainer import FairCycleTrainer, FairSamplingHook, model_space
+from .fair_trainer import FairCycleTrainer, FairSamplingHook
+from .gradients import build_optimizer, model_space
 from .launch import launch_processes
+from .manifest import has_checkpoint
+from .schedule import build_lr_scheduler
 from .setup import build_config, run_command
 from .trainer import AutoPanopticTrainer, check_training
+from .weights import check_model, check_weights, load_weights
 
 __all__ = [
     "AtomicCheckpointer",
     "AutoPanopticTrainer",
     "FairCycleTrainer",
     "FairSamplingHook",
+    "RecentMetrics",
     "build_config",
+    "build_lr_scheduler",
+    "build_optimizer",
     "build_train_loader",
     "check_model",
+    "check_resume",
     "check_training",
     "check_weights",
+    "has_checkpoint",
     "launch_processes",
     "load_weights",
     "model_space",

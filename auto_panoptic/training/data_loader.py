@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from detectron2.data import get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetFromList,
+    MapDataset,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 
-from ..data import PanopticMapper
+from ..data import ClassificationMapper, PanopticMapper, is_classifier
 from ..errors import UserError
+
+# Classified images in a batch of the evaluation; changes no result.
+TEST_BATCH = 64
 
 
 class PositionalBatchSampler:
@@ -38,17 +46,19 @@ class PositionalBatchSampler:
         self.portrait = None if sizes is None else [height > width for width, height in sizes]
         self.rank, self.world_size = rank, world_size
 
-    def _stream(self) -> Iterator[tuple[int, int]]:
-        position = 0
-        for epoch in itertools.count():
-            for index in np.random.default_rng([self.seed, epoch]).permutation(self.size).tolist():
-                if position % self.world_size == self.rank:
-                    yield position, index
-                position += 1
+    def _stream(self, skip: int) -> Iterator[tuple[int, int]]:
+        """This rank's elements, without the first ``skip``."""
+        current = None
+        for position in itertools.count(self.rank + skip * self.world_size, self.world_size):
+            epoch, place = divmod(position, self.size)
+            if epoch != current:
+                current = epoch
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.size).tolist()
+            yield position, order[place]
 
-    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+    def _batches(self, skip: int = 0) -> Iterator[list[tuple[int, int]]]:
         groups = ([], [])
-        for position, index in self._stream():
+        for position, index in self._stream(skip):
             group = groups[0 if self.portrait is None else self.portrait[index]]
             group.append((position, index))
             if len(group) == self.batch_size:
@@ -56,6 +66,8 @@ class PositionalBatchSampler:
                 group.clear()
 
     def __iter__(self):
+        if self.portrait is None:
+            return self._batches(self.start * self.batch_size)
         return itertools.islice(self._batches(), self.start, None)
 
 
@@ -63,20 +75,26 @@ class MappedDataset(torch.utils.data.Dataset):
     """``(position, index)`` -> mapped sample; its augmentation depends on (seed, position) only."""
 
     def __init__(self, dicts: list[dict], mapper, seed: int):
-        self.dicts, self.mapper, self.seed = dicts, mapper, seed
+        # Serialised, as Detectron2 does: workers share the memory, and every access gives a new dict.
+        self.dicts, self.mapper, self.seed = DatasetFromList(dicts, copy=False), mapper, seed
 
     def __len__(self) -> int:
         return len(self.dicts)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         position, index = key
-        sample = copy.deepcopy(self.dicts[index])
+        sample = self.dicts[index]
         sample["sample_seed"] = int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0])
         return self.mapper(sample)
 
 
 def _no_collation(batch: list) -> list:
     return batch
+
+
+def build_mapper(cfg, is_train: bool):
+    """The mapper of the config's kind of data."""
+    return (ClassificationMapper if is_classifier(cfg) else PanopticMapper)(cfg, is_train)
 
 
 def build_train_loader(cfg, seed: int, start: int = 0, mapper=None) -> torch.utils.data.DataLoader:
@@ -94,23 +112,43 @@ def build_train_loader(cfg, seed: int, start: int = 0, mapper=None) -> torch.uti
     )
     if not dicts:
         raise UserError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with objects")
+    # Random crops of one size need no grouping, and listing them read no sizes.
+    grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not is_classifier(cfg)
     world_size = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % world_size:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; expected a positive multiple of the "
             f"{world_size} processes"
         )
-    sizes = [(d["width"], d["height"]) for d in dicts] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
+    sizes = [(d["width"], d["height"]) for d in dicts] if grouped else None
     sampler = PositionalBatchSampler(
         len(dicts), cfg.SOLVER.IMS_PER_BATCH // world_size, seed, start, sizes, comm.get_rank(), world_size
     )
     logging.getLogger(__name__).info("Training on %d images of %s", len(dicts), list(cfg.DATASETS.TRAIN))
     return torch.utils.data.DataLoader(
-        MappedDataset(dicts, mapper or PanopticMapper(cfg, is_train=True), seed),
+        MappedDataset(dicts, mapper or build_mapper(cfg, is_train=True), seed),
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_no_collation,
         persistent_workers=False,
         # Opening the loader must not draw from the global generator: a resumed run opens it elsewhere.
         generator=torch.Generator(),
+    )
+
+
+def build_test_loader(cfg, dataset_name: str) -> torch.utils.data.DataLoader:
+    """Build the loader of a data set to evaluate on: each process sees its share of the images once.
+
+    Panoptic images come one by one, as in Detectron2; classified ones, all of one size, TEST_BATCH at a time.
+    """
+    mapper = build_mapper(cfg, is_train=False)
+    if not is_classifier(cfg):
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+    return torch.utils.data.DataLoader(
+        MapDataset(DatasetFromList(dicts, copy=False), mapper),
+        batch_size=TEST_BATCH,
+        sampler=InferenceSampler(len(dicts)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_no_collation,
     )

@@ -1,6 +1,6 @@
 """One iteration is one fair cycle: K passes over K mini-batches, K single-path models, one optimizer step.
 
-A fixed model is the case K = 1: every site has one operator, so the cycle holds one architecture.
+A fixed model, a model without choice blocks, and uniform sampling are the case K = 1.
 """
 
 from __future__ import annotations
@@ -14,29 +14,12 @@ from detectron2.engine import HookBase, TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-from ..errors import UserError
-from ..explore import fair_cycle, pass_counts
+from ..explore import check_sampling, passes_per_iteration, sampled_paths
 from ..modeling import apply_architecture, choice_blocks
-from ..space import Architecture, ChoiceSite, SearchSpace
-from ..space import op as find_op
-
-GRADIENT_MODES = ("mean", "sum")
-
-
-def check_gradients(mode: str) -> None:
-    """Raise UserError unless ``mode`` is one of GRADIENT_MODES."""
-    if mode not in GRADIENT_MODES:
-        raise UserError(f"NAS.GRADIENTS is {mode!r}; expected one of {list(GRADIENT_MODES)}")
-
-
-def model_space(model: torch.nn.Module) -> SearchSpace:
-    """The search space a model spans: its choice blocks and the operators they hold."""
-    return SearchSpace(
-        tuple(
-            ChoiceSite(site, tuple(find_op(name) for name in block.candidates))
-            for site, block in choice_blocks(model).items()
-        )
-    )
+from ..space import Architecture
+from .audit import PassCounter
+from .gradients import average_over_passes, average_over_processes, check_gradients, model_space
+from .precision import Precision
 
 
 class FairCycleTrainer(TrainerBase):
@@ -46,11 +29,16 @@ class FairCycleTrainer(TrainerBase):
         model: maps a batch to a dict of losses.
         make_loader: called with the number of batches to skip; returns the data loader.
         gradients: "mean" divides each parameter's accumulated gradient by the number of passes of the
-            cycle that used it (so every path steps as if trained alone), "sum" leaves the sum.
+            cycle that used it (so every path steps as if trained alone). "sum" leaves the sum; so does
+            "lr_scale", whose optimizer divides the learning rates instead (:func:`build_optimizer`).
         seed: of the random choices inside the model (sampled proposals), a function of (seed, iteration).
+        sampling: "fair" or "uniform", see :func:`sampled_paths`.
+        precision: number format of the passes; float32 by default.
 
     Attributes:
         cycle: the architectures of the coming step; :class:`FairSamplingHook` sets it.
+        counter: activations of every operator, counted after each pass that ran.
+        skipped_steps: optimizer steps left out because float16 gradients overflowed.
     """
 
     def __init__(
@@ -60,9 +48,12 @@ class FairCycleTrainer(TrainerBase):
         optimizer: torch.optim.Optimizer,
         gradients: str = "mean",
         seed: int = 0,
+        sampling: str = "fair",
+        precision: Precision | None = None,
     ):
         super().__init__()
         check_gradients(gradients)
+        check_sampling(sampling)
         model.train()
         self.model = model
         self.optimizer = optimizer
@@ -70,7 +61,16 @@ class FairCycleTrainer(TrainerBase):
         self.gradients = gradients
         self.seed = seed
         self.space = model_space(model)
+        self.sampling = sampling
+        self.precision = precision or Precision()
+        self.scaler = self.precision.scaler()
+        self.counter = PassCounter(self.space, sampling)
+        self.skipped_steps = 0
         self.cycle: list[Architecture] = []
+        self._blocks = [
+            (block, {name: index for index, name in enumerate(block.candidates)})
+            for block in choice_blocks(model).values()
+        ]
         self._batches = None
         self._next_batch = -1
 
@@ -82,9 +82,14 @@ class FairCycleTrainer(TrainerBase):
         return next(self._batches)
 
     def run_step(self) -> None:
-        """Zero, K forward/backward passes, scale the gradients, one optimizer step."""
+        """Zero, K forward/backward passes, average or leave the gradients, one optimizer step.
+
+        With loss scaling all passes of the cycle share one scale. ``GradScaler.step`` takes it away before
+        the optimizer clips and steps, after the averaging over the processes: so every process sees the
+        same overflow and skips the same step.
+        """
         assert self.model.training, "model was changed to eval mode during training"
-        if len(self.cycle) != self.space.cycle_length:
+        if len(self.cycle) != passes_per_iteration(self.space, self.sampling):
             raise RuntimeError("no fair cycle was sampled for this step: register FairSamplingHook")
         torch.manual_seed(
             int(np.random.SeedSequence([self.seed, self.iter, comm.get_rank()]).generate_state(1)[0])
@@ -97,15 +102,30 @@ class FairCycleTrainer(TrainerBase):
             batch = self.batch(self.iter * len(self.cycle) + row)
             data_time += time.perf_counter() - start
             apply_architecture(self.model, architecture)
-            losses = self.model(batch)
-            sum(losses.values()).backward()
+            with self.precision.autocast():
+                losses = self.model(batch)
+            losses = {name: _full_precision(value) for name, value in losses.items()}
+            self.scaler.scale(sum(losses.values())).backward()
+            self.counter.add([index[block.active] for block, index in self._blocks])
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() / len(self.cycle)
-        self._reduce_gradients()
+        average_over_processes(self.model)
         self._reduce_statistics()
-        self._scale_gradients()
         self._write_metrics(totals, data_time)
-        self.optimizer.step()
+        if self.gradients == "mean":
+            average_over_passes(self.model, self.cycle)
+        self._step()
+
+    def _step(self) -> None:
+        """Step; if float16 gradients overflowed, count a skipped step instead and lower the loss scale."""
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.is_enabled():
+            self.skipped_steps += self.scaler.get_scale() < before
+            if comm.is_main_process():
+                get_event_storage().put_scalar("skipped_steps", self.skipped_steps, smoothing_hint=False)
+                get_event_storage().put_scalar("loss_scale", self.scaler.get_scale(), smoothing_hint=False)
 
     def _write_metrics(self, losses: dict[str, torch.Tensor], data_time: float) -> None:
         """Log the losses averaged over passes and processes; stop every process if they are not finite."""
@@ -115,29 +135,14 @@ class FairCycleTrainer(TrainerBase):
         means = {name: float(np.mean([metrics[name] for metrics in gathered])) for name in losses}
         total = sum(means.values())
         if not np.isfinite(total):
-            raise FloatingPointError(f"loss became infinite or NaN at iteration {self.iter}: {means}")
+            raise FloatingPointError(
+                f"loss became infinite or NaN at iteration {self.iter}: {means}; no step was taken. Lower "
+                "SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or enable SOLVER.CLIP_GRADIENTS"
+            )
         if comm.is_main_process():
             storage = get_event_storage()
             storage.put_scalar("data_time", max(metrics["data_time"] for metrics in gathered))
             storage.put_scalars(total_loss=total, **means)
-
-    def _reduce_gradients(self) -> None:
-        """Average the accumulated gradients over the processes, once per cycle.
-
-        Every process runs the same paths, so the same parameters hold gradients everywhere. Averaging here
-        instead of inside DistributedDataParallel also covers parameters used only in early passes.
-        """
-        if comm.get_world_size() == 1:
-            return
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([p.grad.flatten() for p in parameters])  # one message instead of one per parameter
-        torch.distributed.all_reduce(flat)
-        flat /= comm.get_world_size()
-        for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad.copy_(mean.view_as(parameter))
 
     def _reduce_statistics(self) -> None:
         """Average the running statistics of BatchNorm over the processes, so that all hold the same model."""
@@ -152,21 +157,28 @@ class FairCycleTrainer(TrainerBase):
             for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
                 buffer.copy_(mean)
 
-    def _scale_gradients(self) -> None:
-        if self.gradients == "sum" or len(self.cycle) == 1:
-            return
-        counts = pass_counts(self.cycle)
-        divisors = {id(p): len(self.cycle) for p in self.model.parameters()}
-        for site, block in choice_blocks(self.model).items():
-            for name, candidate in block.candidates.items():
-                divisors.update((id(p), counts[site].get(name, 0)) for p in candidate.parameters())
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= max(divisors[id(parameter)], 1)
+    def state_dict(self) -> dict:
+        """What continues the run besides model, hooks and iteration."""
+        state = {"optimizer": self.optimizer.state_dict(), "seed": self.seed}
+        if self.scaler.is_enabled():
+            state.update(grad_scaler=self.scaler.state_dict(), skipped_steps=self.skipped_steps)
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of :meth:`state_dict`; a run that was float32 before starts with a new loss scale."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.seed = state["seed"]
+        if self.scaler.is_enabled() and "grad_scaler" in state:
+            self.scaler.load_state_dict(state["grad_scaler"])
+            self.skipped_steps = state["skipped_steps"]
+
+
+def _full_precision(loss: torch.Tensor) -> torch.Tensor:
+    return loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
 
 
 class FairSamplingHook(HookBase):
-    """Strict fairness: before each step, draw the cycle that uses every operator of every site equally.
+    """Before each step, draw its paths: with "fair" sampling every operator of every site equally often.
 
     The draw is a pure function of (space, seed, iteration), so all processes agree without communication
     and a resumed run continues with the very cycle that comes next.
@@ -176,9 +188,5 @@ class FairSamplingHook(HookBase):
         self.inner, self.seed = inner, seed
 
     def before_step(self) -> None:
-        self.inner.cycle = fair_cycle(self.inner.space, self.seed, self.trainer.iter)
-
-    def after_step(self) -> None:
-        get_event_storage().put_scalar(
-            "passes", len(self.inner.cycle) * (self.trainer.iter + 1), smoothing_hint=False
-        )
+        inner = self.inner
+        inner.cycle = sampled_paths(inner.space, self.seed, self.trainer.iter, inner.sampling)

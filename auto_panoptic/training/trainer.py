@@ -6,34 +6,41 @@ import logging
 import weakref
 
 import torch
-from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from ..data import PanopticMapper
 from ..errors import UserError
 from ..evaluation import build_evaluators, check_metrics
-from .checkpoint import AtomicCheckpointer, load_weights
-from .data_loader import build_train_loader
-from .fair_trainer import FairCycleTrainer, FairSamplingHook, check_gradients
+from ..explore import check_sampling
+from ..modeling.fold import folded
+from .audit import FairnessAudit
+from .checkpoint import AtomicCheckpointer, RecentMetrics
+from .data_loader import build_test_loader, build_train_loader
+from .fair_trainer import FairCycleTrainer, FairSamplingHook
+from .gradients import build_optimizer, check_gradients
+from .precision import Precision, check_precision, log_first_convolution, use_channels_last
+from .schedule import build_lr_scheduler, check_schedule
+from .weights import load_weights
 
 
 def check_training(cfg) -> None:
     """Raise UserError for settings that a training run cannot start with; writes nothing."""
-    if cfg.SOLVER.AMP.ENABLED:
-        raise UserError("SOLVER.AMP.ENABLED is True; mixed precision is not supported, set it to False")
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty; name at least one data set")
     for key, value, least in (
         ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
         ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
         ("NAS.SEED", cfg.NAS.SEED, 0),
+        ("NAS.AUDIT_PERIOD", cfg.NAS.AUDIT_PERIOD, 1),
     ):
         if value < least:
             raise UserError(f"{key} is {value}; expected an integer >= {least}")
     check_gradients(cfg.NAS.GRADIENTS)
+    check_sampling(cfg.NAS.SAMPLING)
+    check_precision(cfg)
+    check_schedule(cfg)
     check_metrics(cfg, cfg.TEST.METRICS)
 
 
@@ -46,21 +53,27 @@ class AutoPanopticTrainer(DefaultTrainer):
     def __init__(self, cfg):
         TrainerBase.__init__(self)
         check_training(cfg)
+        self.cfg = cfg
+        self._images: int | None = None  # of the training data; known when it was first opened
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = FairCycleTrainer(
             model,
-            lambda start: build_train_loader(cfg, self.seed, start),
+            self._open_loader,
             optimizer,
             gradients=cfg.NAS.GRADIENTS,
             seed=self.seed,
+            sampling=cfg.NAS.SAMPLING,
+            precision=Precision.from_config(cfg),
         )
+        log_first_convolution(model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = AtomicCheckpointer(
+            model, cfg.OUTPUT_DIR, cfg=cfg, keep=cfg.SOLVER.CHECKPOINTS_KEPT, trainer=weakref.proxy(self)
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
     @property
@@ -74,6 +87,8 @@ class AutoPanopticTrainer(DefaultTrainer):
         logging.getLogger(__name__).info(
             "%s on %s: %.2f M parameters", type(model).__name__, model.device, count / 1e6
         )
+        if cfg.MODEL.CHANNELS_LAST:
+            use_channels_last(model)
         return model
 
     @property
@@ -84,22 +99,40 @@ class AutoPanopticTrainer(DefaultTrainer):
     def build_hooks(self):
         built = super().build_hooks()
         built.insert(0, FairSamplingHook(self._trainer, self.cfg.NAS.SEED))
+        built.insert(1, FairnessAudit(self._trainer.counter, self.cfg.NAS.AUDIT_PERIOD))
+        built.append(RecentMetrics())
         if self.is_supernet:
             # A supernet has no score of its own; the search scores its paths, each with its own statistics.
             built = [hook for hook in built if not isinstance(hook, hooks.EvalHook)]
         return built
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from OUTPUT_DIR's last checkpoint if asked and there is one, else load MODEL.WEIGHTS."""
-        if resume and self.checkpointer.has_checkpoint():
-            self.checkpointer.resume_or_load("", resume=True)
+        """Continue from OUTPUT_DIR's newest intact checkpoint if asked, else start from MODEL.WEIGHTS.
+
+        Raises:
+            UserError: a run has written to OUTPUT_DIR, but nothing usable; or it had other settings.
+        """
+        if resume and self.checkpointer.resume():
             self.start_iter = self.iter + 1
-        elif self.cfg.MODEL.WEIGHTS:
-            load_weights(self.model, self.cfg.MODEL.WEIGHTS)
-            logging.getLogger(__name__).info("Loaded %s", self.cfg.MODEL.WEIGHTS)
+        else:
+            if resume:
+                logging.getLogger(__name__).info("Nothing to resume yet in %s", self.cfg.OUTPUT_DIR)
+            if self.cfg.MODEL.WEIGHTS:
+                load_weights(self.model, self.cfg.MODEL.WEIGHTS, to_train=True)
         if comm.get_world_size() > 1:
             for tensor in (*self.model.parameters(), *self.model.buffers()):
                 torch.distributed.broadcast(tensor.data, src=0)
+
+    def _open_loader(self, start: int):
+        loader = build_train_loader(self.cfg, self.seed, start)
+        count = len(loader.dataset)
+        if self._images not in (None, count):
+            raise UserError(
+                f"--resume: DATASETS.TRAIN {list(self.cfg.DATASETS.TRAIN)} had {self._images} images, now it "
+                f"has {count}; restore the data, or start a new run in another OUTPUT_DIR with MODEL.WEIGHTS"
+            )
+        self._images = count
+        return loader
 
     def run_step(self) -> None:
         self._trainer.iter = self.iter
@@ -107,17 +140,38 @@ class AutoPanopticTrainer(DefaultTrainer):
 
     def state_dict(self) -> dict:
         state = TrainerBase.state_dict(self)
-        state["_trainer"] = {"optimizer": self.optimizer.state_dict(), "seed": self.seed}
+        state["_trainer"] = self._trainer.state_dict()
+        state.update(processes=comm.get_world_size(), images=self._images)
         return state
 
     def load_state_dict(self, state: dict) -> None:
+        if state["processes"] != comm.get_world_size():
+            logging.getLogger(__name__).warning(
+                "The run had %d processes, now it has %d: it goes on with the same images and paths per step, "
+                "but its losses are no longer those of an uninterrupted run",
+                state["processes"],
+                comm.get_world_size(),
+            )
         TrainerBase.load_state_dict(self, state)
-        self.optimizer.load_state_dict(state["_trainer"]["optimizer"])
-        self.seed = self._trainer.seed = state["_trainer"]["seed"]
+        self._trainer.load_state_dict(state["_trainer"])
+        self.seed, self._images = self._trainer.seed, state["images"]
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """Evaluate on DATASETS.TEST a copy of the model with its BatchNorm folded; float32 as always."""
+        return super().test(cfg, folded(model), evaluators)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        return build_detection_test_loader(cfg, dataset_name, mapper=PanopticMapper(cfg, is_train=False))
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None) -> DatasetEvaluators:

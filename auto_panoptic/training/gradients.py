@@ -1,0 +1,116 @@
+"""What the optimizer sees after the passes of one cycle: sums, averages, or sums at divided learning rates.
+
+A parameter's passes are those whose path uses it. In a fair cycle of K passes an operator of a site with P
+operators has K / P of them, a shared parameter K: with the default space 3 in the backbone, 2 in the heads,
+4 in the attention and 12 everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.solver import build_optimizer as build_detectron2_optimizer
+from detectron2.solver.build import reduce_param_groups
+from detectron2.utils import comm
+
+from ..errors import UserError
+from ..explore import pass_counts, passes_per_iteration
+from ..modeling import choice_blocks
+from ..space import Architecture, ChoiceSite, SearchSpace
+from ..space import op as find_op
+
+GRADIENT_MODES = ("mean", "sum", "lr_scale")
+
+
+def check_gradients(mode: str) -> None:
+    """Raise UserError unless ``mode`` is one of GRADIENT_MODES."""
+    if mode not in GRADIENT_MODES:
+        raise UserError(f"NAS.GRADIENTS is {mode!r}; expected one of {list(GRADIENT_MODES)}")
+
+
+def model_space(model: torch.nn.Module) -> SearchSpace:
+    """The search space a model spans: its choice blocks and the operators they hold."""
+    return SearchSpace(
+        tuple(
+            ChoiceSite(site, tuple(find_op(name) for name in block.candidates))
+            for site, block in choice_blocks(model).items()
+        )
+    )
+
+
+def passes_by_parameter(model: torch.nn.Module, passes: int) -> dict[torch.nn.Parameter, int]:
+    """How many of the ``passes`` of one fair cycle use each parameter; at least 1."""
+    result = dict.fromkeys(model.parameters(), passes)
+    for block in choice_blocks(model).values():
+        result.update(dict.fromkeys(block.candidates.parameters(), max(passes // len(block.candidates), 1)))
+    return result
+
+
+def build_optimizer(cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Detectron2's optimizer, gradient clipping included, with the learning rates that ``cfg.NAS`` asks for.
+
+    NAS.GRADIENTS "lr_scale" divides the learning rate of each parameter by its passes. NAS.REFERENCE_BIAS_LR
+    then gives every parameter with "bias" in its name 2 * BASE_LR, undivided, and no weight decay (reference
+    code); norm weights keep SOLVER.WEIGHT_DECAY_NORM.
+    """
+    optimizer = build_detectron2_optimizer(cfg, model)
+    divided = cfg.NAS.GRADIENTS == "lr_scale"
+    if not divided and not cfg.NAS.REFERENCE_BIAS_LR:
+        return optimizer
+    passes = passes_by_parameter(model, passes_per_iteration(model_space(model), cfg.NAS.SAMPLING))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = []
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            own = {**group, "params": [parameter]}
+            if cfg.NAS.REFERENCE_BIAS_LR and "bias" in names[parameter]:
+                own.update(lr=2 * cfg.SOLVER.BASE_LR, weight_decay=0.0)
+            elif divided:
+                own["lr"] = group["lr"] / passes[parameter]
+            groups.append(own)
+    optimizer.param_groups.clear()
+    for group in reduce_param_groups(groups):
+        optimizer.add_param_group(group)
+    return optimizer
+
+
+def average_over_passes(model: torch.nn.Module, cycle: Sequence[Architecture]) -> None:
+    """Divide each parameter's accumulated gradient by the passes of ``cycle`` that used it, in place.
+
+    So every path steps as if it had been trained alone, on the mean of its mini-batches.
+    """
+    if len(cycle) == 1:
+        return
+    counts = pass_counts(cycle)
+    divisors = dict.fromkeys(model.parameters(), len(cycle))
+    for site, block in choice_blocks(model).items():
+        for name, candidate in block.candidates.items():
+            divisors.update(dict.fromkeys(candidate.parameters(), counts[site].get(name, 0)))
+    for parameter, passes in divisors.items():
+        if parameter.grad is not None:
+            parameter.grad /= max(passes, 1)
+
+
+def average_over_processes(model: torch.nn.Module) -> None:
+    """Average the accumulated gradients over the processes, once per cycle, in place.
+
+    Every process runs the same paths. Averaging here instead of inside DistributedDataParallel also covers
+    parameters used only in early passes. A parameter that one process did not use counts as zero there; one
+    that none used keeps no gradient, so that the optimizer leaves it alone as it does with one process.
+    """
+    if comm.get_world_size() == 1:
+        return
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+    used = used.to(parameters[0].device)
+    torch.distributed.all_reduce(used, torch.distributed.ReduceOp.MAX)
+    parameters = [p for p, somewhere in zip(parameters, used.tolist(), strict=True) if somewhere]
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([p.grad.flatten() for p in parameters])  # one message instead of one per parameter
+    torch.distributed.all_reduce(flat)
+    flat /= comm.get_world_size()
+    for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad.copy_(mean.view_as(parameter))

@@ -1,0 +1,322 @@
+"""Weights move by name, strictly: a checkpoint says what it holds, and the wrong one is named."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import zipfile
+from itertools import groupby
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from ..errors import UserError
+from ..modeling import ShuffleNetV2, choice_blocks
+from ..space import SearchSpace
+from ..space.widths import WIDTHS
+
+_CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
+# Buffers that follow from the config, never from a checkpoint.
+_DERIVED = ("pixel_mean", "pixel_std")
+# Settings that names and shapes do not show; one value from the first training on.
+_SETTINGS = {
+    "pixel_mean": "MODEL.PIXEL_MEAN",
+    "pixel_std": "MODEL.PIXEL_STD",
+    "shuffle_method": "MODEL.SHUFFLENET.SHUFFLE_METHOD",
+}
+_CLASSIFIER = "BackboneClassifier"
+_BACKBONE = "backbone.bottom_up."
+# Detectron2's own models, downloaded from its authors and read by its own code.
+_CATALOGUE = "detectron2://"
+
+
+# ------------------------------------------------------------------ what a model is
+
+
+def model_meta(model: torch.nn.Module) -> dict:
+    """What a checkpoint says about its model besides the names and shapes of the weights.
+
+    Returns:
+        "meta_architecture": name; "architecture": {site: operator} of a fixed model, else None; "width":
+        {"stem", "channels", "repeats"} of the ShuffleNetV2 backbone; "shuffle_method": of its blocks;
+        "pixel_mean", "pixel_std": lists of numbers. None where the model has no such thing.
+    """
+    blocks = {site: list(block.candidates) for site, block in choice_blocks(model).items()}
+    fixed = blocks and all(len(ops) == 1 for ops in blocks.values())
+    backbone = next((m for m in model.modules() if isinstance(m, ShuffleNetV2)), None)
+    return {
+        "meta_architecture": type(model).__name__,
+        "architecture": {site: ops[0] for site, ops in blocks.items()} if fixed else None,
+        "width": backbone and _width(backbone),
+        "shuffle_method": backbone and next(iter(backbone.blocks[0].candidates.values())).shuffle_method,
+        **{key: _pixels(getattr(model, key, None)) for key in _DERIVED},
+    }
+
+
+def _width(backbone: ShuffleNetV2) -> dict:
+    channels = [next(iter(block.candidates.values())).out_channels for block in backbone.blocks]
+    stages = [(number, len(list(blocks))) for number, blocks in groupby(channels)]
+    return {
+        "stem": backbone.stem[0].out_channels,
+        "channels": [number for number, _ in stages],
+        "repeats": [repeats for _, repeats in stages],
+    }
+
+
+def _pixels(buffer: torch.Tensor | None) -> list[float] | None:
+    if buffer is None or buffer.is_meta:
+        return None
+    return [float(f"{value:.7g}") for value in buffer.flatten().tolist()]  # as in the config, not in binary
+
+
+def check_model(cfg) -> torch.nn.Module:
+    """The model of ``cfg`` without memory for its weights, on the meta device.
+
+    Raises:
+        UserError: a component or a device of this name does not exist, or settings do not fit together.
+    """
+    meta = cfg.clone()
+    meta.defrost()
+    meta.MODEL.DEVICE = "meta"
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+        with torch.device("meta"):
+            return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(meta)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"the model of this config cannot be built: {str(error).splitlines()[0]}") from None
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read_checkpoint(path: str, key: str = "MODEL.WEIGHTS") -> dict:
+    """Read a checkpoint without running any code in it.
+
+    Args:
+        path: the file.
+        key: the setting that named it, for errors.
+
+    Returns:
+        a dict with "model": {name: tensor}, and whatever else the file holds.
+
+    Raises:
+        UserError: the file is missing, is a pickle, or is not a checkpoint.
+    """
+    if path.endswith(".pkl"):
+        raise UserError(
+            f"{key}: {path!r} is a pickle, and reading one runs code in it; for Detectron2's own models give "
+            f"the name in its catalogue ({_CATALOGUE}ImageNetPretrained/MSRA/R-50.pkl), else a .pth file"
+        )
+    if "://" in path:
+        raise UserError(f"{key}: {path!r} is no file; download it and give its path")
+    if not os.path.isfile(path):
+        raise UserError(
+            f"{key}: no file {path!r}; give the path of a checkpoint (a training run writes "
+            "OUTPUT_DIR/model_final.pth)"
+        )
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{key}: {path!r} cannot be read as a checkpoint ({reason})") from None
+    weights = data.get("model", data) if isinstance(data, dict) else None
+    if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise UserError(f"{key}: {path!r} holds no model weights; expected a dict of tensors under 'model'")
+    return data if "model" in data else {"model": data}
+
+
+# ------------------------------------------------------------------ matching
+
+
+def select_weights(
+    model: torch.nn.Module, data: dict, path: str, *, to_train: bool = False, key: str = "MODEL.WEIGHTS"
+) -> dict[str, torch.Tensor]:
+    """Select from a checkpoint what ``model`` needs, by name.
+
+    Operators that the model does not hold are left out: so a fixed model takes its path from a supernet.
+
+    Args:
+        model: may be on the meta device.
+        data: the checkpoint, as :func:`read_checkpoint` returns it.
+        path, key: named in errors.
+        to_train: accept a classifier's checkpoint for the backbone of a detection model.
+
+    Raises:
+        UserError: the checkpoint holds another space, architecture or width; a weight is missing, has another
+            shape, or belongs to nothing in the model.
+    """
+    subject = f"{key}: {path!r}"
+    weights, meta, space = data["model"], data.get("meta", {}), data.get("space")
+    own, ours = model.state_dict(), model_meta(model)
+    own_space = {site: list(block.candidates) for site, block in choice_blocks(model).items()}
+    kinds = meta.get("meta_architecture"), ours["meta_architecture"]
+    if kinds[0] == _CLASSIFIER != kinds[1]:
+        if not to_train:
+            raise UserError(
+                f"{subject} holds an image classifier, of which only the backbone fits: train the model of "
+                "this config from it, and give the weights that come out"
+            )
+        weights, own = ({k: v for k, v in d.items() if k.startswith(_BACKBONE)} for d in (weights, own))
+        own_space = {site: ops for site, ops in own_space.items() if site.startswith("backbone.")}
+        if not own:
+            raise UserError(f"{subject} holds a ShuffleNetV2 backbone, which this config's model has not")
+    if meta.get("width") and ours["width"] and meta["width"] != ours["width"]:
+        raise UserError(
+            f"{subject} holds a backbone of width {_width_name(meta['width'])}, this config builds "
+            f"{_width_name(ours['width'])}; set MODEL.SHUFFLENET.WIDTH as there, or give other weights"
+        )
+    if space is not None and (problem := _space_problem(space, own_space)):
+        raise UserError(f"{subject} {problem}")
+    _check_names(subject, weights, own, kinds)
+    for name, setting in _SETTINGS.items():
+        if meta.get(name) and ours[name] and meta[name] != ours[name]:
+            raise UserError(
+                f"{subject} was trained with {setting} {meta[name]}, this config has {ours[name]}; "
+                f"set {setting} as there"
+            )
+    return {k: weights[k] for k in own if k in weights}
+
+
+def _width_name(width: dict) -> str:
+    for name, known in WIDTHS.items():
+        if (known.stem, list(known.channels), list(known.repeats)) == tuple(width.values()):
+            return name
+    return f"custom (stem {width['stem']}, channels {width['channels']}, repeats {width['repeats']})"
+
+
+def _space_problem(theirs: dict[str, list[str]], ours: dict[str, list[str]]) -> str:
+    """Why weights of the one space do not serve a model of the other; "" if they do."""
+    same_sites = theirs.keys() == ours.keys()
+    if same_sites and all(set(ours[site]) <= set(theirs[site]) for site in ours):
+        return ""
+    if same_sites and all(len(ops) == 1 for ops in theirs.values()):
+        if any(len(ops) > 1 for ops in ours.values()):
+            return (
+                "holds a fixed model, this config builds a supernet; set NAS.ARCHITECTURE to the file of its "
+                "architecture, or give the weights of a supernet"
+            )
+        other = [site for site in ours if ours[site] != theirs[site]]
+        shown = ", ".join(f"{site} is {theirs[site][0]} there, {ours[site][0]} here" for site in other[:3])
+        more = f" and {len(other) - 3} more sites differ" if len(other) > 3 else ""
+        return f"holds another architecture: {shown}{more}; set NAS.ARCHITECTURE to the file of that one"
+    return (
+        "holds another search space (first) than this config builds (second): "
+        f"{SearchSpace.from_dict(theirs).difference(SearchSpace.from_dict(ours))}; give the weights of this "
+        "config, or change the config"
+    )
+
+
+def _check_names(subject: str, weights: dict, own: dict, kinds: tuple) -> None:
+    blocks = {match["block"] for match in map(_CANDIDATE.match, own) if match}
+    missing = [k for k in own if k not in weights and k not in _DERIVED]
+    foreign = [
+        k
+        for k in weights
+        if k not in own
+        and not ((match := _CANDIDATE.match(k)) and match["block"] in blocks)
+        and k not in _DERIVED
+    ]
+    shapes = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    for problem, keys in (
+        ("lacks", missing),
+        ("has another shape for", shapes),
+        ("holds the unknown", foreign),
+    ):
+        if keys:
+            detail = (
+                f" ({tuple(weights[keys[0]].shape)} instead of {tuple(own[keys[0]].shape)})"
+                if keys is shapes
+                else ""
+            )
+            kind = "" if kinds[0] in (None, kinds[1]) else f" (it is a {kinds[0]}, the config's a {kinds[1]})"
+            raise UserError(
+                f"{subject} {problem} {keys[0]!r}{detail}"
+                + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+                + f"{kind}; it belongs to another search space, width or data set: give the weights of this "
+                "config, or change the config"
+            )
+
+
+# ------------------------------------------------------------------ loading
+
+
+def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -> None:
+    """Load weights by name, strictly.
+
+    Args:
+        path: a checkpoint, or a ``detectron2://`` name of Detectron2's catalogue.
+        to_train: the weights are a start for training: a backbone without the rest of the model is enough, if
+            it is an image classifier's or from the catalogue.
+
+    Raises:
+        UserError: as :func:`select_weights`.
+    """
+    logger = logging.getLogger(__name__)
+    if path.startswith(_CATALOGUE):
+        _load_from_catalogue(model, path, to_train)
+    else:
+        selected = select_weights(model, read_checkpoint(path), path, to_train=to_train)
+        rest = [name for name in model.state_dict() if name not in selected and name not in _DERIVED]
+        model.load_state_dict(selected, strict=False)
+        if rest:
+            logger.info(
+                "%s is a %s: its backbone is loaded, the other %d weights stay as initialised",
+                path, _CLASSIFIER, len(rest),
+            )  # fmt: skip
+    logger.info("Loaded %s", path)
+
+
+class _Catalogue(DetectionCheckpointer):
+    """Detectron2's checkpointer, which resolves the names of its catalogue and converts old formats."""
+
+    def _load_model(self, checkpoint):
+        self.incompatible = super()._load_model(checkpoint)
+        return self.incompatible
+
+
+def _local_file(name: str) -> str:
+    try:
+        return _Catalogue(torch.nn.Module()).path_manager.get_local_path(name)
+    except Exception as error:  # whatever the download may raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"MODEL.WEIGHTS: {name!r} cannot be downloaded ({reason}); check the name and the network"
+        ) from None
+
+
+def _load_from_catalogue(model: torch.nn.Module, name: str, to_train: bool) -> None:
+    checkpointer = _Catalogue(model)
+    checkpointer.load(_local_file(name), checkpointables=[])
+    own = model.state_dict()
+    backbone = _BACKBONE if any(key.startswith(_BACKBONE) for key in own) else "backbone."
+    found = checkpointer.incompatible
+    missing = [*found.missing_keys, *(key for key, *_ in found.incorrect_shapes)]
+    missing = [
+        key
+        for key in missing
+        if (key.startswith(backbone) or not to_train) and not key.endswith("num_batches_tracked")
+    ]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"MODEL.WEIGHTS: {name!r} lacks {missing[0]!r}{more}; it belongs to another network: "
+            "give one that fits MODEL.BACKBONE and MODEL.RESNETS"
+        )
+
+
+def check_weights(cfg, path: str, *, to_train: bool = False) -> None:
+    """Raise UserError unless ``path`` fits the model of ``cfg``; allocates no model.
+
+    Weights of Detectron2's catalogue are only downloaded here; they are matched when they are loaded.
+    """
+    model = check_model(cfg)
+    if path.startswith(_CATALOGUE):
+        _local_file(path)
+        return
+    for name in _DERIVED:
+        if hasattr(model, name):  # on the meta device the model's own have no values
+            setattr(model, name, torch.tensor(getattr(cfg.MODEL, name.upper())))
+    select_weights(model, read_checkpoint(path), path, to_train=to_train)

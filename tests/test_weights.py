@@ -1,0 +1,398 @@
+"""A checkpoint says what it holds; weights for another network are refused by naming the difference."""
+
+import logging
+import pickle
+
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.modeling.backbone import BasicStem, ResNet
+from toy import make_config
+
+from auto_panoptic.errors import UserError
+from auto_panoptic.space import SearchSpace
+from auto_panoptic.training import AtomicCheckpointer, check_weights, load_weights, weights
+from auto_panoptic.training.weights import model_meta
+
+CLASSIFIER = ("MODEL.CLASSIFIER.NUM_CLASSES", 7)
+WIDTH = {"stem": 8, "channels": [16, 24, 32, 48], "repeats": [1, 1, 2, 1]}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, shapes):
+    """Function of config options: (config, model, path of its weights), each built once."""
+    done = {}
+
+    def get(*options):
+        if options not in done:
+            folder = tmp_path_factory.mktemp("saved")
+            cfg = make_config(folder, shapes, *options)
+            if options[:2] == CLASSIFIER:
+                cfg.defrost()
+                cfg.MODEL.META_ARCHITECTURE = "BackboneClassifier"
+            torch.manual_seed(len(done))
+            model = build_model(cfg)
+            AtomicCheckpointer(model, str(folder)).save("model_final")
+            done[options] = cfg, model, str(folder / "model_final.pth")
+        return done[options]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, shapes):
+    """Two architecture files that differ at three sites."""
+    folder = tmp_path_factory.mktemp("architectures")
+    space = SearchSpace.from_config(make_config(folder, shapes))
+    first = space.architecture([0] * len(space.sites))
+    names = first.names() | {"backbone.1": "shuffle_7x7", "mask.0": "atconv_3x3", "attention.b2f.0": "r16"}
+    first.save(folder / "first.json")
+    space.architecture(names).save(folder / "second.json")
+    return folder / "first.json", folder / "second.json"
+
+
+def fixed(path):
+    return ("NAS.ARCHITECTURE", str(path))
+
+
+def refusal(cfg, path, **options):
+    """The message with which checking and loading refuse ``path``."""
+    with pytest.raises(UserError) as checked:
+        check_weights(cfg, path, **options)
+    model = build_model(cfg)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError) as loaded:
+        load_weights(model, path, **options)
+    assert str(checked.value) == str(loaded.value) and "\n" not in str(loaded.value)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    subject, _, message = str(loaded.value).partition(f"MODEL.WEIGHTS: {path!r} ")
+    assert not subject
+    return message
+
+
+def changed(path, folder, change):
+    """A copy of a checkpoint after ``change`` of its content."""
+    data = torch.load(path, weights_only=True)
+    change(data)
+    torch.save(data, folder / "changed.pth")
+    return str(folder / "changed.pth")
+
+
+# ------------------------------------------------------------------ what a checkpoint says
+
+
+def test_a_supernet_says_what_it_is(saved):
+    cfg, _, path = saved()
+    data = torch.load(path, weights_only=True)
+    assert data["space"] == SearchSpace.from_config(cfg).to_dict()
+    assert data["meta"] == {
+        "meta_architecture": "AutoPanopticFPN",
+        "architecture": None,
+        "width": WIDTH,
+        "shuffle_method": 1,
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+    }
+
+
+def test_a_fixed_model_says_its_architecture(saved, files):
+    _, _, path = saved(*fixed(files[1]))
+    architecture = torch.load(path, weights_only=True)["meta"]["architecture"]
+    assert architecture["mask.0"] == "atconv_3x3" and architecture["backbone.0"] == "shuffle_3x3"
+
+
+def test_a_model_of_other_parts_says_so():
+    assert model_meta(torch.nn.Linear(1, 1)) == {
+        "meta_architecture": "Linear",
+        "architecture": None,
+        "width": None,
+        "shuffle_method": None,
+        "pixel_mean": None,
+        "pixel_std": None,
+    }
+
+
+# ------------------------------------------------------------------ the difference is named
+
+
+def test_another_width(saved, shapes, tmp_path):
+    _, _, path = saved()
+    cfg = make_config(tmp_path, shapes, "MODEL.SHUFFLENET.STAGE_CHANNELS", [16, 24, 32, 64])
+    assert refusal(cfg, path) == (
+        "holds a backbone of width custom (stem 8, channels [16, 24, 32, 48], repeats [1, 1, 2, 1]), this "
+        "config builds custom (stem 8, channels [16, 24, 32, 64], repeats [1, 1, 2, 1]); set "
+        "MODEL.SHUFFLENET.WIDTH as there, or give other weights"
+    )
+
+
+def test_published_widths_have_names(saved, shapes, tmp_path):
+    cfg, _, path = saved()
+    width = {"stem": 48, "channels": [96, 240, 480, 960], "repeats": [8, 8, 16, 8]}
+    wide = changed(path, tmp_path, lambda data: data["meta"].update(width=width))
+    assert refusal(cfg, wide).startswith(
+        "holds a backbone of width 1.3G, this config builds custom (stem 8, "
+    )
+
+
+def test_another_space(saved, shapes, tmp_path):
+    _, _, path = saved()
+    cfg = make_config(tmp_path, shapes, "NAS.SPACE.BACKBONE_OPS", ["shuffle_3x3", "xception_3x3"])
+    check_weights(cfg, path)  # a part of the operators is there
+    small = saved("NAS.SPACE.BACKBONE_OPS", ("shuffle_3x3", "xception_3x3"))[2]
+    assert refusal(saved()[0], small) == (
+        "holds another search space (first) than this config builds (second): operators of backbone.0, "
+        "backbone.1, backbone.2 and 2 more differ, e.g. backbone.0: shuffle_3x3, xception_3x3 / shuffle_3x3, "
+        "shuffle_5x5, shuffle_7x7, xception_3x3; give the weights of this config, or change the config"
+    )
+
+
+def test_a_part_that_the_model_lacks(saved):
+    cfg, *_ = saved("MODEL.CROSS_ATTENTION.ENABLED", False)
+    message = refusal(cfg, saved()[2])
+    assert "only in the first: attention.f2b.0, attention.f2b.1, attention.f2b.2 and 6 more;" in message
+    message = refusal(saved()[0], saved("MODEL.CROSS_ATTENTION.ENABLED", False)[2])
+    assert "only in the second: attention.f2b.0, attention.f2b.1, attention.f2b.2 and 6 more;" in message
+
+
+def test_another_architecture(saved, files):
+    first, second = (saved(*fixed(file)) for file in files)
+    assert refusal(first[0], second[2]) == (
+        "holds another architecture: backbone.1 is shuffle_7x7 there, shuffle_3x3 here, mask.0 is atconv_3x3 "
+        "there, dwconv_3x3 here, attention.b2f.0 is r16 there, r4 here; set NAS.ARCHITECTURE to the file of "
+        "that one"
+    )
+
+
+def test_more_differing_sites_are_counted(saved, files, shapes, tmp_path):
+    space = SearchSpace.from_config(saved()[0])
+    space.architecture([-1 + len(site.ops) for site in space.sites]).save(tmp_path / "last.json")
+    cfg = make_config(tmp_path, shapes, *fixed(tmp_path / "last.json"))
+    message = refusal(cfg, saved(*fixed(files[0]))[2])
+    assert f" and {len(space.sites) - 3} more sites differ; " in message
+
+
+def test_a_fixed_model_is_no_supernet(saved, files):
+    assert refusal(saved()[0], saved(*fixed(files[0]))[2]) == (
+        "holds a fixed model, this config builds a supernet; set NAS.ARCHITECTURE to the file of its "
+        "architecture, or give the weights of a supernet"
+    )
+
+
+def test_a_fixed_model_takes_its_path_from_a_supernet_that_says_what_it_is(saved, files):
+    cfg, *_ = saved(*fixed(files[1]))
+    check_weights(cfg, saved()[2])
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0]),
+        ("MODEL.PIXEL_STD", [57.375, 57.12, 58.395]),
+        ("MODEL.SHUFFLENET.SHUFFLE_METHOD", 2),
+    ],
+)
+def test_what_shapes_do_not_show(saved, shapes, tmp_path, key, value):
+    """Weights that would load, and be wrong."""
+    base, _, path = saved()
+    cfg = make_config(tmp_path, shapes, key, value)
+    old = base.MODEL.SHUFFLENET.SHUFFLE_METHOD if "METHOD" in key else base.MODEL[key.partition(".")[2]]
+    assert refusal(cfg, path) == f"was trained with {key} {old}, this config has {value}; set {key} as there"
+
+
+def test_a_checkpoint_that_says_nothing_loads_by_names(saved, tmp_path):
+    cfg, model, path = saved()
+
+    def bare(data):
+        for key in ("meta", "space", "settings"):
+            data.pop(key)
+
+    bare_path = changed(path, tmp_path, bare)
+    check_weights(cfg, bare_path)
+    other = build_model(cfg)
+    load_weights(other, bare_path)
+    for ours, theirs in zip(other.state_dict().values(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    check_weights(cfg, str(tmp_path / "weights.pth"))
+
+
+def test_other_names_name_the_architectures(saved, tmp_path):
+    def foreign(data):
+        data["meta"]["meta_architecture"] = "PanopticFPN"
+        data["model"]["sem_seg_head.extra"] = torch.ones(1)
+
+    message = refusal(saved()[0], changed(saved()[2], tmp_path, foreign))
+    assert message.startswith(
+        "holds the unknown 'sem_seg_head.extra' (it is a PanopticFPN, the config's a AutoPanopticFPN); it "
+    )
+
+
+# ------------------------------------------------------------------ the backbone of a classifier
+
+
+def backbone_weights(state):
+    return {name: value for name, value in state.items() if name.startswith("backbone.bottom_up.")}
+
+
+@pytest.mark.parametrize("architecture", [False, True])
+def test_a_classifier_gives_its_backbone(saved, files, caplog, architecture):
+    """To a supernet, and a path of it to a fixed model; nothing else moves."""
+    options = fixed(files[1]) if architecture else ()
+    cfg, *_ = saved(*options)
+    _, classifier, path = saved(*CLASSIFIER)
+    check_weights(cfg, path, to_train=True)
+    model = build_model(cfg)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with caplog.at_level(logging.INFO):
+        load_weights(model, path, to_train=True)
+    own, theirs = backbone_weights(model.state_dict()), classifier.state_dict()
+    assert len(own) > 30
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, theirs[name] if name in own else before[name], rtol=0, atol=0)
+    rest = len(before) - len(own)
+    assert f"its backbone is loaded, the other {rest} weights stay as initialised" in caplog.text
+
+
+def test_the_backbone_of_a_classifier_is_strict(saved, tmp_path):
+    path = saved(*CLASSIFIER)[2]
+    name = next(name for name in saved()[1].state_dict() if "bottom_up" in name and "candidates" in name)
+    bad = changed(path, tmp_path, lambda data: data["model"].pop(name))
+    assert refusal(saved()[0], bad, to_train=True).startswith(f"lacks {name!r} (it is a BackboneClassifier, ")
+    extra = {"backbone.bottom_up.extra": torch.ones(1)}
+    bad = changed(path, tmp_path, lambda data: data["model"].update(extra))
+    assert refusal(saved()[0], bad, to_train=True).startswith("holds the unknown 'backbone.bottom_up.extra'")
+
+
+def test_the_backbone_of_a_classifier_has_the_same_space_and_width(saved, shapes, tmp_path):
+    path = saved(*CLASSIFIER)[2]
+    cfg = make_config(tmp_path, shapes, "MODEL.SHUFFLENET.STEM_CHANNELS", 12)
+    assert refusal(cfg, path, to_train=True).startswith("holds a backbone of width custom (stem 8, ")
+    small = saved(*CLASSIFIER, "NAS.SPACE.BACKBONE_OPS", ("shuffle_3x3",))[2]
+    assert "holds a fixed model, this config builds a supernet" in refusal(saved()[0], small, to_train=True)
+    cfg = make_config(tmp_path, shapes, "MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0])
+    assert "was trained with MODEL.PIXEL_MEAN" in refusal(cfg, path, to_train=True)
+
+
+def test_a_classifier_is_not_evaluated_as_a_detection_model(saved):
+    assert refusal(saved()[0], saved(*CLASSIFIER)[2]).startswith(
+        "holds an image classifier, of which only the backbone fits: train the model"
+    )
+
+
+def test_a_classifier_loads_as_what_it_is(saved):
+    cfg, classifier, path = saved(*CLASSIFIER)
+    check_weights(cfg, path)
+    other = build_model(cfg)
+    load_weights(other, path)
+    for ours, theirs in zip(other.state_dict().values(), classifier.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_detection_model_is_no_classifier(saved):
+    message = refusal(saved(*CLASSIFIER)[0], saved()[2], to_train=True)
+    assert "only in the first: mask.0, sem_seg.0, attention.f2b.0" in message
+
+
+def test_a_classifier_needs_our_backbone(saved):
+    with pytest.raises(UserError, match="holds a ShuffleNetV2 backbone, which this config's model has not"):
+        load_weights(torch.nn.Linear(1, 1), saved(*CLASSIFIER)[2], to_train=True)
+
+
+# ------------------------------------------------------------------ Detectron2's catalogue
+
+
+@META_ARCH_REGISTRY.register()
+class TinyResNet(torch.nn.Module):
+    """Names and layers of a Detectron2 model with a ResNet under an FPN."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.backbone = torch.nn.Module()
+        blocks = ResNet.make_default_stages(18, norm="BN")[:1]
+        self.backbone.bottom_up = ResNet(BasicStem(3, 64, norm="BN"), blocks)
+        self.roi_heads = torch.nn.Linear(2, 2)
+
+
+NAME = "detectron2://ImageNetPretrained/test/R-18.pkl"
+TINY = ("MODEL.META_ARCHITECTURE", "TinyResNet")
+
+
+@pytest.fixture
+def catalogue(tmp_path, monkeypatch):
+    """Serve NAME from a file in the format of the catalogue; yields (its weights, function to write them)."""
+    source = TinyResNet(None).backbone.bottom_up
+    content = {name: value.numpy() for name, value in source.state_dict().items()}
+    content = {name: value for name, value in content.items() if "num_batches" not in name}
+
+    def write(weights):
+        data = {"model": weights, "__author__": "test", "matching_heuristics": True}
+        (tmp_path / "R-18.pkl").write_bytes(pickle.dumps(data))
+
+    def resolve(manager, path, *args, **kwargs):
+        if path == NAME:
+            return str(tmp_path / "R-18.pkl")
+        if path.startswith("detectron2://"):
+            raise OSError(f"404 {path}\nmore")
+        return path
+
+    manager = weights._Catalogue(torch.nn.Module()).path_manager
+    monkeypatch.setattr(type(manager), "get_local_path", resolve)
+    write(content)
+    return content, write
+
+
+def test_the_catalogue_gives_a_backbone(catalogue, shapes, tmp_path):
+    cfg = make_config(tmp_path, shapes, *TINY)
+    check_weights(cfg, NAME, to_train=True)
+    model = TinyResNet(None)
+    before = model.roi_heads.weight.clone()
+    load_weights(model, NAME, to_train=True)
+    state = model.backbone.bottom_up.state_dict()
+    for name, value in catalogue[0].items():
+        torch.testing.assert_close(state[name], torch.from_numpy(value), rtol=0, atol=0)
+    torch.testing.assert_close(model.roi_heads.weight, before, rtol=0, atol=0)
+
+
+def test_missing_weights_of_the_catalogue_are_an_error(catalogue):
+    content, write = catalogue
+    name = "res2.0.conv1.weight"
+    write({key: value for key, value in content.items() if key != name})
+    with pytest.raises(UserError, match=f"'{NAME}' lacks 'backbone.bottom_up.{name}'; it belongs to another"):
+        load_weights(TinyResNet(None), NAME, to_train=True)
+    write(content | {name: content[name][:3]})
+    with pytest.raises(UserError, match=f"lacks 'backbone.bottom_up.{name}'; it belongs"):
+        load_weights(TinyResNet(None), NAME, to_train=True)
+
+
+def test_a_backbone_of_the_catalogue_is_not_evaluated(catalogue):
+    with pytest.raises(UserError, match="lacks 'roi_heads.weight' and 1 more; it belongs to another network"):
+        load_weights(TinyResNet(None), NAME)
+
+
+def test_unknown_names_of_the_catalogue(catalogue, shapes, tmp_path):
+    name = "detectron2://nowhere.pkl"
+    for attempt in (
+        lambda: check_weights(make_config(tmp_path, shapes, *TINY), name),
+        lambda: load_weights(TinyResNet(None), name),
+    ):
+        with pytest.raises(UserError) as error:
+            attempt()
+        assert str(error.value) == (
+            f"MODEL.WEIGHTS: {name!r} cannot be downloaded (404 {name}); check the name and the network"
+        )
+
+
+def test_other_pickles_are_never_read(tmp_path, saved):
+    class Malicious:
+        def __reduce__(self):
+            return (tmp_path / "executed").mkdir, ()
+
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps(Malicious()))
+    for name in (str(path), "https://example.org/weights.pkl"):
+        message = refusal(saved()[0], name, to_train=True)
+        assert message.startswith("is a pickle, and reading one runs code in it; for Detectron2's own models")
+        assert "(detectron2://ImageNetPretrained/MSRA/R-50.pkl), else a .pth file" in message
+    assert not (tmp_path / "executed").exists()
+    assert refusal(saved()[0], "https://a.org/m.pth") == "is no file; download it and give its path"
