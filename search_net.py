@@ -12,6 +12,7 @@ import os
 
 from detectron2.utils.logger import setup_logger
 
+from auto_panoptic.data import is_classifier
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import check_metrics
 from auto_panoptic.explore import Ledger
@@ -23,7 +24,8 @@ from auto_panoptic.search import (
     search_header,
     summary,
 )
-from auto_panoptic.space import SearchSpace, backbone_cost, width_from_config
+from auto_panoptic.space import SearchSpace
+from auto_panoptic.space.network_cost import cost_tables_from_config
 from auto_panoptic.training import AutoPanopticTrainer, build_config, check_weights, load_weights, run_command
 
 
@@ -59,6 +61,8 @@ def run():
     cfg = build_config(args.config_file, opts)
     if cfg.NAS.ARCHITECTURE:
         raise UserError('NAS.ARCHITECTURE is set: a search needs the supernet; set it to ""')
+    if is_classifier(cfg):
+        raise UserError(f"{args.config_file} is a classifier; a search needs a panoptic supernet")
     metrics = tuple(args.metrics.split(","))
     if not {"pq"} <= set(metrics) <= {"pq", "ap", "miou"}:
         raise UserError(
@@ -67,6 +71,12 @@ def run():
     weights = args.weights or cfg.MODEL.WEIGHTS or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     check_weights(cfg, weights)
     space = SearchSpace.from_config(cfg)
+    if space.cardinality == 1:
+        raise UserError(
+            f"{args.config_file}: every site has one operator, there is nothing to search; list at least two "
+            "in NAS.SPACE.BACKBONE_OPS, NAS.SPACE.HEAD_OPS or MODEL.CROSS_ATTENTION.RATIOS"
+        )
+    tables = cost_tables_from_config(cfg)
     check_metrics(cfg, metrics)
     search_cycles(cfg, space)
     header = search_header(cfg, space, weights)
@@ -77,10 +87,7 @@ def run():
     model = AutoPanopticTrainer.build_model(cfg)
     load_weights(model, weights)
     evaluate = CandidateEvaluator(cfg, model, metrics)
-    width = width_from_config(cfg)
-    result = run_search(
-        cfg, space, evaluate, header, args.resume, lambda a: backbone_cost(a, width)._asdict()
-    )
+    result = run_search(cfg, space, evaluate, header, args.resume, lambda a: tables.cost(a)._asdict())
     print(summary(result))
 
 

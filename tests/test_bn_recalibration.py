@@ -11,6 +11,7 @@ from fvcore.nn.precise_bn import update_bn_stats
 from toy import make_config
 
 from auto_panoptic.data import PanopticMapper
+from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture
 from auto_panoptic.modeling.extract import extract
@@ -53,6 +54,13 @@ def batches(cfg):
     mapper = PanopticMapper(cfg, is_train=True)
     samples = [mapper({**d, "sample_seed": 3}) for d in copy.deepcopy(dicts)]
     return [samples[:4], samples[4:8], samples[8:]]
+
+
+def with_momentum(cfg, momentum):
+    changed = cfg.clone()
+    changed.defrost()
+    changed.NAS.BN_RECALIBRATION.MOMENTUM = momentum
+    return changed
 
 
 def statistics(model):
@@ -111,10 +119,45 @@ def test_earlier_statistics_do_not_matter(model, batches):
     assert_identical({k: v for k, v in second.items() if "running" in k}, running)
 
 
-def test_only_the_path_and_only_within_the_block(model, batches):
+def test_moving_average_of_the_reference_code(model, batches):
+    """From mean 0 and variance 1, each batch with weight 0.2; the variance of a batch is the unbiased one."""
+    layers = active_batch_norms(model.backbone.bottom_up)
+    inputs = [[] for _ in layers]
+    handles = [
+        layer.register_forward_pre_hook(lambda _, x, values=values: values.append(x[0].detach().double()))
+        for layer, values in zip(layers, inputs, strict=True)
+    ]
+    with recalibrated(model, batches, momentum=0.2):
+        for handle in handles:
+            handle.remove()
+        for layer, values in zip(layers, inputs, strict=True):
+            mean, var = torch.zeros_like(layer.running_mean), torch.ones_like(layer.running_var)
+            mean, var = mean.double(), var.double()
+            assert len(values) == 3 and layer.momentum == 0.2
+            for x in values:
+                rows = x.transpose(0, 1).flatten(1)
+                mean, var = 0.8 * mean + 0.2 * rows.mean(1), 0.8 * var + 0.2 * rows.var(1, correction=1)
+            torch.testing.assert_close(layer.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(layer.running_var.double(), var, rtol=1e-4, atol=1e-5)
+            assert not layer.training
+        ours = active_statistics(model)
+    scramble(model, seed=8)
+    with recalibrated(model, batches, momentum=0.2):
+        again = active_statistics(model)
+    assert_identical(again, ours)
+
+
+def test_impossible_momentum(cfg, model):
+    for momentum in (-0.1, 1.5):
+        with pytest.raises(UserError, match="BN_RECALIBRATION.MOMENTUM"):
+            CandidateEvaluator(with_momentum(cfg, momentum), model)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1])
+def test_only_the_path_and_only_within_the_block(model, batches, momentum):
     """Within: only the path's statistics change, no weight and no other path. Afterwards: all as before."""
     before = full_state(model)
-    with recalibrated(model, batches):
+    with recalibrated(model, batches, momentum):
         within = full_state(model)[0]
         changed = {k for k in within if not torch.equal(within[k], before[0][k])}
         expected = {k for k in active_statistics(model)}
@@ -190,6 +233,15 @@ def trained(cfg):
         model.roi_heads.box_predictor.cls_score.bias[-1] = -3
         model.roi_heads.mask_head.predictor.bias += 1
     return model
+
+
+def test_the_configured_momentum_is_used(cfg, trained, cycle):
+    """Another average, other scores; the same one, the same scores."""
+    scores = []
+    for momentum in (0.0, 0.1, 0.1):
+        evaluate = CandidateEvaluator(with_momentum(cfg, momentum), trained, ("pq", "miou"))
+        scores.append(evaluate(cycle[0])[0]["mIoU"])
+    assert scores[0] != scores[1] == scores[2]
 
 
 def test_a_score_does_not_depend_on_the_order(cfg, trained, cycle):

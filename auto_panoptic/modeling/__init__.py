@@ -9,21 +9,28 @@
 - ``mask_head``        ``SearchableMaskHead``
 - ``sem_seg_head``     ``SearchableSemSegFPNHead``
 - ``cross_attention``  inter-modular attention
+- ``fusion``           merging of instances and stuff into one panoptic map
+- ``proposals``        ``BatchTopkRPN``: region proposals chosen over the batch, as in the reference code
 - ``meta_arch``        ``AutoPanopticFPN``: all of it together
+- ``classifier``       ``BackboneClassifier``: the backbone in the ImageNet stage
 - ``extract``          supernet + architecture -> stand-alone network
 """
 
 from .backbone import build_shufflenet_backbone, build_shufflenet_fpn_backbone
 from .box_head import GroupNormBoxHead
 from .choice import ChoiceBlock, apply_architecture, choice_blocks
+from .classifier import BackboneClassifier
 from .cross_attention import CrossAttention
 from .mask_head import SearchableMaskHead
 from .meta_arch import AutoPanopticFPN
+from .proposals import BatchTopkRPN
 from .sem_seg_head import SearchableSemSegFPNHead
 from .shufflenet import ShuffleNetV2
 
 __all__ = [
     "AutoPanopticFPN",
+    "BackboneClassifier",
+    "BatchTopkRPN",
     "ChoiceBlock",
     "CrossAttention",
     "GroupNormBoxHead",

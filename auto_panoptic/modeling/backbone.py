@@ -12,23 +12,27 @@ from .shufflenet import ShuffleNetV2
 __all__ = ["build_shufflenet_backbone", "build_shufflenet_fpn_backbone"]
 
 
+def norm_name(cfg) -> str:
+    """MODEL.SHUFFLENET.NORM, except that "SyncBN" becomes "BN" on a CPU device.
+
+    PyTorch has no synchronised BatchNorm there; the weights fit both.
+    """
+    on_cpu = str(cfg.MODEL.DEVICE).startswith("cpu")
+    return "BN" if on_cpu and cfg.MODEL.SHUFFLENET.NORM == "SyncBN" else cfg.MODEL.SHUFFLENET.NORM
+
+
 @BACKBONE_REGISTRY.register()
 def build_shufflenet_backbone(cfg, input_shape: ShapeSpec) -> ShuffleNetV2:
-    """The bare ShuffleNetV2: a supernet, or the fixed network of ``NAS.ARCHITECTURE``.
-
-    "SyncBN" becomes "BN" on a CPU device, where PyTorch has no synchronised BatchNorm; the weights fit both.
-    """
-    options = cfg.MODEL.SHUFFLENET
+    """The bare ShuffleNetV2: a supernet, or the fixed network of ``NAS.ARCHITECTURE``."""
     width = width_from_config(cfg)
-    on_cpu = str(cfg.MODEL.DEVICE).startswith("cpu")
     return ShuffleNetV2(
         stem_channels=width.stem,
         stage_channels=width.channels,
         stage_repeats=width.repeats,
         ops=configured_ops(cfg),
-        norm="BN" if on_cpu and options.NORM == "SyncBN" else options.NORM,
-        norm_momentum=options.NORM_MOMENTUM,
-        shuffle_method=options.SHUFFLE_METHOD,
+        norm=norm_name(cfg),
+        norm_momentum=cfg.MODEL.SHUFFLENET.NORM_MOMENTUM,
+        shuffle_method=cfg.MODEL.SHUFFLENET.SHUFFLE_METHOD,
         in_channels=input_shape.channels,
     )
 

@@ -11,9 +11,9 @@ __all__ = ["folded"]
 def folded(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in eval mode for inference, without the BatchNorm layers that follow a convolution.
 
-    Every BatchNorm that comes right after a convolution in a ``Sequential`` scales and shifts by constants in
-    eval mode, so it moves into the convolution's weight and bias. Outputs are equal up to rounding. Gradients,
-    training and state-dict names of the copy are not those of the original.
+    Every BatchNorm that comes right after a convolution in a ``Sequential`` scales and shifts by constants
+    in eval mode, so it moves into the convolution's weight and bias. Outputs are equal up to rounding.
+    Gradients, training and state-dict names of the copy are not those of the original.
 
     Args:
         model: a network whose running statistics are final; it is not changed.

@@ -3,13 +3,13 @@
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN
-from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from detectron2.structures import ImageList
 
 from auto_panoptic.errors import UserError
 
 from .cross_attention import CrossAttention
+from .fusion import check_method, combine, semantic_labels
 
 __all__ = ["AutoPanopticFPN"]
 
@@ -19,31 +19,50 @@ class AutoPanopticFPN(PanopticFPN):
     """Backbone and FPN -> semantic subnet -> attention both ways -> RPN, box, mask and semantic outputs.
 
     The semantic subnet reads the raw FPN features F. RPN, box and mask heads read F' = (1 + a_b2f) F, the
-    classifier reads S' = (1 + a_f2b) S. Without attention F' = F and S' = S.
+    classifier reads S' = (1 + a_f2b) S. Without attention F' = F and S' = S, and any of Detectron2's semantic
+    heads will do.
     """
 
     @configurable
-    def __init__(self, *, attention: CrossAttention | None = None, **kwargs):
+    def __init__(
+        self,
+        *,
+        attention: CrossAttention | None = None,
+        combine_method: str = "detectron2",
+        combine_high_score_thresh: float = 0.725,
+        combine_instance_area_limit: int = 4096,
+        **kwargs,
+    ):
         """
         Args:
             attention: the inter-modular attention, or None to leave the features as they are.
-            kwargs: those of :class:`detectron2.modeling.PanopticFPN`. ``sem_seg_head`` offers ``subnet`` and
-                ``predict`` as :class:`SearchableSemSegFPNHead` does.
+            combine_method, combine_high_score_thresh, combine_instance_area_limit: ``method``, ``high_score``
+                and ``instance_area`` of :func:`auto_panoptic.modeling.fusion.combine`.
+            kwargs: those of :class:`detectron2.modeling.PanopticFPN`. With attention, ``sem_seg_head`` offers
+                ``subnet`` and ``predict`` as :class:`SearchableSemSegFPNHead` does.
         """
         super().__init__(**kwargs)
+        check_method(combine_method)
         self.attention = attention
+        self.combine_method = combine_method
+        self.combine_high_score_thresh = combine_high_score_thresh
+        self.combine_instance_area_limit = combine_instance_area_limit
 
     @classmethod
     def from_config(cls, cfg):
         ret = super().from_config(cfg)
-        head = ret["sem_seg_head"]
-        if not (hasattr(head, "subnet") and hasattr(head, "predict")):
-            raise UserError(
-                f"MODEL.SEM_SEG_HEAD.NAME is {cfg.MODEL.SEM_SEG_HEAD.NAME!r}, which AutoPanopticFPN cannot "
-                "drive; use SearchableSemSegFPNHead, or META_ARCHITECTURE PanopticFPN with Detectron2's head"
-            )
+        merging = cfg.MODEL.PANOPTIC_FPN.COMBINE
+        ret["combine_method"] = merging.METHOD
+        ret["combine_high_score_thresh"] = merging.HIGH_CONFIDENCE_THRESH
+        ret["combine_instance_area_limit"] = merging.INSTANCE_AREA_LIMIT
         ret["attention"] = None
         if cfg.MODEL.CROSS_ATTENTION.ENABLED:
+            head = ret["sem_seg_head"]
+            if not (hasattr(head, "subnet") and hasattr(head, "predict")):
+                raise UserError(
+                    f"MODEL.SEM_SEG_HEAD.NAME is {cfg.MODEL.SEM_SEG_HEAD.NAME!r}, which takes no attention; "
+                    "use SearchableSemSegFPNHead, or MODEL.CROSS_ATTENTION.ENABLED False"
+                )
             shapes = ret["backbone"].output_shape()
             ret["attention"] = CrossAttention(
                 cfg,
@@ -83,7 +102,7 @@ class AutoPanopticFPN(PanopticFPN):
         features, subnet_features, gates = self.attended_features(images.tensor)
         proposals, proposal_losses = self.proposal_generator(images, features, instances)
         _, detector_losses = self.roi_heads(images, features, proposals, instances)
-        _, sem_seg_losses = self.sem_seg_head.predict(subnet_features, gates, labels)
+        _, sem_seg_losses = self._semantic(features, subnet_features, gates, labels)
         return {**sem_seg_losses, **proposal_losses, **detector_losses}
 
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True):
@@ -100,7 +119,7 @@ class AutoPanopticFPN(PanopticFPN):
         features, subnet_features, gates = self.attended_features(images.tensor)
         proposals, _ = self.proposal_generator(images, features, None)
         detections, _ = self.roi_heads(images, features, proposals, None)
-        sem_seg, _ = self.sem_seg_head.predict(subnet_features, gates)
+        sem_seg, _ = self._semantic(features, subnet_features, gates)
         if not do_postprocess:
             return detections, sem_seg
         return [
@@ -115,26 +134,36 @@ class AutoPanopticFPN(PanopticFPN):
             images: (N, 3, H, W), normalised and padded.
 
         Returns:
-            F' per FPN level, raw S per semantic level, and the gates to be applied to S (None: no attention).
+            F' per FPN level, raw S per semantic level, and the gates to be applied to S; without attention F,
+            None and None.
         """
         features = self.backbone(images)
         if self.attention is None:
-            return features, self.sem_seg_head.subnet(features), None
+            return features, None, None
         f2b_gates = self.attention.foreground_to_background(features)
         subnet_features = self.sem_seg_head.subnet(features)
         b2f_gates = self.attention.background_to_foreground(subnet_features)
         return self.attention.apply_gates(features, b2f_gates), subnet_features, f2b_gates
 
-    def _merge(self, detections, sem_seg: torch.Tensor, inputs: dict, image_size: tuple[int, int]) -> dict:
-        """Resize one image's outputs to the requested size and merge them as Panoptic-FPN does."""
+    def _semantic(self, features, subnet_features, gates, labels: torch.Tensor | None = None):
+        """(logits, losses) of the semantic head from the result of :meth:`attended_features`."""
+        if self.attention is None:
+            return self.sem_seg_head(features, labels)
+        return self.sem_seg_head.predict(subnet_features, gates, labels)
+
+    def _merge(self, detections, logits: torch.Tensor, inputs: dict, image_size: tuple[int, int]) -> dict:
+        """Resize one image's outputs to the requested size and merge them."""
         height, width = inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
-        sem_seg = sem_seg_postprocess(sem_seg, image_size, height, width)
+        sem_seg = sem_seg_postprocess(logits, image_size, height, width)
         instances = detector_postprocess(detections, height, width)
-        panoptic_seg = combine_semantic_and_instance_outputs(
+        panoptic_seg = combine(
+            self.combine_method,
             instances,
-            sem_seg.argmax(dim=0),
-            self.combine_overlap_thresh,
-            self.combine_stuff_area_thresh,
-            self.combine_instances_score_thresh,
+            semantic_labels(self.combine_method, logits, image_size, sem_seg),
+            overlap=self.combine_overlap_thresh,
+            stuff_area=self.combine_stuff_area_thresh,
+            score=self.combine_instances_score_thresh,
+            high_score=self.combine_high_score_thresh,
+            instance_area=self.combine_instance_area_limit,
         )
         return {"sem_seg": sem_seg, "instances": instances, "panoptic_seg": panoptic_seg}

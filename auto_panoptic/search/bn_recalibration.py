@@ -1,7 +1,8 @@
 """Statistics of a path's own BatchNorm layers, recomputed before the path is scored.
 
-Only the backbone has BatchNorm, so only the backbone runs. The average is fvcore's population estimate,
-independent of earlier statistics and of how the images are split into batches of one size.
+In a panoptic model only the backbone has BatchNorm, so only the backbone runs. The average is fvcore's
+population estimate, independent of earlier statistics and of how the images are split into batches of one
+size; or the reference code's moving average, in which the last batches count most.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from fvcore.nn.precise_bn import BN_MODULE_TYPES, update_bn_stats
 
-from ..modeling import choice_blocks
+from ..modeling import BackboneClassifier, choice_blocks
 
 
 class _NormalizedBackbone(torch.nn.Module):
@@ -39,21 +40,34 @@ def active_batch_norms(bottom_up: torch.nn.Module) -> list[torch.nn.Module]:
     return [m for m in bottom_up.modules() if isinstance(m, BN_MODULE_TYPES) and id(m) not in inactive]
 
 
+def _moving_average(runner, layers, batches, momentum: float) -> None:
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = momentum
+    for batch in batches:
+        runner(batch)
+
+
 @contextlib.contextmanager
-def recalibrated(model: torch.nn.Module, batches: Sequence[list[dict]]) -> Iterator[None]:
+def recalibrated(
+    model: torch.nn.Module, batches: Sequence[list[dict]], momentum: float = 0.0
+) -> Iterator[None]:
     """Within the block the active path's BatchNorm statistics are those of ``batches``, then the old ones.
 
     Args:
-        model: a meta-architecture with ``backbone.bottom_up`` and ``preprocess_image``; left in eval mode.
+        model: a meta-architecture with ``backbone.bottom_up`` and ``preprocess_image``, or a
+            :class:`BackboneClassifier`; left in eval mode.
         batches: Detectron2 samples, the images of one batch in each list.
+        momentum: 0 averages over all batches; otherwise the weight of the newest batch in a moving average
+            that starts at mean 0 and variance 1 (reference code: 0.1).
 
     Raises:
         RuntimeError: the statistics did not move, i.e. recalibration had no effect.
     """
     if not batches:
         raise ValueError("BatchNorm recalibration needs at least one batch")
-    runner = _NormalizedBackbone(model)
-    layers = active_batch_norms(runner.bottom_up)
+    runner = model if isinstance(model, BackboneClassifier) else _NormalizedBackbone(model)
+    layers = active_batch_norms(runner)
     saved = [
         (
             layer,
@@ -68,7 +82,10 @@ def recalibrated(model: torch.nn.Module, batches: Sequence[list[dict]]) -> Itera
         for layer in layers:
             layer.train()
         with torch.no_grad():
-            update_bn_stats(runner, batches, len(batches))
+            if momentum:
+                _moving_average(runner, layers, batches, momentum)
+            else:
+                update_bn_stats(runner, batches, len(batches))
         if layers and all(
             torch.equal(layer.running_var, buffers["running_var"]) for layer, _, _, buffers in saved
         ):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,6 +20,8 @@ from ..errors import UserError
 from ..evaluation import build_evaluators, panoptic_quality_of
 from ..modeling import apply_architecture
 from ..space import Architecture
+from ..training.data_loader import build_mapper
+from ..training.weights import read_checkpoint
 from .bn_recalibration import recalibrated
 
 # Resamples of the search images behind a candidate's uncertainty; the same for all candidates of a data set.
@@ -45,6 +49,36 @@ def _is_portrait(sample: dict) -> bool:
     return sample["image"].shape[1] > sample["image"].shape[2]
 
 
+def calibration_batches(cfg, mapper) -> list[list[dict]]:
+    """The training images of NAS.BN_RECALIBRATION, drawn by NAS.SEED, as ``mapper`` returns them."""
+    settings = cfg.NAS.BN_RECALIBRATION
+    dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    chosen = np.random.default_rng(cfg.NAS.SEED).permutation(len(dicts))[: settings.NUM_IMAGES]
+    if len(chosen) < settings.NUM_IMAGES:
+        logging.getLogger(__name__).warning(
+            "NAS.BN_RECALIBRATION.NUM_IMAGES is %d, DATASETS.TRAIN has %d images: all are used",
+            settings.NUM_IMAGES,
+            len(dicts),
+        )
+    dicts = [dicts[i] for i in chosen]
+    return _batches(dicts, mapper, settings.BATCH_SIZE, _is_portrait, "reading recalibration images")
+
+
+def path_statistics(cfg, model: torch.nn.Module, weights: str):
+    """Context in which a fixed ``model`` is evaluated with the file ``weights``, already loaded.
+
+    A supernet's running statistics mix its paths and fit none. If the weights are a supernet's, those of the
+    path are recalibrated within the context, as a search does it (NAS.BN_RECALIBRATION).
+    """
+    settings = cfg.NAS.BN_RECALIBRATION
+    space = read_checkpoint(weights).get("space", {}) if os.path.isfile(weights) else {}
+    if not settings.ENABLED or all(len(ops) == 1 for ops in space.values()):
+        return contextlib.nullcontext()
+    logging.getLogger(__name__).info("Weights of a supernet: recalibrating the path's BatchNorm statistics")
+    batches = calibration_batches(cfg, build_mapper(cfg, is_train=False))
+    return recalibrated(model, batches, settings.MOMENTUM)
+
+
 class CandidateEvaluator:
     """Scores single paths of a supernet on the search data set.
 
@@ -54,17 +88,22 @@ class CandidateEvaluator:
         metrics: of "pq", "ap", "miou".
 
     Raises:
-        UserError: no data set to score on.
+        UserError: no data set to score on, or a momentum outside [0, 1].
     """
 
     def __init__(self, cfg, model: torch.nn.Module, metrics: Sequence[str] = ("pq",)):
         if not cfg.DATASETS.SEARCH:
             raise UserError("DATASETS.SEARCH is empty; name the data set that scores the candidates")
+        self.momentum = cfg.NAS.BN_RECALIBRATION.MOMENTUM
+        if not 0 <= self.momentum <= 1:
+            raise UserError(
+                f"NAS.BN_RECALIBRATION.MOMENTUM is {self.momentum}; expected a number from 0 to 1"
+            )
         self.cfg, self.model = cfg, model
         if tuple(metrics) == ("pq",):
             _only_confident(model)
         mapper = PanopticMapper(cfg, is_train=False)
-        self.calibration = self._calibration_batches(mapper) if cfg.NAS.BN_RECALIBRATION.ENABLED else []
+        self.calibration = calibration_batches(cfg, mapper) if cfg.NAS.BN_RECALIBRATION.ENABLED else []
         self.data = [
             (
                 _batches(DatasetCatalog.get(name), mapper, EVALUATION_BATCH, _shape, f"reading {name}"),
@@ -72,19 +111,6 @@ class CandidateEvaluator:
             )
             for name in cfg.DATASETS.SEARCH
         ]
-
-    def _calibration_batches(self, mapper) -> list[list[dict]]:
-        settings = self.cfg.NAS.BN_RECALIBRATION
-        dicts = get_detection_dataset_dicts(self.cfg.DATASETS.TRAIN, filter_empty=False)
-        chosen = np.random.default_rng(self.cfg.NAS.SEED).permutation(len(dicts))[: settings.NUM_IMAGES]
-        if len(chosen) < settings.NUM_IMAGES:
-            logging.getLogger(__name__).warning(
-                "NAS.BN_RECALIBRATION.NUM_IMAGES is %d, DATASETS.TRAIN has %d images: all are used",
-                settings.NUM_IMAGES,
-                len(dicts),
-            )
-        dicts = [dicts[i] for i in chosen]
-        return _batches(dicts, mapper, settings.BATCH_SIZE, _is_portrait, "reading recalibration images")
 
     def __call__(self, architecture: Architecture) -> tuple[dict[str, float], dict[str, float]]:
         """Return (metrics, seconds per phase) of one path; the supernet is left as it was.
@@ -95,7 +121,10 @@ class CandidateEvaluator:
         apply_architecture(self.model, architecture)
         start = time.perf_counter()
         seconds = {}
-        with recalibrated(self.model, self.calibration) if self.calibration else torch.no_grad():
+        statistics = torch.no_grad()
+        if self.calibration:
+            statistics = recalibrated(self.model, self.calibration, self.momentum)
+        with statistics:
             seconds["recalibration"] = time.perf_counter() - start
             self.model.eval()
             scores = [self._score(batches, evaluators) for batches, evaluators in self.data]

@@ -1,4 +1,4 @@
-"""One pass (forward + backward) through a path of the supernet against the same path as a stand-alone network.
+"""One pass (forward + backward) of a supernet's path against the same path as a stand-alone network.
 
 Time: both networks in one process, in turns, on the same batch; the median of the repeats counts. Memory: one
 fresh process per side, its peak minus what it held before the networks were built. The last line is one JSON
@@ -9,7 +9,7 @@ object with the ratio of the times and the additional memory in units of the sup
 
 import argparse
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -51,7 +51,9 @@ def make_batch(size, images: int = 2) -> list[dict]:
     batch = []
     for _ in range(images):
         instances = Instances((height, width))
-        boxes = torch.tensor([[i * width / 5, height / 8, (i + 1.5) * width / 5, height / 2] for i in range(4)])
+        boxes = torch.tensor(
+            [[i * width / 5, height / 8, (i + 1.5) * width / 5, height / 2] for i in range(4)]
+        )
         masks = torch.zeros(4, height, width, dtype=torch.bool)
         for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist(), strict=True):
             mask[y0:y1, x0:x1] = True
@@ -77,6 +79,11 @@ def run_pass(model, batch) -> float:
     return time.perf_counter() - start
 
 
+def resident(field: str) -> int:
+    """Resident memory of this process in bytes, now (VmRSS) or at its peak (VmHWM)."""
+    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
 def peak_of(side: str, args) -> dict:
     """Peak memory in bytes of one side, measured in this process, and the supernet's parameters in bytes."""
     cfg = configuration(args.device)
@@ -86,7 +93,7 @@ def peak_of(side: str, args) -> dict:
     if side == "standalone":
         architecture.save(args.scratch)
         cfg.NAS.ARCHITECTURE = args.scratch
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = resident("VmRSS")
     torch.manual_seed(0)
     model = build_model(cfg).train()
     apply_architecture(model, architecture)
@@ -94,8 +101,7 @@ def peak_of(side: str, args) -> dict:
     run_pass(model, batch)
     if args.device == "cuda":
         return {"peak": torch.cuda.max_memory_allocated(), "parameters": parameters}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    return {"peak": peak, "parameters": parameters}
+    return {"peak": resident("VmHWM") - before, "parameters": parameters}
 
 
 def main() -> None:
@@ -118,7 +124,8 @@ def main() -> None:
     supernet = build_model(cfg).train()
     batch = make_batch(args.size)
     space = SearchSpace.from_config(cfg)
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s), 2 x {args.size[0]} x {args.size[1]}")
+    size = "2 x {} x {} pixels".format(*args.size)
+    print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s), {size}")
     print(f"{'path':>4} {'supernet ms':>12} {'stand-alone ms':>15} {'ratio':>7}")
     ratios = []
     for seed in range(args.paths):
@@ -140,7 +147,16 @@ def main() -> None:
     memory = {}
     scratch = str(Path(tempfile.mkdtemp()) / "supernet_pass_architecture.json")
     for side in SIDES:
-        command = [sys.executable, __file__, "--memory-of", side, "--scratch", scratch, "--device", args.device]
+        command = [
+            sys.executable,
+            __file__,
+            "--memory-of",
+            side,
+            "--scratch",
+            scratch,
+            "--device",
+            args.device,
+        ]
         command += ["--threads", str(args.threads), "--size", *map(str, args.size)]
         memory[side] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     Path(scratch).unlink()
