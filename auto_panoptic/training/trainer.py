@@ -147,8 +147,8 @@ class AutoPanopticTrainer(DefaultTrainer):
     def load_state_dict(self, state: dict) -> None:
         if state["processes"] != comm.get_world_size():
             logging.getLogger(__name__).warning(
-                "The run had %d processes, now it has %d: it goes on with the same images and paths per step, "
-                "but its losses are no longer those of an uninterrupted run",
+                "The run had %d processes, now it has %d: it goes on with the same images and paths per "
+                "step, but its losses are no longer those of an uninterrupted run",
                 state["processes"],
                 comm.get_world_size(),
             )
