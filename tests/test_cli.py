@@ -195,6 +195,25 @@ def test_no_cycles(capfd, tmp_path, toy, weights):
     assert "NAS.CYCLES is 0; expected at least 1" in line
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--policy", "greedy"), "NAS.POLICY is 'greedy'; expected one of path_priority, random, evolution"),
+        (("--policy", "random", "--cycles", "0"), "NAS.RANDOM.CYCLES is 0; expected at least 1"),
+        (("--policy", "random", "--models-per-cycle", "0"), "NAS.RANDOM.MODELS_PER_CYCLE is 0"),
+        (("--policy", "evolution", "--cycles", "0"), "NAS.EVOLUTION.GENERATIONS is 0"),
+        (("--policy", "evolution", "--models-per-cycle", "0"), "NAS.EVOLUTION.POPULATION is 0"),
+        (("--cycles", "0", "NAS.POLICY", "evolution"), "NAS.EVOLUTION.GENERATIONS is 0"),
+        (("--retry-failed",), "--retry-failed continues a search: add --resume"),
+        (("--accept", "weights"), "--accept continues a search: add --resume"),
+        (("--resume", "--accept", "seed"), "--accept seed: expected one of config, data, versions, weights"),
+    ],
+)
+def test_policies_and_continuation(capfd, tmp_path, toy, weights, arguments, message):
+    line = refused(capfd, tmp_path, "search_net", "--config-file", toy, "--weights", weights, *arguments)
+    assert message in line
+
+
 def test_search_of_a_fixed_model(capfd, tmp_path, toy, weights, shapes):
     space = SearchSpace.from_config(make_config(tmp_path, shapes))
     space.architecture([0] * len(space.sites)).save(tmp_path / "architecture.json")
@@ -239,6 +258,52 @@ def test_a_search_that_exists_is_not_touched(capfd, tmp_path, toy, weights):
     assert "holds 1 evaluated candidates: continue with --resume" in line
     line = refused(capfd, tmp_path, "search_net", *arguments, "--resume")
     assert "cannot resume, the search has changed" in line
+
+
+def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch):
+    """Each policy through the command, on a stand-in for the images; continued, retried, changes accepted."""
+    import search_net
+
+    calls, failing = [], []
+
+    class Evaluate:
+        def __init__(self, cfg, model, metrics):
+            pass
+
+        def __call__(self, architecture):
+            calls.append(architecture)
+            if len(calls) in failing:
+                raise RuntimeError("out of memory")
+            return {"PQ": float(sum(map(len, architecture.choices)))}, {}
+
+    monkeypatch.setattr(search_net, "CandidateEvaluator", Evaluate)
+
+    def run(policy, *arguments):
+        calls.clear()
+        options = ("--config-file", toy, "--weights", weights, "--policy", policy, *arguments)
+        run_script("search_net", *options, "OUTPUT_DIR", tmp_path / policy)
+        return len(calls)
+
+    assert run("random", "--models-per-cycle", 7) == 7
+    assert run("random", "--models-per-cycle", 7, "--cycles", 2, "--resume") == 7
+    failing.append(2)
+    assert run("evolution", "--cycles", 2, "--models-per-cycle", 10) == 20
+    failing.clear()
+    ledger = Ledger(tmp_path / "evolution/search/ledger.jsonl")
+    assert ledger.header["policy"] == "evolution"
+    assert ledger.header["policy_settings"] == {
+        "population": 10,
+        "parents": 10,
+        "mutation": 4,
+        "crossover": 4,
+        "mutation_probability": 0.1,
+    }
+    assert [r["index"] for r in ledger.records if r["status"] == "failed"] == [1]
+    assert run("path_priority") == 12
+    failing[:] = [3, 5]
+    changed = ("--resume", "--cycles", 2, "--accept", "config", "--accept", "data", "INPUT.MIN_SIZE_TEST", 96)
+    assert run("path_priority", *changed) == 12
+    assert run("path_priority", *changed[:-2], "--retry-failed") == 2
 
 
 def test_the_commands_as_processes(tmp_path, toy):

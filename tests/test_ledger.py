@@ -78,6 +78,17 @@ def test_a_candidate_is_recorded_once(tmp_path):
     assert len(Ledger(tmp_path / "l").records) == 1
 
 
+def test_a_failed_candidate_may_be_recorded_again(tmp_path):
+    failed = {**candidate(13), "status": "failed", "metrics": {}}
+    with Ledger.open(tmp_path / "l", HEADER) as ledger:
+        for record in (failed, failed, candidate(13)):
+            ledger.append(record)
+        for record in (failed, candidate(13)):
+            with pytest.raises(ValueError, match="candidate 1 of cycle 1 is in the ledger already"):
+                ledger.append(record)
+    assert [r["status"] for r in Ledger(tmp_path / "l").records] == ["failed", "failed", "ok"]
+
+
 def test_cut_at_every_byte_of_the_last_record(tmp_path):
     path = tmp_path / "ledger.jsonl"
     data = write(path, 3)

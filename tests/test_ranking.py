@@ -9,7 +9,7 @@ from test_search import HEADER, SPACE, Evaluate, make_cfg
 from toy import toy_space
 
 from auto_panoptic.explore import Ledger
-from auto_panoptic.search import run_search, summary
+from auto_panoptic.search import InProcess, run_search, summary
 from auto_panoptic.search.loop import SearchResult
 from auto_panoptic.search.ranking import RankingNoise, ranking_noise
 
@@ -86,7 +86,7 @@ def test_the_verdict_in_words(tmp_path, spread, noise, text):
 
 
 def test_the_search_reports_it(tmp_path):
-    result = run_search(make_cfg(tmp_path, 1, 12), SPACE, Evaluate(bootstrap=True), HEADER)
+    result = run_search(make_cfg(tmp_path, 1, 12), SPACE, InProcess(Evaluate(bootstrap=True)), HEADER)
     records = Ledger(tmp_path / "search/ledger.jsonl").records
     expected = ranking_noise(
         [r["metrics"]["PQ"] for r in records], [r["metrics"]["bootstrap"] for r in records]

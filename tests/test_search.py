@@ -1,5 +1,6 @@
 """The search loop around a pure function: every candidate once, any interruption leaves the same result."""
 
+import itertools
 import json
 import math
 
@@ -11,7 +12,7 @@ from toy import make_config, toy_space
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, Scoreboard, path_priority_candidates
-from auto_panoptic.search import run_search, search_header, summary
+from auto_panoptic.search import CYCLE_KEYS, InProcess, run_search, search_header, summary
 from auto_panoptic.space import Architecture, SearchSpace
 
 SPACE = toy_space(backbone=4, head=2, inter=2)
@@ -27,11 +28,11 @@ HEADER = {
 }
 
 
-def make_cfg(folder, cycles=CYCLES, models=MODELS, seed=0):
+def make_cfg(folder, cycles=CYCLES, models=MODELS, seed=0, policy="path_priority"):
     cfg = get_cfg()
     add_auto_panoptic_config(cfg)
-    cfg.OUTPUT_DIR = str(folder)
-    cfg.NAS.CYCLES, cfg.NAS.MODELS_PER_CYCLE, cfg.NAS.SEED = cycles, models, seed
+    cfg.OUTPUT_DIR, cfg.NAS.SEED, cfg.NAS.POLICY = str(folder), seed, policy
+    cfg.merge_from_list([*itertools.chain(*zip(CYCLE_KEYS[policy], (cycles, models), strict=True))])
     return cfg
 
 
@@ -43,7 +44,7 @@ def utility(architecture):
     return 50 + float(
         sum(
             UTILITIES[i, site.names.index(name)]
-            for i, (site, name) in enumerate(zip(SPACE.sites, architecture.choices, strict=True))
+            for i, (site, name) in enumerate(zip(architecture.space.sites, architecture.choices, strict=True))
         )
     )
 
@@ -78,9 +79,11 @@ def results(folder):
     return {name: (folder / "search" / name).read_bytes() for name in names}
 
 
-def search(folder, evaluate=None, resume=False, header=HEADER, **settings):
+def search(folder, evaluate=None, resume=False, header=HEADER, space=SPACE, executor=None, **settings):
     evaluate = evaluate or Evaluate()
-    return run_search(make_cfg(folder, **settings), SPACE, evaluate, header, resume=resume), evaluate
+    options = {key: settings.pop(key) for key in ("retry_failed", "accept") if key in settings}
+    cfg = make_cfg(folder, **settings)
+    return run_search(cfg, space, executor or InProcess(evaluate), header, resume=resume, **options), evaluate
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +137,8 @@ def test_the_selection_follows_from_the_scores(tmp_path):
 
 
 def test_facts_of_the_architecture_are_recorded(tmp_path):
-    run_search(
-        make_cfg(tmp_path, 1, 12), SPACE, Evaluate(), HEADER, describe=lambda a: {"macs": hash(a) % 1000}
-    )
+    cfg, executor = make_cfg(tmp_path, 1, 12), InProcess(Evaluate())
+    run_search(cfg, SPACE, executor, HEADER, describe=lambda a: {"macs": hash(a) % 1000})
     for record in Ledger(tmp_path / "search/ledger.jsonl").records:
         architecture = Architecture.from_indices(SPACE, record["architecture"])
         assert record["macs"] == hash(architecture) % 1000
@@ -278,7 +280,49 @@ def test_all_failed_is_a_clear_error_and_selects_nothing(tmp_path):
     assert len(records) == 12 and {r["status"] for r in records} == {"failed"}
 
 
+def ledger_of(folder):
+    return Ledger(folder / "search/ledger.jsonl")
+
+
+def test_retried_failures_count_as_if_they_had_not_failed(tmp_path, reference):
+    failing = candidates()[2:5] + candidates()[40:42]
+    search(tmp_path, Evaluate(nan=failing[:3], crash=failing[3:]))
+    assert results(tmp_path) != results(reference)
+    _, evaluate = search(tmp_path, resume=True)
+    assert evaluate.calls == []  # not unless asked for
+    result, evaluate = search(tmp_path, Evaluate(crash=failing[:1]), resume=True, retry_failed=True)
+    assert evaluate.calls == failing and (result.evaluated, result.failed) == (CYCLES * MODELS - 1, 1)
+    _, evaluate = search(tmp_path, resume=True, retry_failed=True)
+    assert evaluate.calls == failing[:1]
+    assert results(tmp_path) == results(reference)
+    records = ledger_of(tmp_path).records
+    assert len(records) == CYCLES * MODELS + 6
+    third = [r["status"] for r in records if (r["cycle"], r["index"]) == (0, 2)]
+    assert third == ["failed", "failed", "ok"]
+
+
 # ------------------------------------------------------------------ bad input
+
+
+def test_a_ledger_of_other_candidates_is_refused(tmp_path):
+    """The header may agree and the candidates not, if the generator of random numbers changed."""
+    search(tmp_path, cycles=1)
+    evaluate = Evaluate()
+    with pytest.raises(UserError, match="record 0 is not the architecture that the policy path_priority has"):
+        search(tmp_path, evaluate, resume=True, cycles=1, seed=1)
+    assert evaluate.calls == []
+
+
+def test_a_header_difference_can_be_accepted_by_name(tmp_path, reference):
+    search(tmp_path, cycles=1)
+    changed = {**HEADER, "versions": {"auto_panoptic": "newer"}, "weights": "89ab"}
+    with pytest.raises(UserError, match="versions.auto_panoptic: .test. -> .newer."):
+        search(tmp_path, resume=True, header=changed, accept=["weights"])
+    with pytest.raises(UserError, match="weights: .4567. -> .89ab."):
+        search(tmp_path, resume=True, header=changed, accept=["versions"])
+    _, evaluate = search(tmp_path, resume=True, header=changed, accept=["versions", "weights"])
+    assert evaluate.calls == candidates()[MODELS:]
+    assert ledger_of(tmp_path).header["versions"] == {"auto_panoptic": "test"}
 
 
 @pytest.mark.parametrize("models, nearest", [(5, 12), (13, 12), (0, 12), (20, 24), (-12, 12)])
@@ -321,8 +365,44 @@ def test_the_header_changes_with_everything_that_scores_depend_on(tmp_path, shap
     for different in (
         ("NAS.SEED", 5),
         ("NAS.MODELS_PER_CYCLE", 24),
+        ("NAS.POLICY", "random"),
+        ("NAS.POLICY", "evolution"),
         ("INPUT.MIN_SIZE_TEST", 96),
         ("NAS.BN_RECALIBRATION.NUM_IMAGES", 4),
     ):
         assert header(*different) != base
     assert header(path=other)["weights"] != base["weights"]
+    # Settings of policies that are not in use do not count; those of the one in use are stated.
+    assert header("NAS.EVOLUTION.POPULATION", 12, "NAS.RANDOM.MODELS_PER_CYCLE", 12) == base
+    evolution = header("NAS.POLICY", "evolution", "NAS.EVOLUTION.POPULATION", 20)
+    assert evolution["policy"] == "evolution" and evolution["config"] == base["config"]
+    assert {k: evolution["policy_settings"][k] for k in ("population", "mutation", "crossover")} == {
+        "population": 20,
+        "mutation": 8,
+        "crossover": 8,
+    }
+    assert header("NAS.POLICY", "evolution", "NAS.EVOLUTION.POPULATION", 20, "NAS.CYCLES", 2) == evolution
+
+
+def test_the_header_changes_with_the_data(tmp_path, shapes):
+    """The annotations of the search and calibration sets count; those of other sets do not."""
+    cfg = make_config(tmp_path, shapes)
+    weights = tmp_path / "a.pth"
+    weights.write_bytes(b"a")
+
+    def data():
+        return search_header(cfg, SearchSpace.from_config(cfg), str(weights))["data"]
+
+    base = data()
+    assert set(base) == {"search", "calibration"} and base["search"] != base["calibration"]
+    for split, changed in (("val", set()), ("nas_train", {"calibration"}), ("nas_val", {"search"})):
+        path = shapes / f"annotations/panoptic_{split}.json"
+        original = path.read_bytes()
+        try:
+            path.write_bytes(original + b" ")
+            assert {key for key, digest in data().items() if digest != base[key]} == changed
+        finally:
+            path.write_bytes(original)
+    cfg.defrost()
+    cfg.NAS.BN_RECALIBRATION.ENABLED = False
+    assert data()["calibration"] != base["calibration"] and data()["search"] == base["search"]

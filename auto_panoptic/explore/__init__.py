@@ -10,15 +10,18 @@ from .fairness import (
     uniform_path,
 )
 from .ledger import Ledger
-from .policies import path_priority_candidates
+from .policies import POLICIES, Policy, make_policy, path_priority_candidates
 from .scoreboard import Scoreboard
 
 __all__ = [
+    "POLICIES",
     "Ledger",
+    "Policy",
     "Scoreboard",
     "check_sampling",
     "cycle_indices",
     "fair_cycle",
+    "make_policy",
     "pass_counts",
     "passes_per_iteration",
     "path_priority_candidates",

@@ -115,7 +115,8 @@ class Ledger:
     def append(self, record: Mapping) -> dict:
         """Append one finished candidate and wait until it is on disk.
 
-        Numpy scalars are written as numbers; values that are not finite as null.
+        Numpy scalars are written as numbers; values that are not finite as null. Of a candidate that failed
+        there may be several records; the last one counts.
 
         Returns:
             The record as stored, with its ``seq``.
@@ -130,7 +131,9 @@ class Ledger:
         if record.pop("seq", seq) != seq or "checksum" in record:
             raise ValueError(f"record {record!r}: 'seq' must be {seq} or absent, and 'checksum' absent")
         place = _place(record)
-        if place is not None and any(_place(r) == place for r in self.records):
+        if place is not None and any(
+            _place(r) == place and r.get("status") != "failed" for r in self.records
+        ):
             raise ValueError(f"candidate {place[1]} of cycle {place[0]} is in the ledger already")
         record = {"seq": seq, **record}
         self._write(record, f"record {seq}")
@@ -220,7 +223,7 @@ def _checksum(record: dict) -> str:
 
 
 def _place(record: Mapping) -> tuple | None:
-    """(cycle, index) of a candidate, by which it may occur only once."""
+    """(cycle, index) of a candidate, by which it may succeed only once."""
     return (record["cycle"], record["index"]) if "cycle" in record and "index" in record else None
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -79,6 +80,34 @@ def path_statistics(cfg, model: torch.nn.Module, weights: str):
     return recalibrated(model, batches, settings.MOMENTUM)
 
 
+class SearchImages(NamedTuple):
+    """Decoded images that all candidates share: lists of batches, the latter one list per DATASETS.SEARCH."""
+
+    calibration: list[list[dict]]
+    search: list[list[list[dict]]]
+
+
+def search_images(cfg) -> SearchImages:
+    """Decode the images that recalibrate and score the candidates; takes as long as reading them.
+
+    Raises:
+        UserError: no data set to score on, or a momentum outside [0, 1].
+    """
+    if not cfg.DATASETS.SEARCH:
+        raise UserError("DATASETS.SEARCH is empty; name the data set that scores the candidates")
+    momentum = cfg.NAS.BN_RECALIBRATION.MOMENTUM
+    if not 0 <= momentum <= 1:
+        raise UserError(f"NAS.BN_RECALIBRATION.MOMENTUM is {momentum}; expected a number from 0 to 1")
+    mapper = PanopticMapper(cfg, is_train=False)
+    return SearchImages(
+        calibration_batches(cfg, mapper) if cfg.NAS.BN_RECALIBRATION.ENABLED else [],
+        [
+            _batches(DatasetCatalog.get(name), mapper, EVALUATION_BATCH, _shape, f"reading {name}")
+            for name in cfg.DATASETS.SEARCH
+        ],
+    )
+
+
 class CandidateEvaluator:
     """Scores single paths of a supernet on the search data set.
 
@@ -86,30 +115,28 @@ class CandidateEvaluator:
         cfg: DATASETS.TRAIN gives the images for recalibration, DATASETS.SEARCH those for scoring.
         model: the supernet with its weights. With "pq" alone its detection threshold is raised for good.
         metrics: of "pq", "ap", "miou".
+        images: those of :func:`search_images`, if they are decoded already.
 
     Raises:
-        UserError: no data set to score on, or a momentum outside [0, 1].
+        UserError: as :func:`search_images`.
     """
 
-    def __init__(self, cfg, model: torch.nn.Module, metrics: Sequence[str] = ("pq",)):
-        if not cfg.DATASETS.SEARCH:
-            raise UserError("DATASETS.SEARCH is empty; name the data set that scores the candidates")
+    def __init__(
+        self,
+        cfg,
+        model: torch.nn.Module,
+        metrics: Sequence[str] = ("pq",),
+        images: SearchImages | None = None,
+    ):
+        images = images or search_images(cfg)
         self.momentum = cfg.NAS.BN_RECALIBRATION.MOMENTUM
-        if not 0 <= self.momentum <= 1:
-            raise UserError(
-                f"NAS.BN_RECALIBRATION.MOMENTUM is {self.momentum}; expected a number from 0 to 1"
-            )
         self.cfg, self.model = cfg, model
         if tuple(metrics) == ("pq",):
             _only_confident(model)
-        mapper = PanopticMapper(cfg, is_train=False)
-        self.calibration = calibration_batches(cfg, mapper) if cfg.NAS.BN_RECALIBRATION.ENABLED else []
+        self.calibration = images.calibration
         self.data = [
-            (
-                _batches(DatasetCatalog.get(name), mapper, EVALUATION_BATCH, _shape, f"reading {name}"),
-                build_evaluators(cfg, name, None, metrics, per_image=True, cache_ground_truth=True),
-            )
-            for name in cfg.DATASETS.SEARCH
+            (batches, build_evaluators(cfg, name, None, metrics, per_image=True, cache_ground_truth=True))
+            for name, batches in zip(cfg.DATASETS.SEARCH, images.search, strict=True)
         ]
 
     def __call__(self, architecture: Architecture) -> tuple[dict[str, float], dict[str, float]]:

@@ -1,27 +1,27 @@
-"""Evaluate the candidates that the ledger lacks, one by one; everything else follows from the ledger."""
+"""Evaluate the candidates that the ledger lacks; everything else follows from the ledger."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from .. import __version__
 from ..errors import UserError
-from ..explore import Ledger, Scoreboard, path_priority_candidates
+from ..explore import Ledger, Policy, Scoreboard
 from ..space import Architecture, SearchSpace
+from .executor import Executor
+from .header import ledger_path, search_policy
 from .ranking import RankingNoise, ranking_noise
 
 logger = logging.getLogger(__name__)
+
+Place = tuple[int, int]  # (cycle, index)
 
 
 @dataclass(frozen=True)
@@ -35,152 +35,196 @@ class SearchResult:
     noise: RankingNoise | None
 
 
-def ledger_path(cfg) -> Path:
-    """OUTPUT_DIR/search/ledger.jsonl; scoreboard.json and architecture.json lie beside it."""
-    return Path(cfg.OUTPUT_DIR) / "search" / "ledger.jsonl"
-
-
-def search_header(cfg, space: SearchSpace, weights: str) -> dict:
-    """First line of the ledger: everything that the candidates' scores depend on."""
-    with open(weights, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    relevant = cfg.clone()
-    relevant.defrost()
-    relevant.OUTPUT_DIR = relevant.MODEL.WEIGHTS = ""
-    relevant.NAS.CYCLES = 0  # a search may be prolonged
-    return {
-        "space": space.to_dict(),
-        "seed": cfg.NAS.SEED,
-        "policy": "path_priority",
-        "models_per_cycle": cfg.NAS.MODELS_PER_CYCLE,
-        "config": hashlib.sha256(relevant.dump().encode()).hexdigest()[:16],
-        "weights": digest[:16],
-        "versions": {"auto_panoptic": __version__, "torch": torch.__version__},
-    }
-
-
-def search_cycles(cfg, space: SearchSpace) -> list[list[Architecture]]:
-    """The candidates of all cycles.
-
-    Raises:
-        UserError: NAS.CYCLES is not positive, or MODELS_PER_CYCLE no multiple of the cycle length.
-    """
-    if cfg.NAS.CYCLES < 1:
-        raise UserError(f"NAS.CYCLES is {cfg.NAS.CYCLES}; expected at least 1")
-    return [
-        path_priority_candidates(space, cfg.NAS.SEED, cycle, cfg.NAS.MODELS_PER_CYCLE)
-        for cycle in range(cfg.NAS.CYCLES)
-    ]
-
-
 def run_search(
     cfg,
     space: SearchSpace,
-    evaluate: Callable[[Architecture], tuple[dict, dict]],
+    executor: Executor,
     header: dict,
     resume: bool = False,
+    retry_failed: bool = False,
     describe: Callable[[Architecture], dict] = lambda _: {},
+    accept: Iterable[str] = (),
 ) -> SearchResult:
-    """Search OUTPUT_DIR/search for the architecture with the highest path priorities.
+    """Search OUTPUT_DIR/search with the policy NAS.POLICY.
 
-    The candidates are a pure function of (space, seed, cycle). A candidate in the ledger is never evaluated
-    again; killed at any moment, a resumed search ends with the same scoreboard and architecture.
+    The candidates are a pure function of space, seed and, for evolution, of earlier generations' fitness;
+    scoreboard and selection are one of the candidates' results. So killed at any moment, and whatever order
+    the executor returns outcomes in, a resumed search ends with the same scoreboard and architecture.
+
+    A candidate in the ledger is never evaluated again, and no architecture twice: where one recurs, its
+    record repeats the metrics, with "duplicate_of": seq of the record they come from.
 
     Args:
-        cfg: NAS.CYCLES ("T"), NAS.MODELS_PER_CYCLE ("E"), NAS.SEED, OUTPUT_DIR.
+        cfg: NAS.POLICY and its settings, NAS.SEED, OUTPUT_DIR.
         space: what to search.
-        evaluate: architecture -> (metrics with "PQ" in percent, seconds per phase).
+        executor: evaluates the candidates.
         header: see :func:`search_header`.
         resume: continue an existing ledger.
+        retry_failed: evaluate failed candidates again. With a policy that breeds from earlier results only
+            those of the last generation begun: the generations after the others would no longer be theirs.
         describe: further facts of an architecture for its record, such as its size.
+        accept: header keys that may differ from the ledger's.
 
     Raises:
-        UserError: see :func:`search_cycles` and :meth:`Ledger.open`; every candidate failed.
+        UserError: see :func:`search_policy` and :meth:`Ledger.open`; the ledger holds other candidates than
+            the policy names; every candidate failed.
     """
-    cycles = search_cycles(cfg, space)
-    directory = ledger_path(cfg).parent
-    with Ledger.open(ledger_path(cfg), header, resume=resume) as ledger:
-        done = {(record["cycle"], record["index"]) for record in ledger.records}
-        todo = [
-            (cycle, index, architecture)
-            for cycle, candidates in enumerate(cycles)
-            for index, architecture in enumerate(candidates)
-            if (cycle, index) not in done
-        ]
+    policy = search_policy(cfg, space)
+    with Ledger.open(ledger_path(cfg), header, resume=resume, allow_changed=accept) as ledger:
+        return _Search(policy, ledger, header, describe).run(executor, retry_failed)
+
+
+class _Search:
+    """The state of :func:`run_search`."""
+
+    def __init__(self, policy: Policy, ledger: Ledger, header: dict, describe: Callable):
+        self.policy, self.ledger, self.header, self.describe = policy, ledger, header, describe
+        self.cycles: list[list[Architecture]] = []
+        self.records = {(r["cycle"], r["index"]): r for r in ledger.records}  # the last of a place counts
+        self.last_begun = max((cycle for cycle, _ in self.records), default=0)
+
+    def run(self, executor: Executor, retry_failed: bool) -> SearchResult:
+        done = len(self.records)
         if done:
-            logger.info("%d candidates are in the ledger, %d are left", len(done), len(todo))
-        for cycle, index, architecture in _progress(todo, len(done), ledger):
-            record = {"cycle": cycle, "index": index, "architecture": architecture.indices()}
-            ledger.append({**record, **_evaluated(evaluate, architecture), **describe(architecture)})
-            if any(r["status"] == "ok" for r in ledger.records):
-                write_selection(directory, cycles, ledger.records, header)
-        return write_selection(directory, cycles, ledger.records, header)
+            logger.info("%d candidates are in the ledger", done)
+        with tqdm(unit="candidate", desc="search", file=sys.stderr, mininterval=0.5) as bar:
+            # Only a policy that breeds has to wait for the last candidate of a cycle.
+            step = 1 if self.policy.uses_history else self.policy.cycles
+            for first in range(0, self.policy.cycles, step):
+                items = self._next_cycles(first, first + step, retry_failed)
+                known = sum(map(len, self.cycles))
+                bar.total = known + (self.policy.cycles - len(self.cycles)) * self.policy.models
+                bar.update(known - len(items) - bar.n)
+                self._evaluate(items, executor, bar)
+        return self._write()
 
+    def _next_cycles(self, first: int, stop: int, retry_failed: bool) -> dict[Place, Architecture]:
+        """Name the candidates of these cycles; return those that are to be evaluated."""
+        items = {}
+        for cycle in range(first, stop):
+            history = [self._scored(c) for c in range(cycle)] if self.policy.uses_history else []
+            self.cycles.append(self.policy.candidates(cycle, history))
+            retry = retry_failed and (cycle >= self.last_begun or not self.policy.uses_history)
+            for index, architecture in enumerate(self.cycles[cycle]):
+                record = self.records.get((cycle, index))
+                if record is None or (retry and record["status"] == "failed"):
+                    items[cycle, index] = architecture
+            self._check(cycle)
+        return items
 
-def _evaluated(evaluate, architecture: Architecture) -> dict:
-    """Facts of one evaluation; a crash or a PQ that is no number is a fact too, and never selected."""
-    try:
-        metrics, seconds = evaluate(architecture)
-    except Exception as error:  # one broken candidate must not end a search of hours
-        logger.exception("candidate failed: %s", architecture.indices())
-        return {"status": "failed", "metrics": {}, "seconds": {}, "error": f"{type(error).__name__}: {error}"}
-    if not math.isfinite(metrics.get("PQ", math.nan)):
-        return {"status": "failed", "metrics": {}, "seconds": seconds, "error": "PQ is not a number"}
-    return {"status": "ok", "metrics": metrics, "seconds": seconds}
+    def _check(self, cycle: int) -> None:
+        """The ledger must hold the candidates that the policy names."""
+        candidates = self.cycles[cycle]
+        for (_, index), record in sorted(i for i in self.records.items() if i[0][0] == cycle):
+            if index >= len(candidates) or candidates[index].indices() != record["architecture"]:
+                raise UserError(
+                    f"{self.ledger.path}: record {record['seq']} is not the architecture that the policy "
+                    f"{self.policy.name} has as candidate {index} of cycle {cycle}: choose another OUTPUT_DIR"
+                )
 
+    def _evaluate(self, items: dict[Place, Architecture], executor: Executor, bar: tqdm) -> None:
+        """Record an outcome for every item, in the order of arrival; equal architectures cost one run."""
+        original = {}  # architecture -> seq of its evaluation
+        for record in self.ledger.records:
+            if record["status"] == "ok" and "duplicate_of" not in record:
+                original[json.dumps(record["architecture"])] = record["seq"]
+        while items:
+            batch, waiting = {}, {}  # the first of equal ones is evaluated, the others wait for it
+            for place, architecture in items.items():
+                key = json.dumps(architecture.indices())
+                if key in original:
+                    self._copy(place, architecture, original[key], bar)
+                elif key in waiting:
+                    waiting[key].append(place)
+                else:
+                    batch[place], waiting[key] = architecture, []
+            left = dict(batch)
+            for place, outcome in executor.run(list(batch.items())) if batch else ():
+                architecture = left.pop(place)
+                record = self._record(place, architecture, outcome, bar)
+                key = json.dumps(architecture.indices())
+                if record["status"] == "ok":
+                    for other in waiting.pop(key):
+                        self._copy(other, architecture, record["seq"], bar)
+            if left:
+                raise RuntimeError(f"no outcome for the candidates (cycle, index) {list(left)}")
+            items = {place: items[place] for places in waiting.values() for place in places}
 
-def _progress(todo: list, done: int, ledger: Ledger) -> Iterable:
-    """Progress bar with the time left; plain lines where there is no terminal."""
-    with tqdm(
-        todo,
-        initial=done,
-        total=done + len(todo),
-        unit="candidate",
-        desc="search",
-        file=sys.stderr,
-        mininterval=0.5,
-    ) as bar:
-        for item in bar:
-            yield item
-            scores = [r["metrics"]["PQ"] for r in ledger.records if r["status"] == "ok"]
-            last = ledger.records[-1]
-            bar.set_postfix(
-                PQ=f"{last['metrics']['PQ']:.1f}" if last["status"] == "ok" else "failed",
-                best=f"{max(scores):.1f}" if scores else "-",
-            )
+    def _copy(self, place: Place, architecture: Architecture, seq: int, bar: tqdm) -> None:
+        metrics = self.ledger.records[seq]["metrics"]
+        outcome = {"status": "ok", "metrics": metrics, "seconds": {}, "duplicate_of": seq}
+        self._record(place, architecture, outcome, bar)
+
+    def _record(self, place: Place, architecture: Architecture, outcome: dict, bar: tqdm) -> dict:
+        base = {"cycle": place[0], "index": place[1], "architecture": architecture.indices()}
+        record = self.ledger.append({**base, **outcome, **self.describe(architecture)})
+        self.records[place] = record
+        scores = [r["metrics"]["PQ"] for r in self.records.values() if r["status"] == "ok"]
+        if scores:
+            self._write()
+        bar.update()
+        bar.set_postfix(
+            PQ=f"{record['metrics']['PQ']:.1f}" if record["status"] == "ok" else "failed",
+            best=f"{max(scores):.1f}" if scores else "-",
+        )
+        return record
+
+    def _scored(self, cycle: int) -> list[tuple[Architecture, float | None]]:
+        """The candidates of a cycle that have a record, with their PQ, None for a failed one."""
+        pairs = [(a, self.records.get((cycle, i))) for i, a in enumerate(self.cycles[cycle])]
+        return [(a, r["metrics"]["PQ"] if r["status"] == "ok" else None) for a, r in pairs if r]
+
+    def _write(self) -> SearchResult:
+        places = [(c, i) for c, candidates in enumerate(self.cycles) for i in range(len(candidates))]
+        records = [self.records[place] for place in places if place in self.records]
+        scored = [self._scored(cycle) for cycle in range(len(self.cycles))]
+        return write_selection(self.ledger.path.parent, self.policy, scored, records, self.header)
 
 
 def write_selection(
-    directory: Path, cycles: list[list[Architecture]], records: list[dict], header: dict
+    directory: Path, policy: Policy, cycles: list[list[tuple]], records: list[dict], header: dict
 ) -> SearchResult:
-    """Recompute scoreboard.json and architecture.json from the ledger's records; both are replaced whole."""
-    space = cycles[0][0].space
-    board = Scoreboard(space)
-    by_place = {(record["cycle"], record["index"]): record for record in records}
-    for cycle, candidates in enumerate(cycles):
-        scored = [(a, by_place[cycle, i]) for i, a in enumerate(candidates) if (cycle, i) in by_place]
-        if scored:
-            fitness = [r["metrics"]["PQ"] if r["status"] == "ok" else None for _, r in scored]
-            board.add_cycle([a for a, _ in scored], fitness)
-    good = [r for r in records if r["status"] == "ok"]
+    """Compute scoreboard.json and architecture.json; both are replaced whole.
+
+    Where the policy selects by ranks, operators have a score. Where it selects the best candidate (of equal
+    ones the earliest) their score is null, and count and mean fitness remain.
+
+    Args:
+        directory: where to.
+        policy: the policy of the search.
+        cycles: per cycle its (architecture, PQ or None) in the order of index.
+        records: their last records, in the same order.
+        header: see :func:`search_header`.
+
+    Raises:
+        UserError: all candidates failed.
+    """
+    good = [(a, r) for (a, _), r in zip(sum(cycles, []), records, strict=True) if r["status"] == "ok"]
+    board = Scoreboard(policy.space)
+    for scored in filter(None, cycles):
+        board.add_cycle([a for a, _ in scored], [fitness for _, fitness in scored])
+    table, selected = board.table(), board.select()
+    if policy.selects == "best":
+        selected = max(good, key=lambda pair: pair[1]["metrics"]["PQ"])[0]
+        table = {site: [{**row, "score": None} for row in rows] for site, rows in table.items()}
     architecture = Architecture(
-        space,
-        board.select().choices,
+        policy.space,
+        selected.choices,
         {
             "policy": header["policy"],
             "seed": header["seed"],
             "evaluated": len(good),
             "failed": len(records) - len(good),
-            "best_candidate_PQ": max((r["metrics"]["PQ"] for r in good), default=None),
+            "best_candidate_PQ": max(r["metrics"]["PQ"] for _, r in good),
             "config": header["config"],
             "weights": header["weights"],
             "version": header["versions"]["auto_panoptic"],
         },
     )
+    unique = [r["metrics"] for r in {a.choices: r for a, r in good}.values()]
     noise = None
-    resampled = [r["metrics"].get("bootstrap") for r in good]
-    if len(good) > 1 and all(resampled):
-        noise = ranking_noise([r["metrics"]["PQ"] for r in good], resampled)
+    if len(unique) > 1 and all(metrics.get("bootstrap") for metrics in unique):
+        noise = ranking_noise([m["PQ"] for m in unique], [m["bootstrap"] for m in unique])
     content = {
         "candidates": len(records),
         "ranking": None
@@ -191,7 +235,7 @@ def write_selection(
             "signal": noise.signal,
             "reliability": noise.reliability,
         },
-        "sites": board.table(),
+        "sites": table,
     }
     partial = directory / f".scoreboard.{os.getpid()}"
     partial.write_text(json.dumps(content, indent=1) + "\n")

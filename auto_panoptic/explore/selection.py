@@ -1,0 +1,187 @@
+"""From evaluated candidates to one architecture, with what the choice at every site rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import UserError
+from ..space import Architecture, CostTables, SearchSpace
+from .budget import Point, best_under_budget, pareto_front
+from .estimators import ESTIMATORS, Cycles, Observations, observations, operator_scores
+from .intervals import LEVEL, block_numbers, operator_effects
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A selected architecture and its reasons.
+
+    Attributes:
+        architecture: the selection.
+        estimator: what scored the operators.
+        scores: {site: {operator: score}}; None for an operator without an evaluated candidate.
+        score: total over the selected operators.
+        bound: upper bound of the total within the limits, found independently of the selection; the
+            selection is the best there is, the bound is a check on it.
+        cost: {"macs", "params"} of the selection, None without cost tables.
+        limits: {"max_macs", "max_params"}, None for no limit.
+        verdicts: {site: {"selected", "rival", "difference", "interval", "decided"}}: the selected operator
+            against the one of the others with the highest effect; difference of their effects in units of
+            fitness with its 95 % interval [low, high] (see :mod:`.intervals`), both None where the data do
+            not tell. ``decided``: the interval lies above 0. A site is decided wrongly in less than 5 % of
+            searches; but where few sites are decided, those may be a good part of them: a quarter in
+            simulated searches of the paper's space with 60 candidates.
+        disagreements: {site: {estimator: operator}} for the sites where the estimators, without limits,
+            choose differently.
+    """
+
+    architecture: Architecture
+    estimator: str
+    scores: Mapping[str, Mapping[str, float | None]]
+    score: float
+    bound: float
+    cost: Mapping[str, int] | None
+    limits: Mapping[str, int | None]
+    verdicts: Mapping[str, dict]
+    disagreements: Mapping[str, Mapping[str, str]]
+
+    @property
+    def decided(self) -> int:
+        """Number of sites whose choice is decided."""
+        return sum(verdict["decided"] for verdict in self.verdicts.values())
+
+    def to_json(self) -> dict:
+        """JSON-compatible summary, without the architecture."""
+        return {
+            "estimator": self.estimator,
+            "limits": dict(self.limits),
+            "score": self.score,
+            "bound": self.bound,
+            "cost": dict(self.cost) if self.cost else None,
+            "selected": self.architecture.names(),
+            "scores": {site: dict(row) for site, row in self.scores.items()},
+            "verdicts": dict(self.verdicts),
+            "decided": self.decided,
+            "disagreements": {site: dict(row) for site, row in self.disagreements.items()},
+        }
+
+
+def select(
+    space: SearchSpace,
+    cycles: Cycles,
+    estimator: str = "ranks",
+    costs: CostTables | None = None,
+    max_macs: int | None = None,
+    max_params: int | None = None,
+) -> Selection:
+    """Select the architecture with the highest total score, within the limits if there are any.
+
+    Operators of equal score are ordered as by :class:`Scoreboard`: by mean fitness, then lower index. Where
+    a limit forbids that choice, see :func:`best_under_budget` for ties.
+
+    Args:
+        space: the search space.
+        cycles: per cycle its (architecture, fitness) pairs in the order of their indices; fitness None or
+            NaN for a failed candidate.
+        estimator: ``ranks``, ``mean`` or ``ridge``; see :func:`operator_scores`.
+        costs: of the space; needed with a limit.
+        max_macs, max_params: limits for the whole network, inclusive.
+
+    Raises:
+        UserError: no candidate was evaluated; no architecture is within the limits; unknown estimator.
+    """
+    data = observations(space, cycles)
+    scores = {name: operator_scores(space, cycles, name, data) for name in {*ESTIMATORS, estimator}}
+    means = scores["mean"]
+    favourites = {name: _best(scores[name], means) for name in ESTIMATORS}
+    used = scores[estimator]
+    indices = favourites[estimator]
+    bound = _total(used, indices)
+    if costs is not None:
+        _check_costs(space, costs)
+    if max_macs is not None or max_params is not None:
+        if costs is None:
+            raise ValueError("a limit needs costs")
+        if not _fits(costs.cost(indices), max_macs, max_params):
+            point = best_under_budget(used, costs, max_macs, max_params)
+            indices, bound = list(point.indices), point.bound
+    architecture = space.architecture(indices)
+    cost = costs.cost(architecture) if costs is not None else None
+    if cost is not None and not _fits(cost, max_macs, max_params):
+        raise AssertionError(f"selected {cost} beyond the limits {max_macs}, {max_params}")
+    return Selection(
+        architecture,
+        estimator,
+        _by_name(space, used),
+        _total(used, indices),
+        bound,
+        None if cost is None else cost._asdict(),
+        {"max_macs": max_macs, "max_params": max_params},
+        _verdicts(space, data, indices),
+        {
+            site.name: {name: site.names[favourites[name][i]] for name in ESTIMATORS}
+            for i, site in enumerate(space.sites)
+            if len({favourites[name][i] for name in ESTIMATORS}) > 1
+        },
+    )
+
+
+def front(space: SearchSpace, cycles: Cycles, estimator: str, costs: CostTables) -> list[Point]:
+    """The score-against-MACs front of the candidates' scores; see :func:`pareto_front`."""
+    _check_costs(space, costs)
+    data = observations(space, cycles)
+    return pareto_front(operator_scores(space, cycles, estimator, data), costs)
+
+
+def _best(scores: list[np.ndarray], means: list[np.ndarray]) -> list[int]:
+    return [
+        max(range(len(score)), key=lambda i: (score[i], mean[i], -i))  # noqa: B023
+        for score, mean in zip(scores, means, strict=True)
+    ]
+
+
+def _total(scores: list[np.ndarray], indices: list[int]) -> float:
+    return float(sum(score[i] for score, i in zip(scores, indices, strict=True)))
+
+
+def _fits(cost, max_macs, max_params) -> bool:
+    return (max_macs is None or cost.macs <= max_macs) and (max_params is None or cost.params <= max_params)
+
+
+def _check_costs(space: SearchSpace, costs: CostTables) -> None:
+    if costs.space != space:
+        raise UserError(f"costs of another space: {space.difference(costs.space)}")
+
+
+def _by_name(space: SearchSpace, scores: list[np.ndarray]) -> dict:
+    return {
+        site.name: {
+            name: float(value) if np.isfinite(value) else None
+            for name, value in zip(site.names, row, strict=True)
+        }
+        for site, row in zip(space.sites, scores, strict=True)
+    }
+
+
+def _verdicts(space: SearchSpace, data: Observations, indices: list[int]) -> dict[str, dict]:
+    verdicts = {}
+    for i, (site, selected) in enumerate(zip(space.sites, indices, strict=True)):
+        column, size = data.choices[:, i], len(site.ops)
+        blocks = block_numbers(column, size, data.cycle)
+        effects = operator_effects(column, size, blocks, data.fitness)
+        ranked = np.where(np.isfinite(effects.values), effects.values, -np.inf)
+        ranked[selected] = -np.inf
+        rival = int(ranked.argmax()) if np.isfinite(ranked).any() else None
+        interval = None if rival is None else effects.interval(selected, rival, LEVEL)
+        verdicts[site.name] = {
+            "selected": site.names[selected],
+            "rival": None if rival is None else site.names[rival],
+            "difference": None
+            if interval is None
+            else float(effects.values[selected] - effects.values[rival]),
+            "interval": None if interval is None else list(interval),
+            "decided": bool(size == 1 or (interval is not None and interval[0] > 0)),
+        }
+    return verdicts

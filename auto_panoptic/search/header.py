@@ -1,0 +1,89 @@
+"""What identifies a search: where its ledger lies, its policy, and the first line of the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from .. import __version__
+from ..data.register import find_source
+from ..explore import POLICIES, Policy, make_policy
+from ..space import SearchSpace
+
+# Header keys whose change may be accepted. With another space, seed or policy the candidates are others.
+ACCEPTABLE = ("config", "data", "versions", "weights")
+
+# policy -> config keys of its cycles and of the models in each.
+CYCLE_KEYS = {
+    "path_priority": ("NAS.CYCLES", "NAS.MODELS_PER_CYCLE"),
+    "random": ("NAS.RANDOM.CYCLES", "NAS.RANDOM.MODELS_PER_CYCLE"),
+    "evolution": ("NAS.EVOLUTION.GENERATIONS", "NAS.EVOLUTION.POPULATION"),
+}
+assert CYCLE_KEYS.keys() == POLICIES.keys()
+
+
+def ledger_path(cfg) -> Path:
+    """OUTPUT_DIR/search/ledger.jsonl; scoreboard.json and architecture.json lie beside it."""
+    return Path(cfg.OUTPUT_DIR) / "search" / "ledger.jsonl"
+
+
+def search_policy(cfg, space: SearchSpace) -> Policy:
+    """The policy NAS.POLICY with its settings in the config.
+
+    Raises:
+        UserError: unknown policy, or a setting out of range.
+    """
+    nodes = {"random": cfg.NAS.RANDOM, "evolution": cfg.NAS.EVOLUTION}
+    settings = {key.lower(): value for key, value in nodes.get(cfg.NAS.POLICY, {}).items()}
+    settings = settings or {"cycles": cfg.NAS.CYCLES, "models_per_cycle": cfg.NAS.MODELS_PER_CYCLE}
+    return make_policy(cfg.NAS.POLICY, space, cfg.NAS.SEED, settings)
+
+
+def search_header(cfg, space: SearchSpace, weights: str) -> dict:
+    """First line of the ledger: everything that the candidates and their scores depend on.
+
+    Of the data, the panoptic JSON files of DATASETS.SEARCH and, where statistics are recalibrated, of
+    DATASETS.TRAIN are read; not the images.
+    """
+    policy = search_policy(cfg, space)
+    relevant = cfg.clone()
+    relevant.defrost()
+    relevant.OUTPUT_DIR = relevant.MODEL.WEIGHTS = relevant.NAS.POLICY = ""
+    relevant.NAS.CYCLES = relevant.NAS.MODELS_PER_CYCLE = 0  # a search may be prolonged; the rest is stated
+    relevant.NAS.RANDOM, relevant.NAS.EVOLUTION = CfgNode(), CfgNode()
+    return {
+        "space": space.to_dict(),
+        "seed": cfg.NAS.SEED,
+        "policy": policy.name,
+        "policy_settings": policy.settings,
+        "config": hashlib.sha256(relevant.dump().encode()).hexdigest()[:16],
+        "weights": _digest([weights]),
+        "data": {
+            "search": _data_digest(cfg.DATASETS.SEARCH),
+            "calibration": _data_digest(cfg.DATASETS.TRAIN if cfg.NAS.BN_RECALIBRATION.ENABLED else ()),
+        },
+        "versions": {"auto_panoptic": __version__, "torch": torch.__version__},
+    }
+
+
+def _data_digest(names: Iterable[str]) -> str:
+    paths = []
+    for name in names:
+        source, metadata = find_source(name), MetadataCatalog.get(name)
+        path = source.panoptic_json if source else metadata.get("panoptic_json", metadata.get("json_file"))
+        paths += [path] if path else []
+    return _digest(paths)
+
+
+def _digest(paths: list[str]) -> str:
+    """First 16 hexadecimal digits of a SHA-256 over the files' contents, in order."""
+    total = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:16]

@@ -1,0 +1,234 @@
+"""The best choice within limits, against enumeration, against HiGHS, and against the clock."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from modeling_util import make_cfg
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from auto_panoptic.errors import UserError
+from auto_panoptic.explore.budget import best_under_budget, check_budget, pareto_front, parse_amount
+from auto_panoptic.space import Cost, CostTables, SearchSpace, cost_tables_from_config
+from auto_panoptic.space.ops import HEAD_OPS
+from auto_panoptic.space.search_space import ChoiceSite
+
+
+def random_tables(rng):
+    """A small space with random costs, often equal ones, of laptop or of network size."""
+    sizes = rng.integers(1, 5, size=rng.integers(1, 6))
+    space = SearchSpace(tuple(ChoiceSite(f"mask.{i}", HEAD_OPS[:size]) for i, size in enumerate(sizes)))
+    unit = int(rng.choice([1, 10**9 + 7]))
+    sites = {
+        site.name: {
+            op.name: Cost(int(rng.integers(0, 12)) * unit, int(rng.integers(0, 12)) * unit) for op in site.ops
+        }
+        for site in space.sites
+    }
+    return CostTables(space, {"stem": Cost(5 * unit, 3 * unit)}, sites)
+
+
+def random_scores(rng, space):
+    kind = rng.integers(3)  # ranks with many ties, real numbers, or both with a barred operator
+    scores = [
+        rng.integers(0, 8, len(s.ops)) / 2 if kind == 0 else rng.normal(size=len(s.ops)) for s in space.sites
+    ]
+    if kind == 2:
+        for row in scores:
+            if len(row) > 1:
+                row[rng.integers(len(row))] = -np.inf
+    return scores
+
+
+def everything(tables, scores):
+    """All (score, macs, params, indices) whose operators are allowed."""
+    for indices in itertools.product(*(np.flatnonzero(np.isfinite(s)).tolist() for s in scores)):
+        score = sum(s[i] for s, i in zip(scores, indices, strict=True))
+        yield float(score), *tables.cost(indices), indices
+
+
+@pytest.mark.parametrize("limited", [("macs",), ("params",), ("macs", "params")])
+def test_equal_to_enumeration(limited):
+    """Best score; of equal ones fewest limited costs, then lowest indices; infeasible ones by name."""
+    refused = 0
+    for seed in range(250):
+        rng = np.random.default_rng([seed, len(limited), limited[0] == "macs"])
+        tables = random_tables(rng)
+        scores = random_scores(rng, tables.space)
+        choices = list(everything(tables, scores))
+        centre = choices[rng.integers(len(choices))]
+        limits = {
+            f"max_{name}": max(int(centre[1 + (name == "params")] + rng.integers(-2, 3)), 0)
+            for name in limited
+        }
+
+        def fits(c, limits=limits):
+            return c[1] <= limits.get("max_macs", c[1]) and c[2] <= limits.get("max_params", c[2])
+
+        feasible = [c for c in choices if fits(c)]
+        if not feasible:
+            refused += 1
+            with pytest.raises(UserError, match="smallest feasible value"):
+                best_under_budget(scores, tables, **limits)
+            continue
+        point = best_under_budget(scores, tables, **limits)
+        columns = [1 + (name == "params") for name in limited]
+        best = max(round(c[0], 9) for c in feasible)
+        expected = min(
+            (c for c in feasible if round(c[0], 9) == best), key=lambda c: (*(c[i] for i in columns), c[3])
+        )
+        assert point.indices == expected[3]
+        assert (point.macs, point.params) == expected[1:3]
+        assert point.score == pytest.approx(expected[0], abs=1e-9) and point.bound >= point.score - 1e-9
+    assert 10 < refused < 200
+
+
+def test_front_is_that_of_enumeration():
+    for seed in range(200):
+        rng = np.random.default_rng([seed, 7])
+        tables = random_tables(rng)
+        scores = random_scores(rng, tables.space)
+        best, expected = -np.inf, []
+        ordered = sorted(everything(tables, scores), key=lambda c: (c[1], -round(c[0], 9), c[3]))
+        for score, macs, params, indices in ordered:
+            if score > best + 1e-9:
+                best = score
+                expected.append((indices, macs, params))
+        points = pareto_front(scores, tables)
+        assert [(p.indices, p.macs, p.params) for p in points] == expected
+
+
+# ------------------------------------------------------------------ the whole space
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Cost tables of the paper's network: 56 sites."""
+    tables = cost_tables_from_config(make_cfg(small=False))
+    assert len(tables.space.sites) == 56
+    return tables
+
+
+def whole_scores(tables, seed, ranks):
+    rng = np.random.default_rng(seed)
+    return [
+        rng.integers(0, 330, len(s.ops)) / 2 if ranks else rng.normal(size=len(s.ops))
+        for s in tables.space.sites
+    ]
+
+
+def highs(scores, tables, limits):
+    """The best total score by integer programming."""
+    sizes = [len(s) for s in scores]
+    one_each = np.repeat(np.eye(len(sizes)), sizes, axis=1)
+    table = np.array([(c.macs, c.params) for row in tables.sites for c in row.values()], dtype=float)
+    fixed = np.array(sum(tables.fixed.values(), Cost(0, 0)), dtype=float)
+    room = np.array(limits) - fixed
+    result = milp(
+        -np.concatenate(scores),
+        integrality=np.ones(sum(sizes)),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(table.T / room[:, None], -np.inf, 1),
+        ],
+        options={"mip_rel_gap": 0},
+    )
+    assert result.status == 0
+    return -result.fun
+
+
+@pytest.mark.parametrize("ranks", [True, False])
+def test_whole_space_agrees_with_integer_programming(whole, ranks):
+    for seed, share in ((0, 0.2), (1, 0.35), (2, 0.5)):
+        scores = whole_scores(whole, seed, ranks)
+        low, high = whole.minimum, whole.maximum
+        limits = [int(low[i] + share * (high[i] - low[i])) for i in range(2)]
+        point = best_under_budget(scores, whole, *limits)
+        assert point.macs <= limits[0] and point.params <= limits[1]
+        assert (point.macs, point.params) == whole.cost(list(point.indices))
+        assert point.score == pytest.approx(highs(scores, whole, limits), abs=1e-4)
+        assert point.bound >= point.score
+
+
+def test_whole_space_within_a_second(whole):
+    slowest = {}
+    for seed in range(6):
+        scores = whole_scores(whole, seed, ranks=seed % 2 == 0)
+        low, high = whole.minimum, whole.maximum
+        share = (0.02, 0.1, 0.3)[seed % 3]
+        macs, params = (int(low[i] + share * (high[i] - low[i])) for i in range(2))
+        tasks = {
+            "macs": lambda s=scores, m=macs: best_under_budget(s, whole, m),
+            "params": lambda s=scores, p=params: best_under_budget(s, whole, None, p),
+            "both": lambda s=scores, m=macs, p=params: best_under_budget(s, whole, m, p),
+            "front": lambda s=scores: pareto_front(s, whole),
+        }
+        for name, task in tasks.items():
+            start = time.process_time()
+            try:
+                task()
+            except UserError:
+                assert name == "both"
+            slowest[name] = max(slowest.get(name, 0), time.process_time() - start)
+    print("slowest, CPU seconds:", {k: round(v, 3) for k, v in slowest.items()})
+    assert max(slowest.values()) < 1
+
+
+def test_infeasible_limits_name_the_smallest_feasible_one(whole):
+    low = whole.minimum
+    scores = whole_scores(whole, 0, True)
+    start = time.process_time()
+    with pytest.raises(UserError, match=rf"--max-macs .* smallest feasible value is {low.macs}$"):
+        best_under_budget(scores, whole, low.macs - 1)
+    with pytest.raises(UserError, match=rf"--max-params .* smallest feasible value is {low.params}$"):
+        best_under_budget(scores, whole, 10**15, low.params - 1)
+    assert time.process_time() - start < 0.05
+    best_under_budget(scores, whole, low.macs)
+    best_under_budget(scores, whole, None, low.params)
+
+
+def test_limits_that_are_feasible_one_by_one_only(whole):
+    low = whole.minimum
+    scores = whole_scores(whole, 0, True)
+    with pytest.raises(UserError, match="each is feasible, both together are not") as error:
+        best_under_budget(scores, whole, low.macs, low.params)
+    smallest = int(str(error.value).rsplit(" ", 1)[1])
+    best_under_budget(scores, whole, smallest, low.params)
+    with pytest.raises(UserError, match=f"is {smallest}$"):
+        best_under_budget(scores, whole, smallest - 1, low.params)
+    with pytest.raises(UserError, match=f"is {smallest}$"):
+        check_budget(whole, smallest - 1, low.params)
+    check_budget(whole, smallest, low.params)
+    check_budget(whole)
+
+
+def test_limits_beyond_the_space_change_nothing(whole):
+    scores = whole_scores(whole, 1, False)
+    point = best_under_budget(scores, whole, 10**30, 10**30)
+    assert point.indices == tuple(int(s.argmax()) for s in scores)
+    front = pareto_front(scores, whole)
+    assert front[-1].indices == point.indices
+    assert front[0].macs == whole.minimum.macs
+    middle = front[len(front) // 2]
+    assert best_under_budget(scores, whole, middle.macs).indices == middle.indices
+
+
+# ------------------------------------------------------------------ amounts
+
+
+@pytest.mark.parametrize(
+    "text, amount",
+    [("3.5G", 3_500_000_000), ("24M", 24_000_000), ("1200", 1200), ("600k", 600_000), ("0.1G", 10**8)],
+)
+def test_amounts(text, amount):
+    assert parse_amount(text, "--max-macs") == amount
+
+
+@pytest.mark.parametrize(
+    "text", ["", "G", "3.5", "-1", "0", "0.0M", "1e9", "3,5G", "3.5GB", "nan", "1.23456k"]
+)
+def test_no_amounts(text):
+    with pytest.raises(UserError, match=f"--max-macs is '{text}': expected a positive number"):
+        parse_amount(text, "--max-macs")

@@ -1,0 +1,99 @@
+"""Candidates per second of N Ray workers against one, each worker with one thread.
+
+Both sides run in turns in one call, on the same candidates of a supernet with random weights; starting the
+workers and reading the images do not count, the best round of each side does. The last line is one JSON
+object with the ratio (N workers / one worker; N is ideal) and the load of the machine before the start.
+
+    python tools/benchmarks/workers.py [--workers 2] [--candidates 6] [--rounds 2] [--config-file FILE]
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray  # noqa: E402
+import torch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])  # of the workers
+
+from auto_panoptic.explore import fair_cycle  # noqa: E402
+from auto_panoptic.search.workers import RayWorkers  # noqa: E402
+from auto_panoptic.space import SearchSpace  # noqa: E402
+from auto_panoptic.training import AutoPanopticTrainer, build_config  # noqa: E402
+
+
+def measure(cfg, weights: str, items: list, workers: int) -> tuple[float, list]:
+    """(seconds for all items, their metrics) of ``workers`` workers with one CPU each."""
+    ray.init(
+        address="local",
+        num_cpus=workers,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    try:
+        with RayWorkers(cfg, weights, ("pq",), workers) as executor:
+            assert executor.threads == 1
+            while executor.ready < workers:  # the first evaluation also warms a worker up
+                list(executor.run(items[:workers]))
+            start = time.perf_counter()
+            outcomes = dict(executor.run(items))
+            seconds = time.perf_counter() - start
+    finally:
+        ray.shutdown()
+    return seconds, [outcomes[key]["metrics"] for key, _ in items]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--config-file", default=str(ROOT / "configs/quick/supernet.yaml"))
+    p.add_argument("--workers", type=int, default=2)
+    p.add_argument("--candidates", type=int, default=6)
+    p.add_argument("--rounds", type=int, default=2)
+    args = p.parse_args()
+    load = os.getloadavg()[0]
+    cfg = build_config(args.config_file, ["MODEL.DEVICE", "cpu"])
+    torch.manual_seed(0)
+    space = SearchSpace.from_config(cfg)
+    architectures = [a for cycle in range(args.candidates) for a in fair_cycle(space, 0, cycle)]
+    items = list(enumerate(architectures[: args.candidates]))
+    seconds = {1: [], args.workers: []}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = str(Path(folder) / "supernet.pth")
+        torch.save({"model": AutoPanopticTrainer.build_model(cfg).state_dict()}, weights)
+        results = []
+        for _ in range(args.rounds):
+            for workers, times in seconds.items():
+                elapsed, metrics = measure(cfg, weights, items, workers)
+                times.append(elapsed)
+                results.append(metrics)
+                print(
+                    f"{workers} workers: {elapsed:.2f} s, {len(items) / elapsed:.2f} candidates/s", flush=True
+                )
+    assert all(metrics == results[0] for metrics in results), "the scores differ"
+    ratio = min(seconds[1]) / min(seconds[args.workers])
+    print(
+        json.dumps(
+            {
+                "workers": args.workers,
+                "ratio": round(ratio, 3),
+                "seconds": {k: [round(s, 2) for s in v] for k, v in seconds.items()},
+                "candidates": len(items),
+                "load_before": round(load, 2),
+                "cores": os.cpu_count(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
