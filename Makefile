@@ -26,7 +26,7 @@ quickstart: $(VENV)/.installed
 	@$(RUN) tools/quickstart.py
 
 test: $(VENV)/.installed
-	@$(RUN) -m pytest -q
+	@$(RUN) -m pytest -q -n 2 --dist loadfile
 
 doctor: $(VENV)/.installed
 	@$(RUN) -m auto_panoptic.doctor

@@ -193,7 +193,7 @@ def test_setup_sizes_the_model(tmp_path, forget_data_sets):
     assert all(len(DatasetCatalog.get(name)) for name in names)
 
 
-def test_registration_from_aconfig_with(tmp_path, forget_data_sets):
+def test_registration_from_a_config(tmp_path, forget_data_sets):
     cfg = config_with(COCO_PANOPTIC=[{"name": "own", **write_own(tmp_path)}], TRAIN=("own",), TEST=())
     setup_datasets(cfg)
     setup_datasets(cfg)  # training and evaluation may both call it

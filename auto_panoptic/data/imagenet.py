@@ -123,7 +123,9 @@ def register_imagenet() -> None:
 
 def find_image_folder(name: str) -> ImageFolder | None:
     """The data set registered by :func:`register_image_folder` under ``name``, or None."""
-    return _FOLDERS.get(name)
+    if name not in MetadataCatalog.list():  # never registered, or removed since
+        return None
+    return _FOLDERS.get(name) if MetadataCatalog.get(name).get("evaluator_type") == EVALUATOR_TYPE else None
 
 
 def is_classifier(cfg) -> bool:
