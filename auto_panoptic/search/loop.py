@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from ..explore import Ledger, Policy, Scoreboard
 from ..space import Architecture, SearchSpace
 from .executor import Executor
 from .header import ledger_path, search_policy
-from .ranking import RankingNoise, ranking_noise
+from .ranking import RankingNoise
+from .results import write_results
 
 logger = logging.getLogger(__name__)
 
@@ -207,38 +207,6 @@ def write_selection(
     if policy.selects == "best":
         selected = max(good, key=lambda pair: pair[1]["metrics"]["PQ"])[0]
         table = {site: [{**row, "score": None} for row in rows] for site, rows in table.items()}
-    architecture = Architecture(
-        policy.space,
-        selected.choices,
-        {
-            "policy": header["policy"],
-            "seed": header["seed"],
-            "evaluated": len(good),
-            "failed": len(records) - len(good),
-            "best_candidate_PQ": max(r["metrics"]["PQ"] for _, r in good),
-            "config": header["config"],
-            "weights": header["weights"],
-            "version": header["versions"]["auto_panoptic"],
-        },
-    )
-    unique = [r["metrics"] for r in {a.choices: r for a, r in good}.values()]
-    noise = None
-    if len(unique) > 1 and all(metrics.get("bootstrap") for metrics in unique):
-        noise = ranking_noise([m["PQ"] for m in unique], [m["bootstrap"] for m in unique])
-    content = {
-        "candidates": len(records),
-        "ranking": None
-        if noise is None
-        else {
-            "spread": noise.spread,
-            "noise": noise.noise,
-            "signal": noise.signal,
-            "reliability": noise.reliability,
-        },
-        "sites": table,
-    }
-    partial = directory / f".scoreboard.{os.getpid()}"
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, directory / "scoreboard.json")
-    architecture.save(directory / "architecture.json")
-    return SearchResult(architecture, directory, len(good), len(records) - len(good), noise)
+    evaluated = [(a, r) for (a, _), r in zip(sum(cycles, []), records, strict=True)]
+    noise = write_results(directory, header, evaluated, selected, table)
+    return SearchResult(selected, directory, len(good), len(records) - len(good), noise)

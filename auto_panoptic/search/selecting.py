@@ -6,8 +6,6 @@ Needs the ledger alone: no model, no data.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 
 from ..errors import UserError
@@ -17,7 +15,7 @@ from ..explore.estimators import ESTIMATORS
 from ..explore.selection import Selection, front, select
 from ..space import Architecture, SearchSpace, cost_tables_from_config
 from .header import ledger_path
-from .ranking import ranking_noise
+from .results import write_json, write_results
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,9 +95,20 @@ def rescore(
         ]
         selection = select(space, cycles, estimator, costs, max_macs, max_params)
         points = front(space, cycles, estimator, costs) if pareto else None
-        _write(path.parent, selection, cycles, sum(records, []), header)
+        board = Scoreboard(space)
+        for cycle in cycles:
+            board.add_cycle([a for a, _ in cycle], [fitness for _, fitness in cycle])
+        write_results(
+            path.parent,
+            header,
+            [(a, r) for (a, _), r in zip(sum(cycles, []), sum(records, []), strict=True)],
+            selection.architecture,
+            board.table(),
+            {"estimator": selection.estimator, **selection.limits, **selection.cost},
+            selection=selection.to_json(),
+        )
         if points is not None:
-            _write_json(path.parent / "pareto.json", [_point(space, p) for p in points])
+            write_json(path.parent / "pareto.json", [_point(space, p) for p in points])
     return selection
 
 
@@ -158,43 +167,6 @@ def _fitness(record: dict) -> float | None:
     return record["metrics"]["PQ"] if record["status"] == "ok" else None
 
 
-def _write(directory: Path, selection: Selection, cycles: list, records: list[dict], header: dict) -> None:
-    good = [r for r in records if r["status"] == "ok"]
-    board = Scoreboard(selection.architecture.space)
-    for cycle in cycles:
-        board.add_cycle([a for a, _ in cycle], [f for _, f in cycle])
-    unique = [r["metrics"] for r in good if "duplicate_of" not in r]
-    noise = None
-    if len(unique) > 1 and all(m.get("bootstrap") for m in unique):
-        noise = ranking_noise([m["PQ"] for m in unique], [m["bootstrap"] for m in unique])
-    content = {
-        "candidates": len(records),
-        "ranking": None
-        if noise is None
-        else {k: getattr(noise, k) for k in ("spread", "noise", "signal", "reliability")},
-        "sites": board.table(),
-        "selection": selection.to_json(),
-    }
-    _write_json(directory / "scoreboard.json", content)
-    Architecture(
-        selection.architecture.space,
-        selection.architecture.choices,
-        {
-            "policy": header["policy"],
-            "seed": header["seed"],
-            "evaluated": len(good),
-            "failed": len(records) - len(good),
-            "best_candidate_PQ": max(r["metrics"]["PQ"] for r in good),
-            "config": header["config"],
-            "weights": header["weights"],
-            "version": header["versions"]["auto_panoptic"],
-            "estimator": selection.estimator,
-            **selection.limits,
-            **selection.cost,
-        },
-    ).save(directory / "architecture.json")
-
-
 def _point(space: SearchSpace, point: Point) -> dict:
     architecture = space.architecture(point.indices)
     return {
@@ -203,14 +175,3 @@ def _point(space: SearchSpace, point: Point) -> dict:
         "score": point.score,
         "architecture": architecture.indices(),
     }
-
-
-def _write_json(path: Path, content) -> None:
-    """Replace the file whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(content, indent=None if isinstance(content, list) else 1) + "\n")
-        os.replace(partial, path)
-    except OSError as e:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot write: {e.strerror}") from e
