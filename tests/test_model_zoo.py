@@ -7,7 +7,8 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import build_resnet_backbone
-from test_configs import FOLDER, RUNNABLE, missing_architectures, missing_paths, read
+from test_configs import FOLDER, RUNNABLE, read
+from test_docs import missing_architectures, missing_paths
 from toy import ROOT
 
 from auto_panoptic.space import Architecture, backbone_cost, resolve_architecture_path, width_from_config
