@@ -1,11 +1,13 @@
 # make quickstart   install, then train, search, retrain and evaluate on the built-in data set
 # make test         install, then run the tests
 # make doctor       install, then show versions and prove the operators
+# make chaos        install, then the fault drills of the search: kills, damage, races (about half an hour)
 # make lint         install, then check the style
 # make clean        remove caches, the quickstart's results and the generated data set (not .venv, not other results)
 # make distclean    the same, and .venv
 #
 # PYTHON=...          the Python that .venv is made with (default: the first supported one found)
+# CHAOS_ARGS=...      of the drills, e.g. "--quick --only kill" (tools/chaos --help names all)
 # TORCH_PIP_ARGS=...  e.g. "--index-url https://download.pytorch.org/whl/cpu" for torch without CUDA
 
 SHELL := /bin/bash
@@ -16,7 +18,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := pyproject.toml tools/constraints.txt tools/setup_env.py $(wildcard tools/*detectron2*.py)
 
-.PHONY: help quickstart test doctor lint clean distclean
+.PHONY: help quickstart test doctor chaos lint clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,6 +32,9 @@ test: $(VENV)/.installed
 
 doctor: $(VENV)/.installed
 	@$(RUN) -m auto_panoptic.doctor
+
+chaos: $(VENV)/.installed
+	@$(RUN) tools/chaos $(CHAOS_ARGS)
 
 lint: $(VENV)/.installed
 	@$(VENV)/bin/ruff check .

@@ -1,0 +1,59 @@
+"""Supernets for the drills that need a real evaluation: a toy on drawn images, or the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from detectron2.modeling import build_model
+from toy import make_shapes, write_config
+
+from auto_panoptic.search import CandidateEvaluator
+from auto_panoptic.space import SearchSpace
+from auto_panoptic.training import AutoPanopticTrainer, build_config, load_weights
+
+from .report import Plan
+
+METRICS = ("pq", "miou")  # of the toy's candidates, mIoU tells more
+
+
+class Supernet(NamedTuple):
+    config_file: str
+    weights: str
+
+    def config(self, *options):
+        return build_config(self.config_file, ["MODEL.DEVICE", "cpu", *map(str, options)])
+
+    def space(self) -> SearchSpace:
+        return SearchSpace.from_config(self.config())
+
+    def evaluator(self) -> CandidateEvaluator:
+        """In this process, on one thread."""
+        torch.set_num_threads(1)
+        cfg = self.config()
+        model = AutoPanopticTrainer.build_model(cfg)
+        load_weights(model, self.weights)
+        return CandidateEvaluator(cfg, model, METRICS)
+
+
+def supernet_of(plan: Plan) -> Supernet:
+    """The user's supernet, or the toy."""
+    if plan.weights and plan.config_file:
+        return Supernet(plan.config_file, plan.weights)
+    return toy_supernet(plan.folder)
+
+
+def toy_supernet(folder: Path, **changes) -> Supernet:
+    """Random weights that differ by candidate, and 20 drawn images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = write_config(folder / "toy.yaml", make_shapes(folder), **changes)
+    found = Supernet(str(path), str(folder / "supernet.pth"))
+    torch.manual_seed(0)
+    model = build_model(found.config())
+    with torch.no_grad():  # confident detections and masks, so that a PQ is not 0
+        model.roi_heads.box_predictor.cls_score.weight *= 20
+        model.roi_heads.box_predictor.cls_score.bias[-1] = -3
+        model.roi_heads.mask_head.predictor.bias += 1
+    torch.save({"model": model.state_dict(), "space": None}, found.weights)
+    return found
