@@ -9,6 +9,7 @@ from modeling_util import make_cfg
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from auto_panoptic.errors import UserError
+from auto_panoptic.explore import budget, knapsack
 from auto_panoptic.explore.budget import best_under_budget, check_budget, pareto_front, parse_amount
 from auto_panoptic.space import Cost, CostTables, SearchSpace, cost_tables_from_config
 from auto_panoptic.space.ops import HEAD_OPS
@@ -29,8 +30,12 @@ def random_tables(rng):
     return CostTables(space, {"stem": Cost(5 * unit, 3 * unit)}, sites)
 
 
-def random_scores(rng, space):
-    kind = rng.integers(3)  # ranks with many ties, real numbers, or both with a barred operator
+def random_scores(rng, tables):
+    """Ranks with many ties, real numbers, both with a barred operator, or a linear function of the costs."""
+    kind, space = rng.integers(4), tables.space
+    if kind == 3:
+        unit, price = tables.fixed["stem"].params // 3, rng.integers(1, 4, size=2)
+        return [np.array([np.dot(price, c) // unit for c in row.values()], float) for row in tables.sites]
     scores = [
         rng.integers(0, 8, len(s.ops)) / 2 if kind == 0 else rng.normal(size=len(s.ops)) for s in space.sites
     ]
@@ -55,7 +60,7 @@ def test_equal_to_enumeration(limited):
     for seed in range(250):
         rng = np.random.default_rng([seed, len(limited), limited[0] == "macs"])
         tables = random_tables(rng)
-        scores = random_scores(rng, tables.space)
+        scores = random_scores(rng, tables)
         choices = list(everything(tables, scores))
         centre = choices[rng.integers(len(choices))]
         limits = {
@@ -81,14 +86,40 @@ def test_equal_to_enumeration(limited):
         assert point.indices == expected[3]
         assert (point.macs, point.params) == expected[1:3]
         assert point.score == pytest.approx(expected[0], abs=1e-9) and point.bound >= point.score - 1e-9
+        assert point.exact
     assert 10 < refused < 200
+
+
+def test_too_many_states_are_admitted(monkeypatch):
+    """With hardly any states: within the limits, marked exact only if it is, and no better than its bound."""
+    monkeypatch.setattr(knapsack, "WIDTHS", ((2, 1), (3, 2)))
+    monkeypatch.setattr(knapsack, "MOST_PAIRS", 4)
+    inexact = missed = 0
+    for seed in range(300):
+        rng = np.random.default_rng([seed, 11])
+        tables = random_tables(rng)
+        scores = random_scores(rng, tables)
+        choices = list(everything(tables, scores))
+        limits = choices[rng.integers(len(choices))][1:3]
+        best = max(c[0] for c in choices if c[1] <= limits[0] and c[2] <= limits[1])
+        try:
+            point = best_under_budget(scores, tables, *limits)
+        except UserError as error:
+            assert "no architecture within both was found" in str(error)
+            continue
+        assert point.macs <= limits[0] and point.params <= limits[1]
+        assert point.score - 1e-9 <= best <= point.bound + 1e-9
+        assert not point.exact or point.score == pytest.approx(best, abs=1e-9)
+        inexact += not point.exact
+        missed += point.score < best - 1e-9
+    assert inexact >= 10 and missed >= 3
 
 
 def test_front_is_that_of_enumeration():
     for seed in range(200):
         rng = np.random.default_rng([seed, 7])
         tables = random_tables(rng)
-        scores = random_scores(rng, tables.space)
+        scores = random_scores(rng, tables)
         best, expected = -np.inf, []
         ordered = sorted(everything(tables, scores), key=lambda c: (c[1], -round(c[0], 9), c[3]))
         for score, macs, params, indices in ordered:
@@ -174,6 +205,50 @@ def test_whole_space_within_a_second(whole):
             slowest[name] = max(slowest.get(name, 0), time.process_time() - start)
     print("slowest, CPU seconds:", {k: round(v, 3) for k, v in slowest.items()})
     assert max(slowest.values()) < 1
+
+
+def linear_scores(tables, noise, seed=0):
+    """Scores that are a linear function of both costs, but for noise."""
+    rng = np.random.default_rng(seed)
+    table = [np.array([tuple(c) for c in row.values()], float) for row in tables.sites]
+    spread = sum(np.ptp(t, axis=0) for t in table)
+    return [(t / spread * 300).sum(axis=1) + noise * rng.normal(size=len(t)) for t in table]
+
+
+@pytest.mark.slow
+def test_scores_that_follow_the_costs(whole, caplog):
+    """One limit exactly; both, which is NP-hard, in seconds, with the gap to what is possible at most."""
+    scores, low, high = linear_scores(whole, 0.0), whole.minimum, whole.maximum
+    macs, params = (int(low[i] + 0.5 * (high[i] - low[i])) for i in range(2))
+    for limits in ((macs, None), (None, params)):
+        start = time.process_time()
+        assert best_under_budget(scores, whole, *limits).exact
+        assert time.process_time() - start < 1
+    start = time.process_time()
+    point = best_under_budget(scores, whole, macs, params)
+    assert time.process_time() - start < 10
+    assert point.macs <= macs and point.params <= params
+    assert not point.exact and "best found, not proved to be the best" in caplog.text
+    assert 0 < point.bound - point.score < 1e-3 * point.score
+
+
+def test_scores_that_partly_follow_the_costs(whole):
+    scores, low, high = linear_scores(whole, 0.5), whole.minimum, whole.maximum
+    limits = [int(low[i] + 0.2 * (high[i] - low[i])) for i in range(2)]
+    point = best_under_budget(scores, whole, *limits)
+    assert point.exact
+    assert point.score == pytest.approx(highs(scores, whole, limits), abs=1e-4)
+
+
+def test_a_front_too_long_is_thinned(whole, monkeypatch, caplog):
+    monkeypatch.setattr(budget, "FRONT_STATES", 100)
+    scores = whole_scores(whole, 1, False)
+    points = pareto_front(scores, whole)
+    assert "points are left out" in caplog.text and not any(p.exact for p in points)
+    assert points[-1].indices == tuple(int(s.argmax()) for s in scores)
+    for before, after in itertools.pairwise(points):
+        assert before.macs < after.macs and before.score < after.score
+        assert after.macs == whole.cost(list(after.indices)).macs
 
 
 def test_infeasible_limits_name_the_smallest_feasible_one(whole):

@@ -15,8 +15,10 @@ pairs. So sigma, the unit of all results, is the standard deviation of the true 
 0 its mean. Results are true fitness, without noise, of the architecture that a rule selects.
 
 Rules. path_priority evaluates fair cycles of 12 and takes the best operator of every site by ranks (the
-paper), mean or ridge; best_evaluated takes the best of uniformly random candidates. All rules see the same
-surrogate and budgets; the estimators also the same evaluations.
+paper), mean or ridge. random takes the best of uniformly random candidates; evolution, the paper's baseline
+of 20 generations of 50 with DetNAS's shares, the best of its own. At other budgets its population is a
+twentieth of the budget, so that it always has 20 generations. The best is so by measured fitness, noise
+included. All rules see the same surrogate and budgets; the estimators also the same evaluations.
 """
 
 import argparse
@@ -30,10 +32,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from auto_panoptic.explore import make_policy  # noqa: E402
 from auto_panoptic.explore.estimators import ESTIMATORS, mean_scores, ridge_scores  # noqa: E402
 from auto_panoptic.explore.fairness import cycle_indices  # noqa: E402
 from auto_panoptic.explore.scoreboard import Scoreboard  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
+
+GENERATIONS = 20  # of an evolution (paper)
 
 
 class Surrogate:
@@ -71,7 +76,31 @@ def _centred(values):
     return values - values.mean(axis=0)
 
 
-def simulate(space, budgets, pairs, noise, seed):
+def evolve(space, surrogate, budget, noise, seed, rng):
+    """True fitness of the best candidate of an evolution of 20 generations."""
+    population = budget // GENERATIONS
+    settings = {
+        "generations": GENERATIONS,
+        "population": population,
+        "parents": max(population // 5, 1),
+        "mutation": 0.4,
+        "crossover": 0.4,
+        "mutation_probability": 0.1,
+    }
+    policy = make_policy("evolution", space, seed, settings)
+    history, best = [], (-np.inf, 0.0)
+    for generation in range(GENERATIONS):
+        candidates = policy.candidates(generation, history)
+        index = np.array([[site.names.index(c) for site, c in zip(space.sites, a.choices, strict=True)]
+                          for a in candidates])  # fmt: skip
+        true = surrogate(index)
+        measured = true + noise * rng.normal(size=len(true))
+        history.append(list(zip(candidates, measured.tolist(), strict=True)))
+        best = max(best, (float(measured.max()), float(true[measured.argmax()])))
+    return best[1]
+
+
+def simulate(space, budgets, evolutions, pairs, noise, seed):
     """One search of every rule: {(rule, budget): true fitness of the selection}, plus the oracle's."""
     sizes = [len(site.ops) for site in space.sites]
     rng = np.random.default_rng([seed, 1])
@@ -98,7 +127,9 @@ def simulate(space, budgets, pairs, noise, seed):
         for name in ESTIMATORS:
             selected = np.array([[s.argmax() for s in scores[name]]])
             results[f"path_priority, {name}", n] = float(surrogate(selected)[0])
-        results["random, best_evaluated", n] = float(surrogate(uniform[[drawn[:n].argmax()]])[0])
+        results["random, best", n] = float(surrogate(uniform[[drawn[:n].argmax()]])[0])
+    for n in evolutions:
+        results["evolution, best", n] = evolve(space, surrogate, n, noise, seed, rng)
     return results
 
 
@@ -108,7 +139,17 @@ def main():
     p.add_argument("--pairs", type=float, default=0.3, help="variance share of pair effects (default: 0.3)")
     p.add_argument("--noise", type=float, default=0.3, help="noise of an evaluation in sigma (default: 0.3)")
     p.add_argument(
-        "--budgets", type=int, nargs="+", default=[60, 120, 240, 480], help="numbers of candidates"
+        "--budgets",
+        type=int,
+        nargs="+",
+        default=[60, 120, 240, 480, 996],
+        help="numbers of candidates (default: 60 120 240 480 996)",
+    )
+    p.add_argument(
+        "--evolution-budgets",
+        type=int,
+        nargs="*",
+        help="those of the evolution (default: of each budget the nearest multiple of 20; 996 -> 1000)",
     )
     args = p.parse_args()
     space = SearchSpace.default()
@@ -118,8 +159,16 @@ def main():
     if args.seeds < 2 or not 0 <= args.pairs < 1 or args.noise < 0:
         p.error("expected --seeds of at least 2, --pairs from 0 to below 1, --noise not negative")
 
+    evolutions = args.evolution_budgets
+    if evolutions is None:
+        evolutions = [max(round(b / GENERATIONS), 1) * GENERATIONS for b in args.budgets]
+    if any(b < GENERATIONS or b % GENERATIONS for b in evolutions):
+        p.error(f"--evolution-budgets {evolutions}: expected multiples of {GENERATIONS}, its generations")
+
     start = time.perf_counter()
-    runs = [simulate(space, args.budgets, args.pairs, args.noise, seed) for seed in range(args.seeds)]
+    runs = [
+        simulate(space, args.budgets, evolutions, args.pairs, args.noise, seed) for seed in range(args.seeds)
+    ]
     table = {}
     for key in runs[0]:
         values = np.array([run[key] for run in runs])
@@ -130,10 +179,11 @@ def main():
     print(f"True fitness of the selection in sigma, mean of {args.seeds} searches (standard error)")
     print(f"pair effects {args.pairs:g} of the variance, noise {args.noise:g} sigma; best main effects reach "
           f"{oracle[0]:.2f} ({oracle[1]:.2f})")  # fmt: skip
-    print(f"{'evaluations':<26}" + "".join(f"{b:>14}" for b in args.budgets))
+    columns = sorted({b for _, b in table})
+    print(f"{'evaluations':<22}" + "".join(f"{b:>13}" for b in columns))
     for rule in rules:
-        cells = (f"{table[rule, b][0]:.2f} ({table[rule, b][1]:.2f})" for b in args.budgets)
-        print(f"{rule:<26}" + "".join(f"{cell:>14}" for cell in cells))
+        cells = ("{:.2f} ({:.2f})".format(*table[rule, b]) if (rule, b) in table else "" for b in columns)
+        print(f"{rule:<22}" + "".join(f"{cell:>13}" for cell in cells))
     figures = {
         "seeds": args.seeds,
         "pairs": args.pairs,
@@ -143,7 +193,8 @@ def main():
         "rules": {
             rule: {
                 str(b): {"mean": round(table[rule, b][0], 4), "standard_error": round(table[rule, b][1], 4)}
-                for b in args.budgets
+                for b in columns
+                if (rule, b) in table
             }
             for rule in rules
         },

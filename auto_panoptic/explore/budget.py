@@ -1,13 +1,12 @@
-"""The best total score that a budget of MACs and parameters allows, exactly; the score-against-MACs front.
+"""The best total score that a budget of MACs and parameters allows; the score-against-MACs front.
 
-Scores and costs are sums over the sites, so this is a multiple-choice knapsack. A dynamic program over the
-sites keeps the partial choices that can still be best: it drops those that cannot meet the limits, those
-that another one matches in score and cost, and those whose upper bound lies below a known solution. All
-three are exact; costs are integers, and scores are made integers first (:func:`_integers`).
+Scores and costs are sums over the sites, so this is a multiple-choice knapsack (:mod:`.knapsack`). Costs are
+integers; scores are made integers first (:func:`_integers`).
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +15,15 @@ import numpy as np
 
 from ..errors import UserError
 from ..space import CostTables
+from .knapsack import States, solve
 
 COSTS = ("macs", "params")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]?)")
 _UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 _SCORE_BITS = 40  # of the integer range of total scores
+FRONT_STATES = 1 << 16  # of a score-against-MACs front
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Point:
         score: sum of the sites' scores.
         macs, params: of the whole network.
         bound: no choice within the limits scores more; equal to or above ``score``.
+        exact: proved to be the best; if not, it is the best found, and ``bound`` says how far from it the
+            best can be at most.
     """
 
     indices: tuple[int, ...]
@@ -39,6 +44,7 @@ class Point:
     macs: int
     params: int
     bound: float
+    exact: bool = True
 
 
 def parse_amount(text: str, option: str) -> int:
@@ -60,9 +66,10 @@ def parse_amount(text: str, option: str) -> int:
 
 def check_budget(costs: CostTables, max_macs: int | None = None, max_params: int | None = None) -> None:
     """Refuse limits that no architecture meets, as :func:`best_under_budget` does, before any search."""
-    scores = [np.zeros(len(row)) for row in costs.sites]
-    if max_macs is not None or max_params is not None:
-        best_under_budget(scores, costs, max_macs, max_params)
+    limits = _limits(max_macs, max_params)
+    if limits:
+        _, tables, fixed = _tables([np.zeros(len(row)) for row in costs.sites], costs)
+        _feasible(tables, fixed, limits)
 
 
 def best_under_budget(
@@ -75,7 +82,8 @@ def best_under_budget(
 
     Of equal total scores the one with the fewest of the limited costs wins (MACs before parameters), then
     the one with the lowest indices, the first site first. Scores that are not whole or half numbers count to
-    a precision of 2**-39 of the range of the total.
+    a precision of 2**-39 of the range of the total. Where that is not proved, see :class:`Point`, a warning
+    is logged.
 
     Args:
         scores: per site an (operators,) array; minus infinity bars an operator.
@@ -85,8 +93,7 @@ def best_under_budget(
     Raises:
         UserError: no architecture is within the limits; names the smallest feasible one.
     """
-    limits = {name: limit for name, limit in zip(COSTS, (max_macs, max_params), strict=True)}
-    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    limits = _limits(max_macs, max_params)
     if not limits:
         raise ValueError("no limit: give max_macs or max_params")
     allowed, tables, fixed = _tables(scores, costs)
@@ -99,28 +106,46 @@ def best_under_budget(
         dtype=np.int64,
     )
     values, scale, offset = _integers([s[a] for s, a in zip(scores, allowed, strict=True)])
-    picked, bound = _solve(values, used, room, start)
-    return _point(scores, allowed, tables, fixed, picked, bound / scale + offset)
+    picked, bound, exact = solve(values, used, room, start)
+    point = _point(scores, allowed, tables, fixed, picked, bound / scale + offset, exact)
+    if not exact:
+        logger.warning(
+            "the architecture under the budget is the best found, not proved to be the best: total score "
+            "%.9g, at most %.3g below the best",
+            *(point.score, point.bound - point.score),
+        )
+    return point
 
 
 def pareto_front(scores: Sequence[np.ndarray], costs: CostTables) -> list[Point]:
     """All choices that no other one matches in score with fewer MACs, or in MACs with more score.
 
     One choice for each pair of score and MACs, that with the lowest indices; ascending in both. Scores count
-    as in :func:`best_under_budget`.
+    as in :func:`best_under_budget`. Beyond 2**16 partial choices every second is left out: the points are
+    then not all, nor need each be the best of its MACs; a warning is logged and none is marked exact.
     """
     allowed, tables, fixed = _tables(scores, costs)
     values, _, _ = _integers([s[a] for s, a in zip(scores, allowed, strict=True)])
     used = [table[:, :1] for table in tables]
     room = np.array([sum(int(t.max()) for t in used)], dtype=np.int64)
-    states = _States(len(room))
+    states, exact = States(len(room)), True
     for value, cost in zip(values, used, strict=True):
         states.extend(value, cost, room)
         states.drop_dominated()
+        while len(states.score) > FRONT_STATES:
+            exact = False
+            rank = np.argsort(np.argsort(states.cost[:, 0], kind="stable"))
+            states.keep((rank % 2 == 0) | (rank == len(rank) - 1))
+    if not exact:
+        logger.warning("the score-against-MACs front is too long: some of its points are left out")
     order = np.argsort(states.cost[:, 0], kind="stable")
     picks = states.picks()[order]
-    points = [_point(scores, allowed, tables, fixed, row, None) for row in picks]
-    return points
+    return [_point(scores, allowed, tables, fixed, row, None, exact) for row in picks]
+
+
+def _limits(max_macs: int | None, max_params: int | None) -> dict[str, int]:
+    limits = zip(COSTS, (max_macs, max_params), strict=True)
+    return {name: limit for name, limit in limits if limit is not None}
 
 
 def _tables(scores, costs):
@@ -134,13 +159,13 @@ def _tables(scores, costs):
     return allowed, tables, fixed
 
 
-def _point(scores, allowed, tables, fixed, picked, bound) -> Point:
+def _point(scores, allowed, tables, fixed, picked, bound, exact) -> Point:
     indices = tuple(int(a[i]) for a, i in zip(allowed, picked, strict=True))
     macs, params = (
         fixed[c] + sum(int(table[i, c]) for table, i in zip(tables, picked, strict=True)) for c in range(2)
     )
     score = float(sum(s[i] for s, i in zip(scores, indices, strict=True)))
-    return Point(indices, score, macs, params, score if bound is None else max(score, float(bound)))
+    return Point(indices, score, macs, params, score if bound is None else max(score, float(bound)), exact)
 
 
 def _integers(scores: list[np.ndarray]) -> tuple[list[np.ndarray], float, float]:
@@ -171,161 +196,18 @@ def _feasible(tables, fixed, limits) -> np.ndarray:
         return np.array([int(t[:, column].argmin()) for t in tables])
     # Fewest MACs within the parameters: the same problem with MACs saved as the score.
     saved = [t[:, 0].max() - t[:, 0] for t in tables]
-    room = np.array([limits["params"] - fixed[1]])
+    room = np.array([min(limits["params"] - fixed[1], sum(int(t[:, 1].max()) for t in tables))])
     start = np.array([int(np.lexsort((t[:, 0], t[:, 1]))[0]) for t in tables])
-    picked, _ = _solve(saved, [t[:, 1:] for t in tables], room, start)
+    picked, _, exact = solve(saved, [t[:, 1:] for t in tables], room, start)
     macs = fixed[0] + sum(int(t[i, 0]) for t, i in zip(tables, picked, strict=True))
     if macs > limits["macs"]:
+        if not exact:
+            raise UserError(
+                f"--max-macs {limits['macs']:,} with --max-params {limits['params']:,}: no architecture "
+                f"within both was found; with that many parameters {macs} MACs are feasible"
+            )
         raise UserError(
             f"--max-macs {limits['macs']:,} with --max-params {limits['params']:,}: each is feasible, both "
             f"together are not; with that many parameters the smallest feasible value of --max-macs is {macs}"
         )
     return picked
-
-
-# ------------------------------------------------------------------------------------ the dynamic program
-
-
-class _States:
-    """Partial choices over the first sites, in the order of their indices, with their way back."""
-
-    def __init__(self, costs: int):
-        self.score = np.zeros(1, dtype=np.int64)
-        self.cost = np.zeros((1, costs), dtype=np.int64)
-        self._steps: list[tuple[np.ndarray, np.ndarray]] = []  # per site: parent state, operator
-
-    def extend(self, value: np.ndarray, cost: np.ndarray, room: np.ndarray) -> None:
-        """Add a site: every state with every operator that fits into ``room`` (costs,)."""
-        count = len(value)
-        score = (self.score[:, None] + value).reshape(-1)
-        total = (self.cost[:, None] + cost).reshape(-1, cost.shape[1])
-        parent = np.repeat(np.arange(len(self.score)), count)
-        operator = np.tile(np.arange(count), len(self.score))
-        self.score, self.cost = score, total
-        self._steps.append((parent, operator))
-        self.keep((total <= room).all(axis=1))
-
-    def keep(self, mask: np.ndarray) -> None:
-        self.score, self.cost = self.score[mask], self.cost[mask]
-        parent, operator = self._steps[-1]
-        self._steps[-1] = (parent[mask], operator[mask])
-
-    def drop_dominated(self) -> None:
-        """Drop states that another one matches in score and all costs; of equal ones keep the first.
-
-        With one cost, all of them. With two, those dominated by a state of the same parameters or by one of
-        a few good ones: dropping fewer costs time only.
-        """
-        keep = np.zeros(len(self.score), dtype=bool)
-        order = np.lexsort((-self.score, *self.cost.T[::-1]))  # stable: by costs, then best score, then first
-        score = self.score[order]
-        if self.cost.shape[1] == 1:
-            keep[order] = _is_record(score)
-            self.keep(keep)
-            return
-        same = (self.cost[order][1:] == self.cost[order][:-1]).all(axis=1)
-        keep[order] = np.concatenate(([True], ~same))
-        self.keep(keep)
-        for column in (0, 1):
-            other = 1 - column
-            order = np.lexsort((-self.score, self.cost[:, column], self.cost[:, other]))
-            group = np.cumsum(np.concatenate(([0], np.diff(self.cost[order, other]) != 0)))
-            keep = np.zeros(len(order), dtype=bool)
-            keep[order] = _is_record(self.score[order] + group * (int(self.score.max()) + 1))
-            self.keep(keep)
-        strong = np.linspace(0, len(self.score) - 1, min(len(self.score), 64)).astype(int)
-        dominated = np.zeros(len(self.score), dtype=bool)
-        for i in strong:
-            worse = (self.score <= self.score[i]) & (self.cost >= self.cost[i]).all(axis=1)
-            worse[i] = False
-            dominated |= worse
-        self.keep(~dominated)
-
-    def picks(self) -> np.ndarray:
-        """(states, sites) operator of every state at every site."""
-        rows = np.arange(len(self.score))
-        columns = []
-        for parent, operator in reversed(self._steps):
-            columns.append(operator[rows])
-            rows = parent[rows]
-        return np.stack(columns[::-1], axis=1) if columns else np.zeros((len(rows), 0), dtype=np.int64)
-
-
-def _is_record(score: np.ndarray) -> np.ndarray:
-    """Whether each score is above all before it."""
-    best = np.maximum.accumulate(score)
-    return np.concatenate(([True], best[1:] > best[:-1]))
-
-
-def _solve(values, costs, room, start) -> tuple[np.ndarray, float]:
-    """Best choice within ``room`` and an upper bound of its value.
-
-    Args:
-        values: per site (operators,) integers from 0, total below 2**50.
-        costs: per site (operators, C) integers, C 1 or 2.
-        room: (C,) integers.
-        start: a choice that fits.
-    """
-    prices, incumbent = _dual(values, costs, room, start)
-    reduced = [np.stack([v - c @ p for p in prices], axis=1) for v, c in zip(values, costs, strict=True)]
-    ahead = np.cumsum([r.max(axis=0) for r in reduced][::-1], axis=0)[::-1]
-    ahead = np.concatenate((ahead, np.zeros((1, len(prices)))))  # most that the sites from i on can add
-    least = np.cumsum([c.min(axis=0) for c in costs][::-1], axis=0)[::-1]
-    least = np.concatenate((least, np.zeros((1, len(room)), dtype=np.int64)))
-    states = _States(len(room))
-    for i, (value, cost) in enumerate(zip(values, costs, strict=True)):
-        states.extend(value, cost, room - least[i + 1])
-        bound = states.score[:, None] + (room - states.cost) @ prices.T + ahead[i + 1]
-        states.keep(bound.min(axis=1) >= incumbent - 1 - 1e-9 * abs(incumbent))  # the bounds are floats
-        states.drop_dominated()
-    best = np.lexsort((*states.cost.T[::-1], -states.score))[0]
-    return states.picks()[best], float((room @ prices.T + ahead[0]).min())
-
-
-def _dual(values, costs, room, start) -> tuple[np.ndarray, int]:
-    """Prices of the costs with low upper bounds, and the best value met that fits.
-
-    The bound at prices p >= 0 is convex in p: max over choices of (value - p * cost) + p * room. It holds for
-    any prices, so how well they are found matters for speed only. Cutting planes on a line per cost, turn
-    and turn about.
-
-    Returns:
-        (prices, C) prices and the value of the best choice met.
-    """
-    count = max((len(v) for v in values), default=1)
-    score = np.full((len(values), count), -np.inf)
-    cost = np.zeros((len(values), count, len(room)))
-    for i, (v, c) in enumerate(zip(values, costs, strict=True)):
-        score[i, : len(v)], cost[i, : len(v)] = v, c
-    rows = np.arange(len(values))
-    incumbent = int(sum(v[i] for v, i in zip(values, start, strict=True)))
-
-    def bound(prices):
-        nonlocal incumbent
-        reduced = score - cost @ prices
-        pick = reduced.argmax(axis=1)
-        used = cost[rows, pick].sum(axis=0)
-        if (used <= room).all():
-            incumbent = max(incumbent, int(score[rows, pick].sum()))
-        return reduced[rows, pick].sum() + prices @ room, room - used
-
-    spread = np.maximum((cost.max(axis=1) - cost.min(axis=1)).sum(axis=0), 1)
-    top = max(np.where(np.isfinite(score), score, 0).max(axis=1).sum(), 1)
-    prices = np.zeros(len(room))
-    kept = [prices.copy()]
-    for _ in range(12 if len(room) > 1 else 1):
-        for c in range(len(room)):
-            low, high = 0.0, 1e3 * top / spread[c]
-            for _ in range(40):  # where the slope changes its sign
-                prices[c] = (low * high) ** 0.5 if low else high / 64
-                value, slope = bound(prices)
-                if slope[c] >= 0:
-                    high = prices[c]
-                else:
-                    low = prices[c]
-                if high < 1e-9 * top / spread[c]:
-                    break
-            prices[c] = 0.0 if not low else high
-            kept.append(prices.copy())
-    kept.sort(key=lambda p: bound(p)[0])
-    return np.array(kept[:4]), incumbent

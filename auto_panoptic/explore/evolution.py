@@ -129,4 +129,7 @@ def best(history: Sequence[Generation], count: int) -> list[Architecture]:
     """The ``count`` architectures of highest fitness, best first, of equal ones the earliest; none failed."""
     scored = [(a, f) for generation in history for a, f in generation if f is not None and math.isfinite(f)]
     ranked = [a for a, _ in sorted(scored, key=lambda pair: -pair[1])]  # stable: equal ones keep their order
-    return list(dict.fromkeys(ranked))[:count]
+    first = {}
+    for architecture in ranked:
+        first.setdefault(architecture.choices, architecture)
+    return list(first.values())[:count]

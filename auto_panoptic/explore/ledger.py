@@ -18,6 +18,8 @@ from ..errors import UserError
 from .locking import WriterLock
 
 FORMAT = "auto_panoptic.ledger/1"
+# Header keys that ledgers of earlier versions lack: compared where they are recorded.
+LATER_KEYS = ("metrics", "libraries")
 _HEADER_START = f'{{"format": "{FORMAT}"'.encode()
 
 
@@ -91,7 +93,8 @@ class Ledger:
                 "or choose another OUTPUT_DIR"
             )
         if self.records:
-            difference = _difference(stored, header, allow_changed)
+            unknown = {key for key in LATER_KEYS if key not in stored}
+            difference = _difference(stored, header, allow_changed | unknown)
             if difference:
                 raise UserError(
                     f"{self.path}: cannot resume, the search has changed (recorded -> now): {difference}; "

@@ -23,8 +23,9 @@ class Selection:
         estimator: what scored the operators.
         scores: {site: {operator: score}}; None for an operator without an evaluated candidate.
         score: total over the selected operators.
-        bound: upper bound of the total within the limits, found independently of the selection; the
-            selection is the best there is, the bound is a check on it.
+        bound: upper bound of the total within the limits.
+        exact: whether the selection is proved to be the best within the limits; if not, it is the best found,
+            and the bound says how far from it the best can be.
         cost: {"macs", "params"} of the selection, None without cost tables.
         limits: {"max_macs", "max_params"}, None for no limit.
         verdicts: {site: {"selected", "rival", "difference", "interval", "decided"}}: the selected operator
@@ -42,6 +43,7 @@ class Selection:
     scores: Mapping[str, Mapping[str, float | None]]
     score: float
     bound: float
+    exact: bool
     cost: Mapping[str, int] | None
     limits: Mapping[str, int | None]
     verdicts: Mapping[str, dict]
@@ -59,6 +61,7 @@ class Selection:
             "limits": dict(self.limits),
             "score": self.score,
             "bound": self.bound,
+            "exact": self.exact,
             "cost": dict(self.cost) if self.cost else None,
             "selected": self.architecture.names(),
             "scores": {site: dict(row) for site, row in self.scores.items()},
@@ -98,7 +101,7 @@ def select(
     favourites = {name: _best(scores[name], means) for name in ESTIMATORS}
     used = scores[estimator]
     indices = favourites[estimator]
-    bound = _total(used, indices)
+    bound, exact = _total(used, indices), True
     if costs is not None:
         _check_costs(space, costs)
     if max_macs is not None or max_params is not None:
@@ -106,7 +109,7 @@ def select(
             raise ValueError("a limit needs costs")
         if not _fits(costs.cost(indices), max_macs, max_params):
             point = best_under_budget(used, costs, max_macs, max_params)
-            indices, bound = list(point.indices), point.bound
+            indices, bound, exact = list(point.indices), point.bound, point.exact
     architecture = space.architecture(indices)
     cost = costs.cost(architecture) if costs is not None else None
     if cost is not None and not _fits(cost, max_macs, max_params):
@@ -117,6 +120,7 @@ def select(
         _by_name(space, used),
         _total(used, indices),
         bound,
+        exact,
         None if cost is None else cost._asdict(),
         {"max_macs": max_macs, "max_params": max_params},
         _verdicts(space, data, indices),

@@ -1,4 +1,7 @@
-"""What identifies a search: where its ledger lies, its policy, and the first line of the ledger."""
+"""What identifies a search: where its ledger lies, its policy, and the first line of the ledger.
+
+Imports torch and Detectron2 only where it needs them, so that the command line answers at once.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,12 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-
 from .. import __version__
-from ..data.register import find_source
 from ..explore import POLICIES, Policy, make_policy
 from ..space import SearchSpace
 
 # Header keys whose change may be accepted. With another space, seed or policy the candidates are others.
-ACCEPTABLE = ("config", "data", "versions", "weights")
+ACCEPTABLE = ("config", "data", "libraries", "metrics", "versions", "weights")
 
 # policy -> config keys of its cycles and of the models in each.
 CYCLE_KEYS = {
@@ -44,12 +42,19 @@ def search_policy(cfg, space: SearchSpace) -> Policy:
     return make_policy(cfg.NAS.POLICY, space, cfg.NAS.SEED, settings)
 
 
-def search_header(cfg, space: SearchSpace, weights: str) -> dict:
+def search_header(cfg, space: SearchSpace, weights: str, metrics: Iterable[str] = ("pq",)) -> dict:
     """First line of the ledger: everything that the candidates and their scores depend on.
 
-    Of the data, the panoptic JSON files of DATASETS.SEARCH and, where statistics are recalibrated, of
-    DATASETS.TRAIN are read; not the images.
+    "config" is a digest of all settings of the model, its input, recalibration and evaluation. Of the data,
+    the panoptic JSON files of DATASETS.SEARCH and, where statistics are recalibrated, of DATASETS.TRAIN are
+    read; not the images.
     """
+    import detectron2
+    import numpy
+    import PIL
+    import torch
+    from detectron2.config import CfgNode
+
     policy = search_policy(cfg, space)
     relevant = cfg.clone()
     relevant.defrost()
@@ -67,11 +72,17 @@ def search_header(cfg, space: SearchSpace, weights: str) -> dict:
             "search": _data_digest(cfg.DATASETS.SEARCH),
             "calibration": _data_digest(cfg.DATASETS.TRAIN if cfg.NAS.BN_RECALIBRATION.ENABLED else ()),
         },
+        "metrics": sorted(metrics),
         "versions": {"auto_panoptic": __version__, "torch": torch.__version__},
+        "libraries": {m.__name__: m.__version__ for m in (detectron2, numpy, PIL)},  # decode, resize, paste
     }
 
 
 def _data_digest(names: Iterable[str]) -> str:
+    from detectron2.data import MetadataCatalog
+
+    from ..data.register import find_source
+
     paths = []
     for name in names:
         source, metadata = find_source(name), MetadataCatalog.get(name)

@@ -120,6 +120,9 @@ def selection_summary(selection: Selection, directory: Path) -> str:
         + f": total score {selection.score:.6g}"
         + (f" (upper bound {selection.bound:.6g})" if limits else ""),
     ]  # fmt: skip
+    if not selection.exact:
+        gap = selection.bound - selection.score
+        lines.append(f"NOT PROVED THE BEST: best found, its total score at most {gap:.3g} below the best")
     if selection.cost:
         lines.append(f"{selection.cost['macs']:,} MACs, {selection.cost['params']:,} parameters")
     lines.append(f"{'site':<18} {'selected':<13} {'lead in PQ, 95 % interval':<26} over")

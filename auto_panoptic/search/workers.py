@@ -26,6 +26,7 @@ from ..space import Architecture
 from ..training import AutoPanopticTrainer, load_weights
 from .evaluate import CandidateEvaluator, SearchImages, search_images
 from .executor import outcome_of
+from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class RayExecutor:
             raise UserError(f"--workers is {workers}; expected at least 1")
         self._ray = _import_ray()
         self._ours = not self._ray.is_initialized()
+        self._watchdog = None  # of a Ray started here
         self._slots: list[_Slot] = []
         self._make_evaluator = make_evaluator
         if self._ours:
@@ -137,15 +139,20 @@ class RayExecutor:
         if address not in (None, "auto"):
             _check_address(address)
         try:
-            self._ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **({} if address else {"include_dashboard": False}),
-            )
+            self._watchdog = None if address else Watchdog()
+            with self._watchdog or contextlib.nullcontext():
+                context = self._ray.init(
+                    address=address or "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **({} if address else {"include_dashboard": False}),
+                )
+            if self._watchdog:
+                self._watchdog.remove(context.address_info["session_dir"])
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"--ray-address {address}" if address else "Ray cannot start on this machine"
             reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.close()
             raise UserError(f"{where}: {reason}; 'ray start --head' starts a cluster") from error
 
     def _plan(self, workers: int, gpus: bool) -> None:
@@ -268,12 +275,15 @@ class RayExecutor:
         slot.actor, slot.ready = None, False
 
     def close(self) -> None:
-        """Stop the workers, and Ray if it was started here."""
+        """Stop the workers, and Ray if it was started here, with its folder of sockets and logs."""
         for slot in self._slots:
             self._stop(slot)
         self._slots, self._shared = [], None
         if self._ours:
             self._ray.shutdown()
+        if self._watchdog:
+            self._watchdog.close()
+            self._watchdog = None
 
     def __enter__(self):
         return self
