@@ -11,12 +11,13 @@ Room by room, each importing only from those before it:
 - ``auto_panoptic.training``    supernet and retraining loops, checkpoints
 - ``auto_panoptic.search``      BatchNorm recalibration, candidate evaluation, the search loop
 
-Importing ``auto_panoptic`` itself needs neither torch nor detectron2; importing ``auto_panoptic.modeling``
-and ``auto_panoptic.data`` registers the components and data sets in Detectron2.
+Importing ``auto_panoptic`` itself needs neither torch nor detectron2: its names are imported on first use.
+Importing ``auto_panoptic.modeling`` and ``auto_panoptic.data`` registers the components and data sets in
+Detectron2.
 """
 
 __version__ = "0.1.0"
-__all__ = ["add_auto_panoptic_config"]
+__all__ = ["add_auto_panoptic_config", "register_coco_panoptic", "train"]
 
 
 def __getattr__(name):
@@ -24,4 +25,12 @@ def __getattr__(name):
         from .config import add_auto_panoptic_config
 
         return add_auto_panoptic_config
+    if name == "register_coco_panoptic":
+        from .data import register_coco_panoptic
+
+        return register_coco_panoptic
+    if name == "train":
+        from .training import train
+
+        return train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -60,3 +60,40 @@ def write_own(folder, categories=CATEGORIES, **changes) -> dict:
         "image_root": str(folder / "images"),
         "derived_root": str(folder / "derived"),
     }
+
+
+EMPTY = ("stuff only", "crowd only", "all void", "no pixel")
+
+
+def write_scenes(folder, kinds, height=48, width=64) -> dict:
+    """A user's data set with one image per kind: "objects", or one of :data:`EMPTY`."""
+    for part in ("images", "panoptic"):
+        (folder / part).mkdir(parents=True)
+    images, annotations = [], []
+    for image_id, kind in enumerate(kinds, start=1):
+        ids, segments = np.zeros((height, width), np.int32), []
+        if kind in ("objects", "stuff only"):
+            ids[:20] = 10
+            segments.append({"id": 10, "category_id": 2, "iscrowd": 0})
+        if kind in ("objects", "crowd only"):
+            ids[10:40, 10:40] = 20
+            segments.append({"id": 20, "category_id": 4, "iscrowd": int(kind == "crowd only")})
+        if kind == "no pixel":  # the JSON has an object that the PNG does not show
+            segments.append({"id": 30, "category_id": 9, "iscrowd": 0})
+        for segment in segments:
+            segment.update(area=int((ids == segment["id"]).sum()), bbox=[10, 10, 30, 30])
+        name = f"{image_id:03d}"
+        noise = np.random.default_rng(image_id).integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"images/{name}.png")
+        rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
+        Image.fromarray(rgb).save(folder / f"panoptic/{name}.png")
+        images.append({"id": image_id, "file_name": f"{name}.png", "height": height, "width": width})
+        annotations.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
+    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    return {
+        "panoptic_json": str(folder / "panoptic.json"),
+        "panoptic_root": str(folder / "panoptic"),
+        "image_root": str(folder / "images"),
+        "derived_root": str(folder / "derived"),
+    }

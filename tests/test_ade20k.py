@@ -150,8 +150,8 @@ def test_the_split_command(root, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "part, path, remedy",
     [
-        ("val", "ade20k_panoptic_val.json", "prepare_ade20k_pan_seg.py"),
-        ("val", "ade20k_instance_val.json", "prepare_ade20k_ins_seg.py"),
+        ("val", "ade20k_panoptic_val.json", "datasets/prepare_ade20k.py"),
+        ("val", "ade20k_instance_val.json", "datasets/prepare_ade20k.py"),
         ("nas_val", "ade20k_panoptic_nas_val.json", "prepare_nas_split.py --dataset ade20k"),
         ("nas_train", "images/training", "download ADEChallengeData2016"),
     ],

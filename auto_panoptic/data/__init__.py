@@ -2,11 +2,13 @@
 
 Importing this package registers ``shapes_panoptic_{train,val,nas_train,nas_val}`` and
 ``shapes_objects_{train,val}``, drawn on first use, ``coco_2017_nas_{train,val}_panoptic_separated``,
-``ade20k_panoptic_{train,val,nas_train,nas_val}_separated`` and ``imagenet_{train,val}``.
+``{ade20k,cityscapes}_panoptic_{train,val,nas_train,nas_val}_separated`` and ``imagenet_{train,val}``.
 """
 
 from .ade20k import register_ade20k
+from .cityscapes import register_cityscapes
 from .coco_splits import register_coco_splits
+from .id_table import id_table
 from .imagenet import (
     EVALUATOR_TYPE,
     ClassificationMapper,
@@ -18,7 +20,7 @@ from .imagenet import (
 from .mapper import PanopticMapper
 from .metadata import panoptic_metadata
 from .register import register_coco_panoptic
-from .setup import setup_datasets
+from .setup import log_ids, setup_datasets
 from .shapes import ensure_shapes, register_shapes
 from .shapes_objects import ensure_shapes_objects, register_shapes_objects
 
@@ -29,7 +31,9 @@ __all__ = [
     "ensure_shapes",
     "ensure_shapes_objects",
     "find_image_folder",
+    "id_table",
     "is_classifier",
+    "log_ids",
     "panoptic_metadata",
     "register_coco_panoptic",
     "register_image_folder",
@@ -41,4 +45,5 @@ register_shapes()
 register_shapes_objects()
 register_coco_splits()
 register_ade20k()
+register_cityscapes()
 register_imagenet()

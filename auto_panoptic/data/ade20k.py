@@ -1,23 +1,22 @@
 """ADE20K for panoptic segmentation: 100 thing and 50 stuff classes, things as one class of the semantic head.
 
 The tree is that of Mask2Former's preparation scripts (see ``datasets/README.md``); their category ids are the
-positions in Detectron2's list of the 150 classes. The label maps of the semantic head are made on first use.
+positions in Detectron2's list of the 150 classes. ``datasets/prepare_ade20k.py`` makes it from the release;
+missing label maps of the semantic head are made on first use.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 
 from ..errors import UserError
-from . import coco_format as coco
 from .coco_splits import PARTS, write_split
-from .files import build_once, datasets_root, parallel_map
-from .metadata import semantic_label_map
-from .panoptic_json import read_panoptic_json, read_segments
+from .files import datasets_root
+from .panoptic_json import read_panoptic_json
+from .prepare import PanopticFiles, make_label_maps
 from .register import PanopticSource, register_source
 
 FOLDERS = {"train": "training", "val": "validation"}
@@ -38,17 +37,30 @@ def ade20k_root() -> Path:
     return datasets_root() / "ADEChallengeData2016"
 
 
-def write_ade20k_split(root: Path, size: int, seed: int) -> dict[str, int]:
+def panoptic_files(datasets: Path, split: str) -> PanopticFiles:
+    """The files of one split under a data set root, and where its label maps lie."""
+    root = datasets / "ADEChallengeData2016"
+    return PanopticFiles(
+        title=f"ADE20K {split}",
+        panoptic_json=root / f"ade20k_panoptic_{split}.json",
+        panoptic_root=root / f"ade20k_panoptic_{split}",
+        categories=CATEGORIES,
+        sem_seg_root=datasets / "derived" / f"ade20k_stuff_{split}",
+        instances_json=root / f"ade20k_instance_{split}.json",
+    )
+
+
+def write_ade20k_split(root: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:
     """Write ``ade20k_{panoptic,instance}_nas_{train,val}.json``, as :func:`.coco_splits.write_split`."""
     kinds = {
         root / f"ade20k_{kind}_train.json": {part: root / f"ade20k_{kind}_{part}.json" for part in PARTS}
         for kind in ("panoptic", "instance")
     }
-    return write_split(kinds, size, seed)
+    return write_split(kinds, size, seed, overwrite)
 
 
 def _check(root: Path, split: str, part: str) -> None:
-    scripts = "Mask2Former's prepare_ade20k_pan_seg.py and prepare_ade20k_ins_seg.py make the files"
+    scripts = "python datasets/prepare_ade20k.py makes the files"
     expected = [
         (root / "images" / FOLDERS[split], "the images", "download ADEChallengeData2016"),
         (root / f"ade20k_panoptic_{split}", "the panoptic PNGs", scripts),
@@ -71,37 +83,15 @@ def _check(root: Path, split: str, part: str) -> None:
     if found != {c["id"]: bool(c["isthing"]) for c in CATEGORIES}:
         raise UserError(
             f"{panoptic_json}: its categories are not ids 0..149 with the usual 100 things; make it with "
-            "Mask2Former's prepare_ade20k_pan_seg.py, or register it as your own (see datasets/README.md)"
+            "datasets/prepare_ade20k.py, or register it as your own (see datasets/README.md)"
         )
 
 
-def _semantic_root(split: str) -> Path:
-    return datasets_root() / "derived" / f"ade20k_stuff_{split}"
-
-
-def _make_label_maps(root: Path, split: str) -> None:
+def _make_label_maps(files: PanopticFiles) -> None:
     """Derive the label maps of the semantic head (things 0, stuff 1..50, void 255) from the panoptic PNGs."""
-
-    def build(target: Path) -> None:
-        ids = {c["id"] for c in CATEGORIES}
-        entries = read_segments(str(root / f"ade20k_panoptic_{split}.json"), ids)
-        job = functools.partial(_write_label_map, root / f"ade20k_panoptic_{split}", target)
-        parallel_map(job, entries.values(), title=f"label maps of ADE20K {split}")
-        (target / "complete").touch()
-
-    build_once(
-        _semantic_root(split),
-        is_complete=lambda folder: (folder / "complete").exists(),
-        build=build,
-        ours=lambda folder: True,
-    )
-
-
-def _write_label_map(panoptic_root: Path, target: Path, entry: tuple) -> None:
-    _, annotation = entry
-    ids = coco.read_panoptic(os.path.join(panoptic_root, annotation["file_name"]))
-    labels = coco.semantic_labels(ids, annotation["segments_info"], semantic_label_map(CATEGORIES))
-    coco.write_image(str(target / annotation["file_name"]), labels)
+    mark = files.sem_seg_root / "complete"
+    if not mark.exists():
+        make_label_maps(files, mark=mark)
 
 
 def ade20k_sources() -> list[PanopticSource]:
@@ -109,16 +99,17 @@ def ade20k_sources() -> list[PanopticSource]:
     root, sources = ade20k_root(), []
     for part in (*FOLDERS, *PARTS):
         split = "val" if part == "val" else "train"
+        files = panoptic_files(root.parent, split)
         source = PanopticSource(
             name=f"ade20k_panoptic_{part}_separated",
             panoptic_json=str(root / f"ade20k_panoptic_{part}.json"),
-            panoptic_root=str(root / f"ade20k_panoptic_{split}"),
+            panoptic_root=str(files.panoptic_root),
             image_root=str(root / "images" / FOLDERS[split]),
             categories=CATEGORIES,
             instances_json=str(root / f"ade20k_instance_{part}.json"),
-            sem_seg_root=str(_semantic_root(split)),
+            sem_seg_root=str(files.sem_seg_root),
             check=functools.partial(_check, root, split, part),
-            prepare=functools.partial(_make_label_maps, root, split),
+            prepare=functools.partial(_make_label_maps, files),
         )
         sources.append(source)
     return sources

@@ -27,10 +27,8 @@ def read_panoptic(path: str) -> np.ndarray:
     if bgr is None:
         problem = "cannot be decoded" if os.path.exists(path) else "does not exist"
         raise UserError(f"panoptic PNG {path} {problem}; restore it or drop its annotation.")
-    ids = bgr[..., 0].astype(np.int32)
-    for channel in (1, 2):
-        ids <<= 8
-        ids |= bgr[..., channel]
+    ids = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0].astype(np.int32, copy=False)
+    ids &= 0xFFFFFF  # without alpha
     return ids
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ..errors import UserError
-from .files import datasets_root
+from .files import datasets_root, replacing
 from .panoptic_json import read_json
 from .register import PanopticSource, register_source
 
@@ -45,34 +45,81 @@ def draw_val_ids(content: Mapping, size: int, seed: int) -> set:
     return {ids[i] for i in np.random.default_rng(seed).permutation(len(ids))[:size]}
 
 
-def write_split(kinds: Mapping[Path, Mapping[str, Path]], size: int, seed: int) -> dict[str, int]:
-    """Write the two parts of annotation files of the same images.
+def write_split(
+    kinds: Mapping[Path, Mapping[str, Path]], size: int, seed: int, overwrite: bool = False
+) -> dict[str, int]:
+    """Write the two parts of annotation files of the same images, and read them back.
 
     Args:
         kinds: annotation file (the first decides the draw) -> file to write for each of :data:`PARTS`.
         size: images in "nas_val".
         seed: seed of the draw.
+        overwrite: replace parts of another draw.
 
     Returns:
         {part: number of images}.
 
     Raises:
-        UserError: an annotation file is missing or broken, or the size is out of range.
+        UserError: an annotation file is missing or broken, the size is out of range, the files list different
+            images, or there are parts of another draw.
     """
     counts: dict[str, int] = {}
     val_ids = None
     for source, targets in kinds.items():
         content = read_json(str(source), "annotation file")
-        val_ids = draw_val_ids(content, size, seed) if val_ids is None else val_ids
+        ids = {image["id"] for image in content["images"]}
+        if val_ids is None:
+            val_ids = draw_val_ids(content, size, seed)
+        elif not val_ids <= ids:
+            raise UserError(
+                f"{source} lacks {len(val_ids - ids)} images of {next(iter(kinds))}; "
+                "restore both from the same source"
+            )
+        expected = {"nas_train": ids - val_ids, "nas_val": ids & val_ids}
+        if not overwrite:
+            for part, path in targets.items():
+                _check_same_draw(path, expected[part])
         for part, half in split_json(content, val_ids).items():
-            partial = targets[part].with_suffix(f".partial.{os.getpid()}")
-            partial.write_text(json.dumps(half))
-            os.replace(partial, targets[part])
-            counts[part] = len(half["images"])
+            with replacing(targets[part]) as partial:
+                partial.write_text(json.dumps(half))
+            if _image_ids(targets[part]) != expected[part]:
+                raise UserError(f"{targets[part]} was written but reads back differently; check the disk")
+            counts.setdefault(part, len(half["images"]))
     return counts
 
 
-def write_nas_split(annotations: Path, size: int, seed: int) -> dict[str, int]:
+def _image_ids(path: Path) -> set:
+    return {image["id"] for image in read_json(str(path), "split")["images"]}
+
+
+def _check_same_draw(path: Path, expected: set) -> None:
+    if path.exists() and _image_ids(path) != expected:
+        raise UserError(
+            f"{path} is there with another draw of images; a network trained with it has seen what would now "
+            "score it. Repeat with its --size and --seed, or replace it with --overwrite"
+        )
+
+
+def write_own_split(
+    panoptic_json: Path, instances_json: Path | None, size: int, seed: int, overwrite: bool = False
+) -> dict[str, int]:
+    """Write ``<name>_nas_{train,val}.json`` beside ``<name>.json``, as :func:`write_split`."""
+    kinds = {
+        path: {part: path.with_name(f"{path.stem}_{part}.json") for part in PARTS}
+        for path in (panoptic_json, instances_json)
+        if path is not None
+    }
+    return write_split(kinds, size, seed, overwrite)
+
+
+def write_cityscapes_split(gt_fine: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:
+    """Write ``cityscapes_panoptic_nas_{train,val}.json``, as :func:`write_split`."""
+    source = gt_fine / "cityscapes_panoptic_train.json"
+    targets = {part: gt_fine / f"cityscapes_panoptic_{part}.json" for part in PARTS}
+    return write_split({source: targets}, size, seed, overwrite)
+
+
+def write_nas_split(annotations: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:
     """Write ``{panoptic,instances}_nas_{train,val}2017.json`` beside COCO's own, as :func:`write_split`."""
     kinds = {
         annotations / f"{kind}_train2017.json": {
@@ -80,7 +127,7 @@ def write_nas_split(annotations: Path, size: int, seed: int) -> dict[str, int]:
         }
         for kind in ("panoptic", "instances")
     }
-    return write_split(kinds, size, seed)
+    return write_split(kinds, size, seed, overwrite)
 
 
 def _check_split(path: str) -> None:

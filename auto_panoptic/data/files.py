@@ -1,15 +1,22 @@
 """Making files once, whole, and in parallel: locks, atomic folders, deterministic worker pools."""
 
 import contextlib
+import ctypes
 import fcntl
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from ..errors import UserError
+
+PARTIAL = ".partial-"  # how the names of half-written files begin
 
 
 def datasets_root() -> Path:
@@ -82,10 +89,43 @@ def build_once(
     return target
 
 
+@contextlib.contextmanager
+def replacing(path: Path):
+    """Yield a temporary path beside ``path`` that takes its place at the end; no file is ever half there."""
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def filling(folder: Path):
+    """Make ``folder`` and hold a lock on it while it is filled; what killed processes left half-written goes.
+
+    Raises:
+        UserError: the folder cannot be made or filled.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.parent / f".{folder.name}.lock"):
+            for stale in folder.rglob(f"{PARTIAL}*"):
+                stale.unlink(missing_ok=True)
+            yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {error}; give it a writable folder with free space"
+        ) from error
+
+
 def _quiet_worker():
     import cv2
 
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops the workers
+    if sys.platform == "linux":  # also when it is killed: 1 is PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def parallel_map(function: Callable, items: Iterable, processes: int | None = None, title: str = "") -> list:
@@ -96,6 +136,9 @@ def parallel_map(function: Callable, items: Iterable, processes: int | None = No
         items: picklable arguments.
         processes: None takes the CPUs this process may use, at most 16.
         title: shown beside the progress bar.
+
+    Raises:
+        UserError: a worker died, mostly for want of memory; and what ``function`` raises.
     """
     from tqdm import tqdm
 
@@ -107,5 +150,12 @@ def parallel_map(function: Callable, items: Iterable, processes: int | None = No
     progress = {"total": len(items), "desc": title, "mininterval": 1.0, "disable": len(items) < 256}
     if serial:
         return list(tqdm(map(function, items), **progress))
-    with multiprocessing.get_context("fork").Pool(processes, initializer=_quiet_worker) as pool:
-        return list(tqdm(pool.imap(function, items, chunksize=8), **progress))
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, mp_context=fork, initializer=_quiet_worker) as pool:
+        try:
+            return list(tqdm(pool.map(function, items, chunksize=8), **progress))
+        except BrokenProcessPool:
+            raise UserError(
+                f"{title or 'parallel work'}: a worker process died, mostly for want of memory; use fewer "
+                "processes and repeat"
+            ) from None

@@ -8,6 +8,9 @@ Three kinds of ids occur; confusing them is the most common way to lose a day:
 """
 
 import colorsys
+from collections.abc import Mapping
+
+import numpy as np
 
 from ..errors import UserError
 from .coco_format import IGNORE
@@ -17,8 +20,8 @@ THINGS_COLOR = [82, 18, 128]  # as in Detectron2's "coco_2017_*_panoptic_separat
 
 
 def _color(category: dict, index: int) -> list:
-    if "color" in category:
-        return list(category["color"])
+    if category.get("color") is not None:
+        return [int(value) for value in category["color"]]
     rgb = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.55 + 0.15 * (index % 4), 0.95 - 0.2 * (index % 3))
     return [round(255 * value) for value in rgb]
 
@@ -33,11 +36,14 @@ def check_categories(categories: list, where: str) -> None:
     """Check a COCO-panoptic category list.
 
     Raises:
-        UserError: missing keys, ids that are duplicated or no integers, more than 254 stuff classes.
+        UserError: missing keys, ids that are duplicated or no integers, "isthing" other than 0 or 1, a color
+            that is no RGB triple, more than 254 stuff classes.
     """
     if not isinstance(categories, (list, tuple)) or not categories:
         raise UserError(f"{where}: 'categories' must be a non-empty list of COCO-panoptic categories.")
     for category in categories:
+        if not isinstance(category, Mapping):
+            raise UserError(f"{where}: category {category!r} is no mapping with 'id', 'name' and 'isthing'.")
         missing = {"id", "name", "isthing"} - set(category)
         if missing:
             raise UserError(
@@ -46,6 +52,16 @@ def check_categories(categories: list, where: str) -> None:
             )
         if type(category["id"]) is not int or category["id"] < 0:
             raise UserError(f"{where}: category id {category['id']!r} is not an integer >= 0.")
+        if not isinstance(category["isthing"], (bool, np.bool_, int)) or category["isthing"] not in (0, 1):
+            raise UserError(
+                f"{where}: category {category['id']} has isthing {category['isthing']!r}; expected 1 (thing) "
+                "or 0 (stuff)."
+            )
+        color = category.get("color")
+        if color is not None and not (len(color) == 3 and all(0 <= value <= 255 for value in color)):
+            raise UserError(
+                f"{where}: category {category['id']} has color {color!r}; expected three values of 0 to 255."
+            )
     ids = [category["id"] for category in categories]
     twice = sorted({i for i in ids if ids.count(i) > 1})
     if twice:

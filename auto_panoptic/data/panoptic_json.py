@@ -1,14 +1,18 @@
 """Reading COCO-panoptic JSON files, with errors that name file, image and id."""
 
+import contextlib
 import functools
 import json
 import logging
+import mmap
 import os
 
 from ..errors import UserError
 from .metadata import check_categories
 
 logger = logging.getLogger(__name__)
+
+LONG = 1 << 24  # bytes; parsing more takes a noticeable time
 
 
 def read_json(path: str, what: str) -> dict:
@@ -53,6 +57,25 @@ def read_panoptic_json(path: str) -> dict:
     return _read_panoptic(path, (status.st_mtime_ns, status.st_size))
 
 
+def read_categories(path: str) -> list:
+    """The categories of a panoptic JSON; of a long file, only the text after "categories" is parsed.
+
+    Raises:
+        UserError: missing, damaged or not in COCO-panoptic format.
+    """
+    with contextlib.suppress(OSError, ValueError, UserError):
+        if os.path.getsize(path) > LONG:
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                key = content.rfind(b'"categories"')
+                start = content.find(b"[", key)
+                if key >= 0 and content[key + len(b'"categories"') : start].strip() == b":":
+                    text = content[start : start + LONG].decode(errors="ignore")
+                    categories, _ = json.JSONDecoder().raw_decode(text)
+                    check_categories(categories, path)
+                    return categories
+    return read_panoptic_json(path)["categories"]
+
+
 def read_segments(panoptic_json: str, category_ids: set) -> dict:
     """Annotations of a panoptic JSON by image, checked.
 
@@ -64,11 +87,26 @@ def read_segments(panoptic_json: str, category_ids: set) -> dict:
         {image id: (image entry, annotation entry)}, in the order of image ids.
 
     Raises:
-        UserError: an unknown category id or image, or two annotations of one image.
+        UserError: an unknown category id or image, an id or PNG that occurs twice, or a key that is missing.
     """
     content = read_panoptic_json(panoptic_json)
-    images = {image["id"]: image for image in content["images"]}
-    entries = {}
+    try:
+        return _read_segments(panoptic_json, content, category_ids)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{panoptic_json}: an entry of 'images', 'annotations' or 'segments_info' lacks {error}; it is "
+            "not in COCO-panoptic format."
+        ) from error
+
+
+def _read_segments(panoptic_json: str, content: dict, category_ids: set) -> dict:
+    images: dict = {}
+    for image in content["images"]:
+        if image["id"] in images:
+            raise UserError(f"{panoptic_json}: image id {image['id']} occurs twice in 'images'; keep one.")
+        images[image["id"]] = image
+    entries: dict = {}
+    owners: dict = {}  # PNG -> image id
     for annotation in content["annotations"]:
         image_id = annotation["image_id"]
         if image_id not in images:
@@ -77,6 +115,12 @@ def read_segments(panoptic_json: str, category_ids: set) -> dict:
             )
         if image_id in entries:
             raise UserError(f"{panoptic_json}: image {image_id} has two annotations; keep one.")
+        owner = owners.setdefault(annotation["file_name"], image_id)
+        if owner != image_id:
+            raise UserError(
+                f"{panoptic_json}: images {owner} and {image_id} have the same panoptic PNG "
+                f"{annotation['file_name']}; give each its own, in subfolders if names are equal."
+            )
         for segment in annotation["segments_info"]:
             if segment["category_id"] not in category_ids:
                 raise UserError(

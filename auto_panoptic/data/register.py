@@ -16,6 +16,7 @@ from detectron2.data.datasets import load_coco_json
 from ..errors import UserError
 from . import coco_format as coco
 from .files import build_once, datasets_root, parallel_map
+from .id_table import id_table, is_main_process
 from .metadata import check_categories, panoptic_metadata, semantic_label_map
 from .panoptic_json import read_json, read_panoptic_json, read_segments
 
@@ -39,6 +40,9 @@ class PanopticSource:
         check: called as soon as a config names the set; raises UserError where files are missing. Given with
             categories that are those of the JSON.
         prepare: called before anything is read (makes the built-in data set).
+        locate: path of an image below ``image_root``, from its entry in the JSON; None for its file_name.
+        derived_name: folder below ``derived_root``, to register a set whose JSON may not be there yet; None
+            for one that is named after the set and what it is derived from.
     """
 
     name: str
@@ -51,6 +55,8 @@ class PanopticSource:
     derived_root: str | None = None
     check: Callable | None = dataclasses.field(default=None, compare=False)
     prepare: Callable | None = dataclasses.field(default=None, compare=False)
+    locate: Callable | None = dataclasses.field(default=None, compare=False)
+    derived_name: str | None = None
 
     @functools.cached_property
     def effective_categories(self) -> list:
@@ -69,6 +75,11 @@ class PanopticSource:
         """Folder of the derived files, or None if nothing is derived."""
         if self.instances_json and self.sem_seg_root and not self._rewrites_json:
             return None
+        root = Path(self.derived_root) if self.derived_root else datasets_root() / "derived"
+        return root / (self.derived_name or f"{self.name}-{self._hash()[:12]}")
+
+    def _hash(self) -> str:
+        """Hash of what the derived files depend on, but for the PNGs themselves."""
         inputs = [DERIVED_VERSION, self.effective_categories, os.path.abspath(self.panoptic_root)]
         key = hashlib.sha256(json.dumps(inputs).encode())
         try:
@@ -79,8 +90,11 @@ class PanopticSource:
             raise UserError(
                 f"panoptic JSON {self.panoptic_json} cannot be read ({error.strerror})."
             ) from error
-        root = Path(self.derived_root) if self.derived_root else datasets_root() / "derived"
-        return root / f"{self.name}-{key.hexdigest()[:12]}"
+        return key.hexdigest()
+
+    def image_path(self, image: dict) -> str:
+        """Path of an image, from its entry in the JSON."""
+        return os.path.join(self.image_root, self.locate(image) if self.locate else image["file_name"])
 
     @property
     def paths(self) -> dict:
@@ -142,7 +156,7 @@ class PanopticSource:
             )
         for image_id, (image, annotation) in entries.items():
             record = records[image_id]
-            record["file_name"] = os.path.join(self.image_root, image["file_name"])
+            record["file_name"] = self.image_path(image)
             record["sem_seg_file_name"] = os.path.join(paths["sem_seg_root"], _png(annotation["file_name"]))
             record["pan_seg_file_name"] = os.path.join(self.panoptic_root, annotation["file_name"])
             for instance in record["annotations"]:
@@ -180,7 +194,14 @@ class PanopticSource:
                 (target / "panoptic.json").write_text(json.dumps(content))
             (target / "complete").touch()
 
-        build_once(folder, is_complete=lambda f: (f / "complete").exists(), build=build, ours=lambda f: True)
+        def is_complete(found: Path) -> bool:
+            mark = found / "complete"
+            by_hash = self.derived_name is None  # then the folder's name says what it was derived from
+            return mark.is_file() and (
+                by_hash or mark.stat().st_mtime >= os.stat(self.panoptic_json).st_mtime
+            )
+
+        build_once(folder, is_complete=is_complete, build=build, ours=lambda f: True)
 
 
 def _png(file_name: str) -> str:
@@ -210,8 +231,11 @@ def _derive_image(panoptic_root: str, semantic: Path | None, labels: dict, thing
     return coco.instance_annotations(ids, annotation["segments_info"], things, image["id"])
 
 
-def register_source(source: PanopticSource) -> None:
+def register_source(source: PanopticSource) -> bool:
     """Register a source in Detectron2's catalogs; doing it twice with the same arguments is allowed.
+
+    Returns:
+        whether it is new.
 
     Raises:
         UserError: the name is taken by something else.
@@ -219,7 +243,7 @@ def register_source(source: PanopticSource) -> None:
     name = source.name
     if name in _SOURCES and name in DatasetCatalog.list():
         if _SOURCES[name] == source:
-            return
+            return False
         raise UserError(
             f"data set name {name!r} is already registered with other arguments; choose another name."
         )
@@ -237,6 +261,7 @@ def register_source(source: PanopticSource) -> None:
     )
     DatasetCatalog.register(name, source.load)
     _SOURCES[name] = source
+    return True
 
 
 def find_source(name: str) -> PanopticSource | None:
@@ -254,12 +279,14 @@ def register_coco_panoptic(
     instances_json: str | None = None,
     sem_seg_root: str | None = None,
     derived_root: str | None = None,
+    show_ids: bool = True,
 ) -> None:
     """Register a data set in COCO-panoptic format for training, search and evaluation.
 
     Sets the complete metadata in the conventions of Detectron2's ``coco_2017_val_panoptic_separated``
     (things are semantic label 0, stuff 1..S, void 255) and a loader. What is not given is derived from the
-    panoptic PNGs when the data set is first loaded; the sources may be read-only.
+    panoptic PNGs when the data set is first loaded; the sources may be read-only. A config that names the set
+    gets its class counts from it (:func:`.setup_datasets`).
 
     Args:
         name: name for ``cfg.DATASETS.TRAIN`` and so on.
@@ -272,6 +299,7 @@ def register_coco_panoptic(
         sem_seg_root: folder of semantic PNGs named like the panoptic PNGs.
         derived_root: folder for derived files, ``$DETECTRON2_DATASETS/derived`` by default. Delete the
             set's folder in it after editing panoptic PNGs without changing the JSON.
+        show_ids: print the table of its ids (:func:`.id_table`), in the main process.
 
     Raises:
         UserError: unreadable JSON, broken categories, or a name that is taken.
@@ -289,9 +317,16 @@ def register_coco_panoptic(
         panoptic_json=expand(panoptic_json),
         panoptic_root=expand(panoptic_root),
         image_root=expand(image_root),
-        categories=None if categories is None else tuple(copy.deepcopy(list(categories))),
+        categories=None if categories is None else _plain(categories),
         instances_json=expand(instances_json),
         sem_seg_root=expand(sem_seg_root),
         derived_root=expand(derived_root),
     )
-    register_source(source)
+    if register_source(source) and show_ids and is_main_process():
+        print(id_table(name))
+
+
+def _plain(categories: Sequence) -> tuple:
+    """A copy that JSON can hold: "isthing" may be a bool of Python or numpy."""
+    check_categories(list(categories), "categories")
+    return tuple({**copy.deepcopy(category), "isthing": int(category["isthing"])} for category in categories)

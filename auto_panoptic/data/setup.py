@@ -1,15 +1,22 @@
 """Check the data sets a config names, before anything else runs, and size the model for them."""
 
 import difflib
+import functools
 import inspect
+import logging
 import os
 from collections.abc import Callable, Mapping
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError
+from .consistency import check_metadata
+from .id_table import id_rows, id_table, is_main_process
 from .imagenet import check_classification_input, find_image_folder, is_classifier, register_image_folder
+from .panoptic_json import read_categories
 from .register import find_source, register_coco_panoptic
+
+logger = logging.getLogger(__name__)
 
 _METADATA_PATHS = {
     "panoptic_json": "the panoptic JSON",
@@ -107,12 +114,31 @@ def _set_up_classification(cfg, names: list) -> None:
                 f"data sets {names[0]} and {name} have different classes ({len(classes)} and {len(others)} "
                 f"folders; e.g. {differing}); give both the same class folders"
             )
-    cfg.MODEL.CLASSIFIER.NUM_CLASSES = len(classes)
+    _derive(cfg.MODEL.CLASSIFIER, "MODEL.CLASSIFIER.NUM_CLASSES", len(classes), f"folders of {names[0]}")
+
+
+def _derive(node, key: str, count: int, what: str) -> None:
+    """Set NUM_CLASSES of a node; the data decide, and a config that says otherwise is told so."""
+    if node.NUM_CLASSES != count and is_main_process():
+        logger.warning("%s is %d, not %d as in the config: the %s", key, count, node.NUM_CLASSES, what)
+    node.NUM_CLASSES = count
+
+
+def _check_metadata(name: str, evaluated: bool) -> None:
+    """Check the metadata of a panoptic data set, against its JSON where that is there already."""
+    metadata = MetadataCatalog.get(name).as_dict()
+    path = metadata.get("panoptic_json")
+    there = path is not None and os.path.isfile(path)
+    check_metadata(name, metadata, read_categories(path) if there else None, evaluated)
 
 
 def _set_up_panoptic(cfg, names: list) -> None:
     """Derive the class counts of the heads from panoptic data sets."""
     things, stuff = _classes(names[0])
+    evaluated = {*cfg.DATASETS.TEST, *cfg.DATASETS.SEARCH}
+    for name in names:
+        _classes(name)
+        _check_metadata(name, name in evaluated)
     for name in names[1:]:
         for kind, expected, classes in zip(("thing", "stuff"), (things, stuff), _classes(name), strict=True):
             if classes != expected:
@@ -121,8 +147,9 @@ def _set_up_panoptic(cfg, names: list) -> None:
                     f"data sets {names[0]} and {name} have different {kind} classes ({len(expected)} and "
                     f"{len(classes)}; e.g. {differing}); register both with the same 'categories'."
                 )
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(things)
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(stuff)
+    _derive(cfg.MODEL.ROI_HEADS, "MODEL.ROI_HEADS.NUM_CLASSES", len(things), f"things of {names[0]}")
+    what = f"stuff classes of {names[0]} and 'things'"
+    _derive(cfg.MODEL.SEM_SEG_HEAD, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", len(stuff), what)
 
 
 def data_set_names(cfg) -> list:
@@ -136,16 +163,18 @@ def setup_datasets(cfg) -> None:
 
     Registers ``cfg.DATASETS.COCO_PANOPTIC`` and ``cfg.DATASETS.IMAGE_FOLDERS``, and sets
     ``MODEL.ROI_HEADS.NUM_CLASSES`` (things) and ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` (stuff and "things"), or
-    ``MODEL.CLASSIFIER.NUM_CLASSES`` in the ImageNet stage. The built-in panoptic set is drawn on its first
-    use, not here.
+    ``MODEL.CLASSIFIER.NUM_CLASSES`` in the ImageNet stage; a count that differs from the config's is logged.
+    The built-in panoptic set is drawn on its first use, not here.
 
     Args:
         cfg: a config, frozen or not; it stays so.
 
     Raises:
-        UserError: an unknown name, a missing file, sets whose classes differ or do not suit the model.
+        UserError: an unknown name, a missing file, metadata that is incomplete or contradicts itself or the
+            JSON, sets whose classes differ or do not suit the model.
     """
-    _register_entries("DATASETS.COCO_PANOPTIC", cfg.DATASETS.COCO_PANOPTIC, register_coco_panoptic)
+    register = functools.partial(register_coco_panoptic, show_ids=False)  # log_ids does it at the start
+    _register_entries("DATASETS.COCO_PANOPTIC", cfg.DATASETS.COCO_PANOPTIC, register)
     _register_entries("DATASETS.IMAGE_FOLDERS", cfg.DATASETS.IMAGE_FOLDERS, register_image_folder)
     names = data_set_names(cfg)
     if not names:
@@ -160,3 +189,14 @@ def setup_datasets(cfg) -> None:
     finally:
         if frozen:
             cfg.freeze()
+
+
+def log_ids(cfg) -> None:
+    """Log which id stands for which class in the config's panoptic data sets, once for those that agree."""
+    if is_classifier(cfg):
+        return
+    tables: dict = {}
+    for name in data_set_names(cfg):
+        tables.setdefault(tuple(id_rows(name)), []).append(name)
+    for names in tables.values():
+        logger.info("%s", id_table(*names))

@@ -1,0 +1,260 @@
+"""One image at a time: photograph, panoptic PNG, label map and instances against what the JSON says."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from ..errors import UserError
+from .check_instances import check_instances
+from .check_json import check_segments, is_box, is_number
+from .check_kinds import Finding
+from .check_pictures import check_image, read_ids, read_labels, read_picture, regions
+from .coco_format import IGNORE, VOID
+from .files import _quiet_worker
+
+_CHUNK = 8  # images per message to a process
+
+
+@dataclasses.dataclass(frozen=True)
+class Roots:
+    """Where the files of a set lie.
+
+    Args:
+        panoptic_json, panoptic_root, image_root: paths.
+        things: {category id: isthing}.
+        labels: {category id: label of the semantic head}.
+        sem_seg_root, instances_json: paths, or None where there are none to check.
+        locate: path of an image below ``image_root`` from its entry in the JSON; None goes by file_name.
+    """
+
+    panoptic_json: str
+    panoptic_root: str
+    image_root: str
+    things: dict
+    labels: dict
+    sem_seg_root: str | None = None
+    instances_json: str | None = None
+    locate: Callable | None = None
+
+    def image_path(self, image: dict) -> str:
+        """Path of a photograph."""
+        if self.locate is not None:
+            return os.path.join(self.image_root, self.locate(image))
+        return _image_path(self.image_root, image["file_name"])
+
+
+@dataclasses.dataclass
+class Counts:
+    """What was counted; sums over images.
+
+    Args:
+        images: images looked at.
+        segments, pixels, crowds: {category id: number} over the segments that were found in PNGs.
+        void: pixels without a segment.
+        total: all pixels of the PNGs.
+    """
+
+    images: int = 0
+    segments: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    pixels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    crowds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    void: int = 0
+    total: int = 0
+
+    def add(self, other: "Counts") -> None:
+        """Add another count to this one."""
+        for field in dataclasses.fields(self):
+            value = getattr(other, field.name)
+            if isinstance(value, collections.Counter):
+                getattr(self, field.name).update(value)
+            else:
+                setattr(self, field.name, getattr(self, field.name) + value)
+
+
+def _image_path(root: str, file_name: str) -> str:
+    """Path of a photograph; Cityscapes' JSON leaves out the city's folder and renames the file."""
+    path = os.path.join(root, file_name)
+    if os.path.lexists(path):
+        return path
+    parts = os.path.basename(file_name).split("_")
+    if len(parts) > 3:  # city_sequence_frame_...
+        plain = os.path.join(root, parts[0], "_".join(parts[:3]) + "_leftImg8bit.png")
+        if os.path.exists(plain):
+            return plain
+    return path
+
+
+def check_pair(roots: Roots, item: tuple) -> tuple[list[Finding], Counts]:
+    """Check the files of one image.
+
+    Args:
+        roots: the set.
+        item: (image entry or None, annotation or None, instances or None).
+    """
+    image, annotation, instances = item
+    findings, counts, size, shown = [], Counts(), (None, None), None
+    if image is not None:
+        counts.images = 1
+        size = (image["width"], image["height"])
+        path = roots.image_path(image)
+        shown, found = check_image(path, image["id"], size)
+        findings += found
+    if annotation is None:
+        return findings, counts
+    image_id = annotation["image_id"]
+    png = os.path.join(roots.panoptic_root, annotation["file_name"])
+    segments, found = check_segments(annotation, roots.things, size, roots.panoptic_json)
+    findings += found
+    # The image may be the wrong one of the two: it has a finding of its own then.
+    expected = ("the image has", shown) if size[0] is None else ("the JSON says", size)
+    ids, found = read_ids(png, image_id, *expected)
+    findings += found
+    fits = not found
+    present = {} if ids is None else regions(ids)
+    if ids is not None:
+        found, counted = _compare(present, segments, roots.things, png, image_id, fits)
+        findings += found
+        counts.add(counted)
+    if roots.sem_seg_root is not None:
+        findings += _check_labels(roots, annotation, ids, segments, expected)
+    if instances is not None and size[0] is not None:
+        things = {
+            number: segment
+            for number, segment in segments.items()
+            if number in present and roots.things.get(segment["category_id"]) and not segment["iscrowd"]
+        }
+        findings += check_instances(instances, size, roots.instances_json, image_id, ids, things)
+    return findings, counts
+
+
+def _compare(
+    present: dict, segments: dict, things: dict, png: str, image_id, fits: bool
+) -> tuple[list[Finding], Counts]:
+    """The regions of a PNG against segments_info; areas and boxes only where its size ``fits``."""
+    findings, found = [], dict(present)
+    counts = Counts(total=sum(area for area, _ in found.values()))
+
+    def report(kind, what):
+        findings.append(Finding(kind, png, image_id, what))
+
+    counts.void = found.pop(VOID, (0,))[0]
+    for number, (area, box) in found.items():
+        if number not in segments:
+            report(
+                "id-not-in-json", f"id {number} has {area} pixels (box {list(box)}), but no entry in the JSON"
+            )
+            continue
+        segment = segments[number]
+        where = f"segment {number}"
+        counts.segments[segment["category_id"]] += 1
+        counts.pixels[segment["category_id"]] += area
+        counts.crowds[segment["category_id"]] += segment["iscrowd"]
+        if not fits:
+            continue
+        said = segment.get("area")
+        if is_number(said) and said >= 0 and said != area:
+            report("area-differs", f"{where} has {area} pixels, the JSON says {said}")
+        if is_box(segment.get("bbox")):
+            _compare_box(segment["bbox"], box, where, report)
+    for number, segment in segments.items():
+        if number not in found:
+            report("id-not-in-png", f"segment {number} of class {segment['category_id']} has no pixel")
+    real = [s for s in segments.values() if s["id"] in found and things.get(s["category_id"])]
+    if not segments and not found:
+        report("all-void", "the image has no segment, all pixels are void")
+    elif not real:
+        report("no-object", "the image has stuff only")
+    elif all(segment["iscrowd"] for segment in real):
+        report("crowd-only", f"all {len(real)} thing segments of the image are crowds")
+    return findings, counts
+
+
+def _compare_box(said: list, box: tuple, where: str, report: Callable) -> None:
+    (x, y, w, h), (left, top, width, height) = said, box
+    cut = max(x - left, y - top, left + width - x - w, top + height - y - h)
+    if cut > 1:
+        report("box-cuts", f"{where} has bbox {said}, which cuts off part of its pixels in {list(box)}")
+    elif [x, y, w, h] != list(box):
+        report("box-loose", f"{where} has bbox {said}, its pixels {list(box)}")
+
+
+def _check_labels(roots: Roots, annotation: dict, ids, segments: dict, expected: tuple) -> list[Finding]:
+    """The label map of one image: values, and agreement with the panoptic PNG."""
+    name = os.path.splitext(annotation["file_name"])[0] + ".png"
+    path, image_id = os.path.join(roots.sem_seg_root, name), annotation["image_id"]
+    labels, findings = read_labels(path, image_id, *expected)
+    if labels is None:
+        return findings
+    stuff = max(roots.labels.values(), default=0)
+    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+    wrong = [value for value in present.tolist() if stuff < value != IGNORE]
+    if wrong:
+        what = f"labels {wrong[:10]} occur, allowed are 0 to {stuff} and {IGNORE}"
+        findings.append(Finding("semantic-values", path, image_id, what))
+    elif ids is not None and ids.shape == labels.shape and segments:
+        numbers = np.array(sorted(segments))
+        table = np.array([roots.labels.get(segments[n]["category_id"], IGNORE) for n in numbers.tolist()])
+        # Numbers between the ids of segments are void or reported elsewhere.
+        place = np.searchsorted(numbers, ids).clip(max=len(numbers) - 1)
+        derived = np.where(numbers[place] == ids, table[place], IGNORE)
+        differing = int((derived != labels).sum())
+        if differing:
+            what = f"{differing} of {labels.size} pixels differ from the label the panoptic PNG gives them"
+            findings.append(Finding("semantic-differs", path, image_id, what))
+    return findings
+
+
+def check_file(path: str) -> tuple[list[Finding], Counts]:
+    """Check that a classified image decodes (its orientation and size may be any)."""
+    _, findings = read_picture(path, None, "image")
+    return findings, Counts(images=1)
+
+
+def _run_chunk(function: Callable, chunk: list) -> list:
+    return [function(item) for item in chunk]
+
+
+def stream(function: Callable, items: Iterable, processes: int | None = None) -> Iterator:
+    """``map(function, items)`` on several processes, in any order, with few items in flight.
+
+    Unlike :func:`.files.parallel_map` it keeps no results, can be left in the middle, and notices when a
+    process dies.
+
+    Args:
+        function: picklable.
+        items: picklable arguments; taken only as fast as they are worked on.
+        processes: None takes the CPUs this process may use, at most 16; 1 works here.
+
+    Raises:
+        UserError: a process was killed, as the system does when memory runs out.
+    """
+    if processes is None:
+        processes = min(len(os.sched_getaffinity(0)), 16)
+    if processes <= 1 or multiprocessing.current_process().daemon:
+        yield from map(function, items)
+        return
+    items = iter(items)
+    chunks = iter(lambda: list(itertools.islice(items, _CHUNK)), [])
+    context = multiprocessing.get_context("fork")
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _quiet_worker)
+    work = functools.partial(_run_chunk, function)
+    try:
+        pending = {pool.submit(work, chunk) for chunk in itertools.islice(chunks, 4 * processes)}
+        while pending:
+            done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                yield from future.result()
+            pending |= {pool.submit(work, chunk) for chunk in itertools.islice(chunks, len(done))}
+    except concurrent.futures.process.BrokenProcessPool:
+        raise UserError(
+            "a process that read images was killed, as happens when memory runs out; try --processes 1"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)  # waits for the images in work

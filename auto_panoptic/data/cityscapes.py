@@ -1,0 +1,84 @@
+"""Cityscapes for panoptic segmentation: 8 thing and 11 stuff classes, things as label 0 of the semantic head.
+
+Reads what ``datasets/prepare_cityscapes.py`` or cityscapesScripts' ``createPanopticImgs.py`` makes, whose
+category ids are Cityscapes' label ids. Instances and the label maps of the semantic head are derived on first
+use. Detectron2's own ``cityscapes_fine_panoptic_*`` number things and stuff in one range, for other models.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
+
+from ..errors import UserError
+from .files import datasets_root
+from .panoptic_json import read_categories
+from .register import PanopticSource, register_source
+
+PARTS = {"train": "train", "val": "val", "nas_train": "train", "nas_val": "train"}  # part -> official split
+CATEGORIES = tuple(
+    {"id": c["id"], "name": c["name"], "isthing": c["isthing"], "color": list(c["color"])}
+    for c in CITYSCAPES_CATEGORIES
+)
+
+
+def cityscapes_root() -> Path:
+    """Folder of the data set."""
+    return datasets_root() / "cityscapes"
+
+
+def image_file(image: dict) -> str:
+    """Path of an image below ``leftImg8bit/<part>``: file_name, with the city where it lacks it."""
+    # createPanopticImgs.py leaves out the city, and "_gtFine" in.
+    name = image["file_name"].replace("_gtFine_leftImg8bit", "_leftImg8bit")
+    return name if os.path.dirname(name) else os.path.join(name.split("_")[0], name)
+
+
+def _check(root: Path, split: str, part: str) -> None:
+    script = "python datasets/prepare_cityscapes.py makes the files"
+    split_script = "python datasets/prepare_nas_split.py --dataset cityscapes makes the files"
+    panoptic_json = root / f"gtFine/cityscapes_panoptic_{part}.json"
+    for path, what, remedy in (
+        (root / "leftImg8bit" / split, "the images", "download leftImg8bit_trainvaltest"),
+        (root / f"gtFine/cityscapes_panoptic_{split}", "the panoptic PNGs", script),
+        (panoptic_json, "the panoptic JSON", script if part == split else split_script),
+    ):
+        if not path.exists():
+            raise UserError(
+                f"Cityscapes: {path} does not exist; expected there: {what}; {remedy}, or set "
+                "DETECTRON2_DATASETS to the folder that holds your data sets (see datasets/README.md)"
+            )
+    found = {c["id"]: bool(c["isthing"]) for c in read_categories(str(panoptic_json))}
+    if found != {c["id"]: bool(c["isthing"]) for c in CATEGORIES}:
+        raise UserError(
+            f"{panoptic_json}: its categories are not Cityscapes' label ids 7 (road) to 33 (bicycle) with 8 "
+            "things; make it with createPanopticImgs.py without --use-train-id, or register it as your own "
+            "(see datasets/README.md)"
+        )
+
+
+def cityscapes_sources() -> list[PanopticSource]:
+    """The four parts under the current ``$DETECTRON2_DATASETS``; nothing is read."""
+    root = cityscapes_root()
+    return [
+        PanopticSource(
+            name=f"cityscapes_panoptic_{part}_separated",
+            panoptic_json=str(root / f"gtFine/cityscapes_panoptic_{part}.json"),
+            panoptic_root=str(root / f"gtFine/cityscapes_panoptic_{split}"),
+            image_root=str(root / "leftImg8bit" / split),
+            categories=CATEGORIES,
+            check=functools.partial(_check, root, split, part),
+            locate=image_file,
+            derived_name=f"cityscapes_{part}",
+        )
+        for part, split in PARTS.items()
+    ]
+
+
+def register_cityscapes() -> None:
+    """Register ``cityscapes_panoptic_{train,val,nas_train,nas_val}_separated``."""
+    for source in cityscapes_sources():
+        register_source(source)

@@ -1,0 +1,63 @@
+"""Show which id stands for which class: in the JSON, in the box and mask heads, in the semantic head."""
+
+import math
+import os
+from collections.abc import Sequence
+
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+
+from .coco_format import IGNORE
+from .metadata import THINGS_LABEL
+
+WIDTH = 110  # characters of a line
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the run; under torchrun also before the processes have met."""
+    return comm.is_main_process() and int(os.environ.get("RANK", "0")) == 0
+
+
+def _columns(cells: Sequence[str]) -> list[str]:
+    """Cells of equal width, read from top to bottom, then from left to right."""
+    width = max(map(len, cells))
+    per_line = max(1, (WIDTH - 2) // (width + 3))
+    height = math.ceil(len(cells) / per_line)
+    rows = [cells[i::height] for i in range(height)]
+    return ["  " + "   ".join(cell.ljust(width) for cell in row).rstrip() for row in rows]
+
+
+def _block(title: str, ids: dict, classes: Sequence[str]) -> list[str]:
+    pairs = sorted(ids.items(), key=lambda item: item[1])
+    if not pairs:
+        return [f"{title}: none"]
+    widths = [max(len(str(pair[i])) for pair in pairs) for i in (0, 1)]
+    cells = [f"{i:>{widths[0]}} -> {c:>{widths[1]}} {classes[c]}" for i, c in pairs]
+    return [f"{title}:", *_columns(cells)]
+
+
+def id_rows(name: str) -> list[str]:
+    """Lines of the table of a registered data set, without its name."""
+    metadata = MetadataCatalog.get(name)
+    things, stuff = metadata.thing_dataset_id_to_contiguous_id, metadata.stuff_dataset_id_to_contiguous_id
+    stuff = {i: label for i, label in stuff.items() if label != THINGS_LABEL}
+    return [
+        *_block("data set id -> thing id, of the box and mask heads", things, metadata.thing_classes),
+        *_block(
+            f"data set id -> stuff label, of the semantic head ({THINGS_LABEL} is any thing, {IGNORE} void)",
+            stuff,
+            metadata.stuff_classes,
+        ),
+    ]
+
+
+def id_table(*names: str) -> str:
+    """The classes of registered data sets with their ids.
+
+    Args:
+        names: one or more panoptic data sets; the table is that of the first.
+
+    Returns:
+        text with one cell "data set id -> thing id or stuff label, name" per class, in columns.
+    """
+    return "\n".join([f"Ids of {', '.join(names)}", *id_rows(names[0])])

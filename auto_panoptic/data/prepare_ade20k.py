@@ -1,0 +1,165 @@
+"""ADE20K's release as panoptic segmentation, in the files that Mask2Former's preparation scripts make.
+
+The two annotation images of a photograph, as released:
+
+- ``annotations/``: one channel; 0 is "other objects", 1..150 the classes of the scene parsing challenge.
+- ``annotations_instance/``: red is the class of the instance challenge, 1..100, the things in the order of
+  the 150; green is the number of the instance in its image, 1..255; 0 is none.
+
+Where both claim a pixel, the instance wins; thing pixels without an instance are void.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+from .ade20k import CATEGORIES, FOLDERS, STUFF_IDS, panoptic_files
+from .files import parallel_map
+from .prepare import PanopticFiles, make_instances, make_label_maps, sample, verify
+from .prepare_panoptic import Conversion, SourceImage, convert
+
+# Values in annotations/, by instance class minus 1.
+THING_VALUES = np.array([c["id"] + 1 for c in CATEGORIES if c["isthing"]])
+_IS_STUFF = np.isin(np.arange(256) - 1, STUFF_IDS)
+DOWNLOADS = {
+    "images": "unpack ADEChallengeData2016.zip (scene parsing challenge)",
+    "annotations": "unpack ADEChallengeData2016.zip (scene parsing challenge)",
+    "annotations_instance": "unpack annotations_instance.tar (instance segmentation challenge 2017)",
+}
+
+
+def prepare_ade20k(root: Path, split: str, processes: int | None = None) -> dict[str, str]:
+    """Make and verify everything that training and evaluation read of one split.
+
+    Args:
+        root: the data set root, which holds ``ADEChallengeData2016``.
+        split: "train" or "val".
+        processes: None takes the CPUs there are.
+
+    Returns:
+        {what: "made" or "kept"}.
+
+    Raises:
+        UserError: a source is missing or damaged.
+    """
+    files, report = panoptic_files(root, split), {}
+    if not files.panoptic_json.exists():
+        task, sources = _conversion(files, split), _sources(files.panoptic_json.parent, split)
+        _check_numbering(sources, processes)
+        convert(task, sources, processes)
+        report[str(files.panoptic_json)] = "made"
+    report[str(files.instances_json)] = make_instances(files, processes)
+    counts = make_label_maps(files, processes)
+    report[str(files.sem_seg_root)] = f"{counts['made']} made, {counts['kept']} kept"
+    report["verified"] = f"{verify(files, processes)} images"
+    (files.sem_seg_root / "complete").touch()
+    return report
+
+
+def _conversion(files: PanopticFiles, split: str) -> Conversion:
+    return Conversion(
+        title=files.title,
+        image_root=files.panoptic_json.parent / "images" / FOLDERS[split],
+        panoptic_json=files.panoptic_json,
+        panoptic_root=files.panoptic_root,
+        categories=CATEGORIES,
+        read_ids=read_ids,
+        describe=describe,
+    )
+
+
+def _sources(root: Path, split: str) -> list[SourceImage]:
+    folders = {name: root / name / FOLDERS[split] for name in DOWNLOADS}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise UserError(
+                f"ADE20K: {folder} does not exist and there is no ade20k_panoptic_{split}.json; "
+                f"{DOWNLOADS[name]}, set --root to the folder that holds ADEChallengeData2016, or "
+                "choose other --splits"
+            )
+    names = sorted(path.stem for path in folders["images"].glob("*.jpg"))
+    if not names:
+        raise UserError(f"ADE20K: {folders['images']} holds no .jpg; {DOWNLOADS['images']}")
+    kinds = ("annotations", "annotations_instance")
+    sources = [
+        SourceImage(
+            name, f"{name}.jpg", f"{name}.png", tuple(folders[kind] / f"{name}.png" for kind in kinds)
+        )
+        for name in names
+    ]
+    missing = [path for source in sources for path in source.annotations if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"ADE20K: {len(missing)} annotations of {len(names)} images are missing, e.g. {missing[0]}; "
+            f"{DOWNLOADS[missing[0].parents[1].name]}"
+        )
+    return sources
+
+
+def _read(paths: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scene parsing values, instance classes and instance numbers, each (H, W)."""
+    semantic = cv2.imread(str(paths[0]), cv2.IMREAD_UNCHANGED)
+    instances = cv2.imread(str(paths[1]), cv2.IMREAD_COLOR)
+    for path, image, dimensions in ((paths[0], semantic, 2), (paths[1], instances, 3)):
+        if image is None or image.ndim != dimensions or image.dtype != np.uint8:
+            raise UserError(f"{path} is damaged or no 8-bit annotation image; unpack it again")
+    if semantic.shape != instances.shape[:2]:
+        raise UserError(f"{paths[0]} and {paths[1]} differ in size; unpack both again")
+    if semantic.max() > len(CATEGORIES):
+        raise UserError(f"{paths[0]} has the value {semantic.max()}; expected 0..150, as in the release")
+    return semantic, instances[..., 2].astype(np.int32), instances[..., 1].astype(np.int32)
+
+
+def read_ids(paths: tuple[Path, ...]) -> np.ndarray:
+    """Segment ids of one image: the value v in ``annotations/`` for stuff, 256 v + number for an instance.
+
+    Args:
+        paths: the image in ``annotations/`` and in ``annotations_instance/``.
+
+    Returns:
+        int32 array (H, W), 0 is void.
+
+    Raises:
+        UserError: damaged images, or an instance number with two classes or none.
+    """
+    semantic, kind, number = _read(paths)
+    ids = np.where(_IS_STUFF[semantic], semantic, 0).astype(np.int32)
+    inside = number > 0
+    pairs = np.unique(np.stack([number[inside], kind[inside]], axis=1), axis=0)
+    if len(np.unique(pairs[:, 0])) < len(pairs) or (len(pairs) and not 1 <= pairs[:, 1].min()):
+        raise UserError(f"{paths[1]}: an instance number has several classes or none; unpack it again")
+    if len(pairs) and pairs[:, 1].max() > len(THING_VALUES):
+        raise UserError(f"{paths[1]} has the instance class {pairs[:, 1].max()}; expected 1..100")
+    ids[inside] = 256 * THING_VALUES[kind[inside] - 1] + number[inside]
+    return ids
+
+
+def describe(segment_id: int) -> tuple[int, int] | None:
+    """(category id, iscrowd) of a segment id of :func:`read_ids`, None for others. ADE20K marks no crowds."""
+    value, number = divmod(segment_id, 256)
+    if value == 0:
+        return (number - 1, 0) if _IS_STUFF[number] else None
+    return (value - 1, 0) if number and value in THING_VALUES else None
+
+
+def _check_numbering(sources: list[SourceImage], processes: int | None) -> None:
+    """Refuse instance classes that are numbered otherwise: they would contradict the scene parsing labels."""
+    counts = parallel_map(functools.partial(_agreement), sample(sources), processes, "ADE20K: numbering")
+    agreeing, total = np.sum(counts, axis=0)
+    if agreeing < total / 2:
+        raise UserError(
+            f"ADE20K: only {agreeing} of {total} instance pixels have the class that annotations/ gives; "
+            "the classes in annotations_instance/ are not those of the challenge's release; unpack it again"
+        )
+
+
+def _agreement(source: SourceImage) -> tuple[int, int]:
+    """Instance pixels whose classes agree in both images, and all instance pixels."""
+    semantic, kind, number = _read(source.annotations)
+    inside = (number > 0) & (kind > 0) & (kind <= len(THING_VALUES))
+    return int((THING_VALUES[kind[inside] - 1] == semantic[inside]).sum()), int((number > 0).sum())

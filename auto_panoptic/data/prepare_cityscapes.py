@@ -1,0 +1,123 @@
+"""Cityscapes' fine annotations as panoptic segmentation, with the values of the official conversion.
+
+``*_gtFine_instanceIds.png`` holds one 16-bit number per pixel: a label id below 1000, or 1000 times the label
+id plus the number of the instance. Thing pixels with a bare label id are groups, which become crowds. Labels
+outside the 19 evaluated classes become void.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+from .cityscapes import CATEGORIES, cityscapes_sources
+from .prepare import PanopticFiles, make_instances, make_label_maps, verify
+from .prepare_panoptic import Conversion, SourceImage, convert
+
+_SUFFIX = "_gtFine_instanceIds.png"
+_ISTHING = {c["id"]: bool(c["isthing"]) for c in CATEGORIES}
+
+
+def _check(split: str) -> None:
+    """What the check of a config says about the panoptic files and the images."""
+    name = f"cityscapes_panoptic_{split}_separated"
+    next(source for source in cityscapes_sources() if source.name == name).check()
+
+
+def cityscapes_files(root: Path, split: str) -> PanopticFiles:
+    """The files of "train" or "val" under a data set root; derived files lie where training derives them."""
+    gt_fine, derived = root / "cityscapes" / "gtFine", root / "derived" / f"cityscapes_{split}"
+    return PanopticFiles(
+        title=f"Cityscapes {split}",
+        panoptic_json=gt_fine / f"cityscapes_panoptic_{split}.json",
+        panoptic_root=gt_fine / f"cityscapes_panoptic_{split}",
+        categories=CATEGORIES,
+        sem_seg_root=derived / "semantic",
+        instances_json=derived / "instances.json",
+    )
+
+
+def prepare_cityscapes(root: Path, split: str, processes: int | None = None) -> dict[str, str]:
+    """Make and verify everything that training and evaluation read of one split.
+
+    Args:
+        root: the data set root, which holds ``cityscapes``; ``$DETECTRON2_DATASETS`` is the same.
+        split: "train" or "val".
+        processes: None takes the CPUs there are.
+
+    Returns:
+        {what: what was done}.
+
+    Raises:
+        UserError: a source is missing or damaged.
+    """
+    files, report = cityscapes_files(root, split), {}
+    if not files.panoptic_json.exists():
+        report[str(files.panoptic_json)] = _convert(files, root / "cityscapes", split, processes)
+    _check(split)
+    report[str(files.instances_json)] = make_instances(files, processes)
+    counts = make_label_maps(files, processes)
+    report[str(files.sem_seg_root)] = f"{counts['made']} made, {counts['kept']} kept"
+    report["verified"] = f"{verify(files, processes)} images"
+    (files.sem_seg_root.parent / "complete").touch()
+    return report
+
+
+def _convert(files: PanopticFiles, root: Path, split: str, processes: int | None) -> str:
+    sources = _sources(root, split)
+    task = Conversion(
+        title=files.title,
+        image_root=root / "leftImg8bit" / split,
+        panoptic_json=files.panoptic_json,
+        panoptic_root=files.panoptic_root,
+        categories=CATEGORIES,
+        read_ids=read_ids,
+        describe=describe,
+    )
+    return convert(task, sources, processes)
+
+
+def _sources(root: Path, split: str) -> list[SourceImage]:
+    sources = []
+    for path in sorted((root / "gtFine" / split).glob(f"*/*{_SUFFIX}")):
+        name, city = path.name.removesuffix(_SUFFIX), path.parent.name
+        image, png = f"{city}/{name}_leftImg8bit.png", f"{name}_gtFine_panoptic.png"
+        sources.append(SourceImage(name, image, png, (path,)))
+    if not sources:
+        raise UserError(
+            f"Cityscapes: {root / 'gtFine' / split} holds no <city>/*{_SUFFIX}, and there is no "
+            f"gtFine/cityscapes_panoptic_{split}.json; unpack gtFine_trainvaltest.zip there, set --root to "
+            "the folder that holds cityscapes, or choose other --splits"
+        )
+    return sources
+
+
+def read_ids(paths: tuple[Path, ...]) -> np.ndarray:
+    """Segment ids of one image: the numbers of the 19 evaluated classes, 0 elsewhere.
+
+    Args:
+        paths: the ``instanceIds`` image.
+
+    Returns:
+        int32 array (H, W), 0 is void.
+
+    Raises:
+        UserError: damaged image.
+    """
+    numbers = cv2.imread(str(paths[0]), cv2.IMREAD_UNCHANGED)
+    if numbers is None or numbers.ndim != 2:
+        raise UserError(f"{paths[0]} is damaged or no image of one channel; unpack it again")
+    numbers = numbers.astype(np.int32)
+    labels = np.where(numbers < 1000, numbers, numbers // 1000)
+    return np.where(np.isin(labels, list(_ISTHING)), numbers, 0)
+
+
+def describe(segment_id: int) -> tuple[int, int] | None:
+    """(category id, iscrowd) of a segment id of :func:`read_ids`, None for others."""
+    label = segment_id if segment_id < 1000 else segment_id // 1000
+    if label not in _ISTHING:
+        return None
+    return label, int(_ISTHING[label] and segment_id < 1000)
