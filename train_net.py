@@ -5,17 +5,36 @@ python train_net.py --config-file configs/supernet_coco.yaml --num-gpus 8
 torchrun --nproc-per-node 2 train_net.py --config-file configs/quick/supernet.yaml     # two CPU processes
 python train_net.py --config-file configs/quick/retrain.yaml NAS.ARCHITECTURE architecture.json
 python train_net.py --config-file configs/quick/retrain.yaml --eval-only MODEL.WEIGHTS model_final.pth
+
+--eval-only prints panoptic quality with its 95 % interval over the images, AP and mIoU, and appends them to
+OUTPUT_DIR/metrics.json. With it go:
+
+--per-class         print panoptic quality per class (in any case it goes to
+                    OUTPUT_DIR/inference/panoptic_NAME_per_class.json)
+--save-predictions  write OUTPUT_DIR/inference/panoptic_NAME.json and PNGs in COCO's results format
+--trim-study        also score with small stuff turned into void, at each of TEST.TRIM_AREAS
 """
 
 import json
+import math
 import os
+from pathlib import Path
 
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from auto_panoptic.data import EVALUATOR_TYPE, log_ids
 from auto_panoptic.errors import UserError
-from auto_panoptic.evaluation import results_table
+from auto_panoptic.evaluation import (
+    build_evaluators,
+    check_metrics,
+    panoptic_evaluator_of,
+    per_class_table,
+    results_table,
+    trim_table,
+)
 from auto_panoptic.search import path_statistics
 from auto_panoptic.space import configured_ops
 from auto_panoptic.training import (
@@ -25,6 +44,7 @@ from auto_panoptic.training import (
     check_resume,
     check_training,
     check_weights,
+    find_config,
     has_checkpoint,
     launch_processes,
     load_weights,
@@ -32,28 +52,81 @@ from auto_panoptic.training import (
 )
 
 
-def evaluate(cfg):
-    """Evaluate MODEL.WEIGHTS on DATASETS.TEST; print the table and append to OUTPUT_DIR/metrics.json.
+def without_merging_limit(cfg):
+    """The config of a trim study: merging keeps stuff of any size, so that trimming sees all of it.
+
+    COMBINE.STUFF_AREA_LIMIT drops the same stuff that trimming at this value turns into void. It moves to
+    TEST.STUFF_AREA, and the results outside the study stay what they are without it.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
+    if combine.METHOD != "supplement":  # which has no such limit
+        cfg.TEST.STUFF_AREA = max(cfg.TEST.STUFF_AREA, math.ceil(combine.STUFF_AREA_LIMIT))
+        combine.STUFF_AREA_LIMIT = 1
+    cfg.freeze()
+    return cfg
+
+
+def evaluate(args, cfg):
+    """Evaluate MODEL.WEIGHTS on DATASETS.TEST; print the tables and append to OUTPUT_DIR/metrics.json.
 
     The weights may be a supernet's; then the path's BatchNorm statistics are recalibrated first.
     """
+    if args.trim_study:
+        cfg = without_merging_limit(cfg)
     model = AutoPanopticTrainer.build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+    evaluators = [
+        build_evaluators(
+            cfg,
+            name,
+            folder,
+            tuple(cfg.TEST.METRICS),
+            details=True,
+            trim_areas=sorted(set(cfg.TEST.TRIM_AREAS)) if args.trim_study else (),
+            save_predictions=args.save_predictions,
+        )
+        for name in cfg.DATASETS.TEST
+    ]
     with path_statistics(cfg, model, cfg.MODEL.WEIGHTS):
-        results = AutoPanopticTrainer.test(cfg, model)
+        results = AutoPanopticTrainer.test(cfg, model, evaluators)
     if comm.is_main_process():
-        print(results_table(results))
-        line = {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
-        with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), "a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        several = len(cfg.DATASETS.TEST) > 1
+        for name, part in zip(cfg.DATASETS.TEST, evaluators, strict=True):
+            report(args, cfg.OUTPUT_DIR, name, results[name] if several else results, part, several)
     return results
+
+
+def report(args, folder: str, name: str, results: dict, evaluators, several: bool) -> None:
+    """Print and save what was found on the data set ``name``, whose name is given if there are several."""
+    lines = [name] if several else []
+    lines.append(results_table(results))
+    flat = {f"{task}/{metric}": value for task, values in results.items() for metric, value in values.items()}
+    panoptic = panoptic_evaluator_of(evaluators)
+    if panoptic is not None:
+        path = Path(folder, "inference", f"panoptic_{name.replace('/', '_')}_per_class.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(panoptic.per_class, indent=1))
+        if args.per_class:
+            lines.append(per_class_table(panoptic.per_class))
+        if args.trim_study:
+            lines.append(trim_table(panoptic.trim_study))
+            for area, values in panoptic.trim_study.items():
+                flat |= {f"trim_study/{area}/{metric}": value for metric, value in values.items()}
+    print("\n\n".join(lines))
+    with open(os.path.join(folder, "metrics.json"), "a") as stream:
+        prefix = f"{name}/" if several else ""
+        stream.write(json.dumps({prefix + key: value for key, value in flat.items()}) + "\n")
 
 
 def main(args, cfg):
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="auto_panoptic")
+    log_ids(cfg)
     if args.eval_only:
-        return evaluate(cfg)
+        return evaluate(args, cfg)
     trainer = AutoPanopticTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     results = trainer.train()
@@ -62,9 +135,40 @@ def main(args, cfg):
     return results
 
 
+def check_flags(args, cfg) -> None:
+    """Raise UserError where a flag of the evaluation has nothing to act on."""
+    flags = {
+        "--per-class": args.per_class,
+        "--save-predictions": args.save_predictions,
+        "--trim-study": args.trim_study,
+    }
+    for flag in (flag for flag, given in flags.items() if given):
+        if not args.eval_only:
+            raise UserError(f"{flag} goes with --eval-only; add that, or leave {flag} out")
+        if any(
+            MetadataCatalog.get(n).get("evaluator_type", None) == EVALUATOR_TYPE for n in cfg.DATASETS.TEST
+        ):
+            raise UserError(
+                f"{flag} is for panoptic data sets, DATASETS.TEST holds classified images; drop {flag}"
+            )
+        if "pq" not in cfg.TEST.METRICS:
+            raise UserError(f"{flag} needs 'pq' in TEST.METRICS, which is {list(cfg.TEST.METRICS)}")
+        if cfg.TEST.PANOPTIC_EVALUATOR != "streaming":
+            raise UserError(
+                f"{flag} needs TEST.PANOPTIC_EVALUATOR streaming, it is {cfg.TEST.PANOPTIC_EVALUATOR!r}"
+            )
+    areas = cfg.TEST.TRIM_AREAS
+    if args.trim_study and (not areas or any(type(a) is not int or a < 0 for a in areas)):
+        raise UserError(f"TEST.TRIM_AREAS is {areas}; expected a list of pixel counts, 0 trims nothing")
+
+
 def check(args):
     """Everything that can be wrong with the input, found before anything is written."""
     cfg = build_config(args.config_file, args.opts)
+    check_flags(args, cfg)
+    check_metrics(cfg, cfg.TEST.METRICS)
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty; name the data sets to evaluate on")
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise UserError("--eval-only needs weights; add MODEL.WEIGHTS path/to/model_final.pth")
     if args.eval_only and any(len(ops) > 1 for ops in configured_ops(cfg).values()):
@@ -87,8 +191,14 @@ def check(args):
 
 
 def run():
-    args = default_argument_parser().parse_args()
-    launch_processes(main, args, check(args))
+    parser = default_argument_parser(__doc__)
+    parser.add_argument("--per-class", action="store_true", help="with --eval-only: print PQ per class")
+    parser.add_argument("--save-predictions", action="store_true", help="with --eval-only: JSON and PNGs")
+    parser.add_argument("--trim-study", action="store_true", help="with --eval-only: compare TEST.TRIM_AREAS")
+    args = parser.parse_args()
+    cfg = check(args)
+    args.config_file = find_config(args.config_file)  # Detectron2 copies it into the log
+    launch_processes(main, args, cfg)
 
 
 if __name__ == "__main__":

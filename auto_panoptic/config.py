@@ -145,3 +145,8 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     # What --eval-only and the evaluation after training compute: any of "pq", "ap", "miou". The ImageNet
     # stage always computes top-1 and top-5 accuracy.
     cfg.TEST.METRICS = ["pq", "ap", "miou"]
+    # Trimming before scoring: predicted stuff whose class covers fewer pixels of the image becomes void. 0
+    # trims nothing; UPSNet has 2048 on Cityscapes and 4096 on COCO.
+    cfg.TEST.STUFF_AREA = 0
+    # The values of TEST.STUFF_AREA that --trim-study compares.
+    cfg.TEST.TRIM_AREAS = [0, 256, 1024, 2048, 4096]

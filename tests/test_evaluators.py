@@ -20,10 +20,13 @@ from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import (
     PanopticQualityEvaluator,
     build_evaluators,
-    evaluators,
+    panoptic_evaluator,
     panoptic_quality_of,
+    per_class_table,
     results_table,
+    trim_table,
 )
+from auto_panoptic.evaluation.predictions import PredictionWriter
 
 SIZES = {"nas_train": 2, "nas_val": 2, "val": 12}
 KEYS = [name + block for block in ("", "_th", "_st") for name in ("PQ", "SQ", "RQ")]
@@ -169,16 +172,16 @@ def test_several_processes_add_their_counts(val, monkeypatch):
     for k, rank in enumerate(ranks):
         for entry, output in list(zip(inputs, outputs, strict=True))[k::2]:
             rank.process([entry], [output])
-    gathered = [(rank._counts, rank._seen) for rank in ranks]
-    monkeypatch.setattr(evaluators.comm, "get_world_size", lambda: 2)
-    monkeypatch.setattr(evaluators.comm, "gather", lambda data, dst=0: copy.deepcopy(gathered))
+    gathered = [(rank._scores, rank._seen, []) for rank in ranks]
+    monkeypatch.setattr(panoptic_evaluator.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(panoptic_evaluator.comm, "gather", lambda data, dst=0: copy.deepcopy(gathered))
     for _ in range(2):  # evaluating twice does not count twice
         merged = ranks[0].evaluate()["panoptic_seg"]
         for key in KEYS:
             assert merged[key] == pytest.approx(whole[key], abs=1e-9)
         assert ranks[0].quality.num_images == len(inputs)
     assert ranks[0].quality.bootstrap(50)["PQ"]["std"] > 0
-    monkeypatch.setattr(evaluators.comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(panoptic_evaluator.comm, "is_main_process", lambda: False)
     assert ranks[1].evaluate() is None
 
 
@@ -186,7 +189,7 @@ def test_reset_repeat_and_cache(val, monkeypatch):
     inputs, outputs = _predictions(val)
     evaluator = PanopticQualityEvaluator(val, cache_ground_truth=True)
     first = _run(evaluator, inputs, outputs)
-    monkeypatch.setattr(evaluators, "read_panoptic", None)  # the second round must not decode
+    monkeypatch.setattr(panoptic_evaluator, "read_panoptic", None)  # the second round must not decode
     assert _run(evaluator, inputs, outputs) == first
     evaluator.process([inputs[0]], [outputs[1]])  # an image again: the first prediction counts
     assert evaluator.evaluate() == first
@@ -246,6 +249,121 @@ def test_noise_of_a_result_is_available(val):
     assert panoptic_quality_of(build_evaluators(cfg, val, metrics=["pq"])) is None
 
 
+def test_details_are_added_to_the_same_results(val):
+    inputs, outputs = _predictions(val)
+    plain = _run(PanopticQualityEvaluator(val), inputs, outputs)["panoptic_seg"]
+    evaluator = PanopticQualityEvaluator(val, details=True)
+    found = _run(evaluator, inputs, outputs)["panoptic_seg"]
+    bounds = [f"{name}_{side}" for name in ("PQ", "PQ_th", "PQ_st") for side in ("low", "high")]
+    assert list(found) == [*KEYS, "IoU_st", *bounds]
+    assert {key: found[key] for key in KEYS} == plain
+    for name in ("PQ", "PQ_th", "PQ_st"):
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+    names = [c["name"] for c in json.loads(Path(_metadata(val).panoptic_json).read_text())["categories"]]
+    assert [values["name"] for values in evaluator.per_class.values()] == names
+    stuff = [v["IoU"] for v in evaluator.per_class.values() if "IoU" in v]
+    assert np.mean(stuff) == pytest.approx(found["IoU_st"])
+    assert np.mean([v["PQ"] for v in evaluator.per_class.values()]) == pytest.approx(found["PQ"])
+
+
+def _metadata(name):
+    return MetadataCatalog.get(name)
+
+
+def _official(json_file, monkeypatch):
+    """The nine numbers of panopticapi for saved predictions."""
+    evaluation = pytest.importorskip("panopticapi.evaluation")
+    single = evaluation.pq_compute_single_core
+    monkeypatch.setattr(evaluation, "pq_compute_multi_core", lambda *arguments: single(0, *arguments))
+    truth = _metadata("evaluated_val")
+    folder = str(json_file.with_suffix(""))
+    found = evaluation.pq_compute(truth.panoptic_json, str(json_file), truth.panoptic_root, folder)
+    blocks = (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
+    return {q.upper() + suffix: 100 * found[b][q] for b, suffix in blocks for q in ("pq", "sq", "rq")}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_saved_predictions_score_the_same_officially(val, tmp_path, monkeypatch, processes):
+    """Trimmed as they were scored; written by several processes, the JSON by the first."""
+    inputs, outputs = _predictions(val)
+    for output in outputs:  # a record without pixels is valid for us, but not for panopticapi
+        output["panoptic_seg"][1].append({"id": 77, "isthing": False, "category_id": 1})
+    options = {"stuff_area": 900, "save_predictions": True}
+    ranks = [PanopticQualityEvaluator(val, str(tmp_path), **options) for _ in range(processes)]
+    saved = tmp_path / f"panoptic_{val}.json"
+    saved.write_text("of an earlier run")
+    for k, rank in enumerate(ranks):
+        for entry, output in list(zip(inputs, outputs, strict=True))[k::processes]:
+            rank.process([entry], [output])
+            assert not saved.exists()
+    if processes > 1:
+        gathered = [(rank._scores, rank._seen, rank._writer.records) for rank in ranks]
+        monkeypatch.setattr(panoptic_evaluator.comm, "get_world_size", lambda: 2)
+        monkeypatch.setattr(panoptic_evaluator.comm, "gather", lambda data, dst=0: gathered)
+    found = ranks[0].evaluate()["panoptic_seg"]
+    expected = _official(saved, monkeypatch)
+    assert list(found) == list(expected)
+    for key in KEYS:
+        assert found[key] == pytest.approx(expected[key], abs=1e-9)
+    untrimmed = _run(PanopticQualityEvaluator(val, distributed=False), inputs, outputs)["panoptic_seg"]
+    assert untrimmed["PQ_th"] == pytest.approx(found["PQ_th"], abs=1e-9)
+    assert abs(untrimmed["PQ_st"] - found["PQ_st"]) > 0.1
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"panoptic_{val}", f"panoptic_{val}.json"]
+
+
+def test_saving_keeps_subfolders_and_names_what_fails(tmp_path):
+    writer = PredictionWriter(str(tmp_path), "some/set")
+    ids = np.array([[1, 0], [256**3 - 1, 300]])
+    for name in ("a/x.png", "../b/x.jpg", "/x.png"):
+        writer.add(1, name, ids, [])
+    folder = tmp_path / "panoptic_some_set"
+    names = ["a/x.png", "b/x.png", "x.png"]
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png")) == [
+        f"{folder.name}/{name}" for name in names
+    ]
+    assert [record["file_name"] for record in writer.records] == names
+    for name in names:
+        assert (read_panoptic(str(folder / name)) == ids).all()
+    with pytest.raises(UserError, match=r"16777216 does not fit into a PNG; keep ids below 2\*\*24"):
+        writer.add(2, "y.png", ids + 1, [])
+    (tmp_path / "panoptic_b").write_text("in the way")
+    with pytest.raises(UserError, match="cannot save predictions: .*choose another OUTPUT_DIR"):
+        PredictionWriter(str(tmp_path), "b").add(1, "x.png", ids, [])
+    writer.json_file.mkdir()
+    with pytest.raises(UserError, match="cannot save predictions"):
+        writer.finish([], {"images": [], "categories": []})
+    assert not list(tmp_path.glob("*tmp*"))
+
+
+def test_trim_study_equals_one_evaluation_per_threshold(val):
+    inputs, outputs = _predictions(val)
+    areas = (0, 900, 3000)
+    evaluator = PanopticQualityEvaluator(val, trim_areas=areas, stuff_area=900, details=True)
+    found = _run(evaluator, inputs, outputs)["panoptic_seg"]
+    assert list(evaluator.trim_study) == list(areas)
+    for area, values in evaluator.trim_study.items():
+        alone = _run(PanopticQualityEvaluator(val, stuff_area=area, details=True), inputs, outputs)
+        assert values == {key: alone["panoptic_seg"][key] for key in [*KEYS, "IoU_st"]}
+    assert {key: found[key] for key in KEYS} == {key: evaluator.trim_study[900][key] for key in KEYS}
+    assert len({values["PQ_st"] for values in evaluator.trim_study.values()}) > 2
+    assert len({values["PQ_th"] for values in evaluator.trim_study.values()}) == 1
+
+
+def test_stuff_area_of_the_config(val):
+    inputs, outputs = _predictions(val)
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    cfg.TEST.STUFF_AREA = 900
+    expected = _run(PanopticQualityEvaluator(val, stuff_area=900), inputs, outputs)
+    assert _run(build_evaluators(cfg, val, metrics=["pq"]), inputs, outputs) == expected
+    cfg.TEST.PANOPTIC_EVALUATOR = "detectron2"
+    with pytest.raises(UserError, match="'detectron2' trims nothing; choose 'streaming'"):
+        build_evaluators(cfg, val, metrics=["pq"])
+    cfg.TEST.STUFF_AREA = -1
+    with pytest.raises(UserError, match="TEST.STUFF_AREA is -1; expected pixels"):
+        build_evaluators(cfg, val, metrics=["pq"])
+
+
 def test_data_set_without_panoptic_truth_is_named():
     with pytest.raises(UserError, match="no panoptic_json"):
         PanopticQualityEvaluator("coco_2017_val")
@@ -273,6 +391,38 @@ def test_results_table():
 |    30.50 |      50.25 |         - |           - |  71.00 |"""
     assert results_table(results) == expected
     assert results_table({}) == ""
+
+
+def test_tables_of_details():
+    panoptic = {**dict.fromkeys(KEYS, 50.0), "IoU_st": 43.219}
+    for name, low, high in (("PQ", 48.04, 51.96), ("PQ_th", 47.0, 53.0), ("PQ_st", np.nan, np.nan)):
+        panoptic |= {f"{name}_low": low, f"{name}_high": high}
+    expected = """\
+|   panoptic |                 PQ |    SQ |    RQ |
+|-----------:|-------------------:|------:|------:|
+|        all | 50.00 [48.0, 52.0] | 50.00 | 50.00 |
+|     things | 50.00 [47.0, 53.0] | 50.00 | 50.00 |
+|      stuff |              50.00 | 50.00 | 50.00 |
+
+|   IoU stuff |
+|------------:|
+|       43.22 |"""
+    assert results_table({"panoptic_seg": panoptic}) == expected
+    expected = """\
+|   stuff below (pixels) is void |   PQ stuff |   SQ stuff |   RQ stuff |   IoU stuff |   PQ all |
+|-------------------------------:|-----------:|-----------:|-----------:|------------:|---------:|
+|                              0 |      50.00 |      50.00 |      50.00 |       43.22 |    50.00 |
+|                           2048 |      61.50 |      50.00 |      50.00 |       43.22 |    50.00 |"""
+    assert trim_table({0: panoptic, 2048: {**panoptic, "PQ_st": 61.5}}) == expected
+    counts = {"TP": 3, "FP": 1, "FN": 0, "PQ": 80.0, "SQ": 90.0, "RQ": 88.888}
+    absent = {**dict.fromkeys(counts, 0), "name": "cat", "isthing": True}
+    expected = """\
+|   class |   kind |    PQ |    SQ |    RQ |   IoU |   TP |   FP |   FN |
+|--------:|-------:|------:|------:|------:|------:|-----:|-----:|-----:|
+|     sky |  stuff | 80.00 | 90.00 | 88.89 | 70.00 |    3 |    1 |    0 |
+|     cat |  thing |     - |     - |     - |     - |    0 |    0 |    0 |"""
+    sky = {"name": "sky", "isthing": False, "IoU": 70.0, **counts}
+    assert per_class_table({1: sky, 2: absent}) == expected
 
 
 # ------------------------------------------------------------------ real photographs

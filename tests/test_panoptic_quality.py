@@ -2,13 +2,15 @@
 
 import json
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.evaluation import PanopticQuality
+from auto_panoptic.evaluation import PanopticQuality, StuffIoU
+from auto_panoptic.evaluation.overlap import Overlap, count_pairs
 
 CATEGORIES = [
     {"id": i, "name": f"c{i}", "isthing": int(i < 4), "supercategory": "s", "color": [i, i, i]}
@@ -36,6 +38,20 @@ def _counts(pred, pred_segments, gt, gt_segments, category=THING):
     quality.update(pred, [_segment(*s) for s in pred_segments], gt, _gt(gt, gt_segments))
     entry = quality.compute()["per_class"][category]
     return entry["TP"], entry["FP"], entry["FN"]
+
+
+# ------------------------------------------------------------------ overlaps
+
+
+@pytest.mark.parametrize("low, high", [(0, 3), (0, 2**24), (2**29, 2**31)])
+def test_pairs_are_counted(low, high):
+    """Also ids so large that pair and length do not fit into one number; odd sizes; no pixel at all."""
+    rng = np.random.default_rng(5)
+    for shape in [(1, 1), (7, 9), (1, 40), (16, 16), (0, 3)]:
+        values = rng.integers(low, high, 3)
+        gt, pred = rng.choice(values, shape), rng.choice(values, shape)
+        pairs, counts = np.unique(np.stack([gt.ravel(), pred.ravel()]), axis=1, return_counts=True)
+        assert count_pairs(gt, pred) == list(zip(*pairs.tolist(), counts.tolist(), strict=True))
 
 
 # ------------------------------------------------------------------ hand-computable cases
@@ -183,12 +199,14 @@ def test_wrong_predictions_are_named(pred, segments, message):
 def test_unknown_true_category_is_named():
     gt = _line((1, 10))
     with pytest.raises(UserError, match="a true segment has category_id 5"):
-        PanopticQuality(CATEGORIES).update(gt, [], gt, _gt(gt, [(1, 5, 0)]))
+        PanopticQuality(CATEGORIES).update(gt * 0, [], gt, _gt(gt, [(1, 5, 0)]))
 
 
 def test_merging_different_categories_is_refused():
     with pytest.raises(UserError, match="different categories"):
         PanopticQuality(CATEGORIES).merge(PanopticQuality(CATEGORIES[:2]))
+    with pytest.raises(UserError, match="different resamples"):
+        PanopticQuality(CATEGORIES).merge(PanopticQuality(CATEGORIES, resamples=5))
 
 
 # ------------------------------------------------------------------ panopticapi as the oracle
@@ -247,12 +265,13 @@ def _write(folder, name, pairs):
 @pytest.fixture(scope="module")
 def random_pairs():
     rng = np.random.default_rng(11)
-    return [_random_pair(rng) for _ in range(240)]
+    return [_random_pair(rng) for _ in range(520)]
 
 
 def test_equals_panopticapi(random_pairs, tmp_path, monkeypatch):
     evaluation = pytest.importorskip("panopticapi.evaluation")
-    monkeypatch.setattr(evaluation.multiprocessing, "cpu_count", lambda: 1)
+    single = evaluation.pq_compute_single_core
+    monkeypatch.setattr(evaluation, "pq_compute_multi_core", lambda *arguments: single(0, *arguments))
     _write(tmp_path, "gt", [(gt, truth) for gt, truth, _, _ in random_pairs])
     _write(tmp_path, "pred", [(pred, predicted) for _, _, pred, predicted in random_pairs])
     arguments = [str(tmp_path / n) for n in ("gt.json", "pred.json", "gt", "pred")]
@@ -353,10 +372,21 @@ def test_bootstrap_needs_images():
 
 
 def test_memory_does_not_grow_with_images():
-    gt = _line((1, 10))
-    quality = PanopticQuality(CATEGORIES)
-    quality.update(gt, [_segment(1, THING)], gt, _gt(gt, [(1, THING, 0)]))
-    size = len(pickle.dumps(quality))
-    for _ in range(200):
-        quality.update(gt, [_segment(1, THING)], gt, _gt(gt, [(1, THING, 0)]))
-    assert len(pickle.dumps(quality)) <= size + 8
+    """Neither that of the counts, nor of what the intervals and the IoU of stuff need."""
+    rng = np.random.default_rng(0)
+    cases = [_random_pair(rng) for _ in range(20)]
+    overlaps = [Overlap.of(pred, predicted, gt, truth) for gt, truth, pred, predicted in cases]
+
+    def peak(images):
+        tracemalloc.start()
+        quality, stuff = PanopticQuality(CATEGORIES, resamples=200), StuffIoU(CATEGORIES)
+        for i in range(images):
+            quality.add(overlaps[i % 20], image_id=i)
+            stuff.add(overlaps[i % 20])
+        quality.intervals()
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(50)
+    assert peak(2000) <= 1.1 * peak(200)

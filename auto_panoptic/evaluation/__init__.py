@@ -1,21 +1,29 @@
-"""Panoptic quality, Detectron2's evaluators put together for panoptic segmentation, and top-k accuracy."""
+"""Panoptic quality and IoU of stuff, Detectron2's evaluators put together, and top-k accuracy."""
 
 from .classification import ClassificationEvaluator
 from .evaluators import (
-    PanopticQualityEvaluator,
     build_evaluators,
     check_metrics,
+    panoptic_evaluator_of,
     panoptic_quality_of,
-    results_table,
 )
+from .overlap import Overlap
+from .panoptic_evaluator import PanopticQualityEvaluator
 from .panoptic_quality import PanopticQuality
+from .report import per_class_table, results_table, trim_table
+from .stuff_iou import StuffIoU
 
 __all__ = [
     "ClassificationEvaluator",
+    "Overlap",
     "PanopticQuality",
     "PanopticQualityEvaluator",
+    "StuffIoU",
     "build_evaluators",
     "check_metrics",
+    "panoptic_evaluator_of",
     "panoptic_quality_of",
+    "per_class_table",
     "results_table",
+    "trim_table",
 ]

@@ -5,48 +5,19 @@ agree and their IoU exceeds 0.5; per class
 
     PQ = sum of matched IoU / (TP + FP / 2 + FN / 2) = SQ * RQ,
 
-averaged over the classes that occur. Pixels are compared as runs: a run of equal (truth, prediction) pairs
-counts once with its length, which needs no files and no dense ids.
+averaged over the classes that occur.
 """
+
+from __future__ import annotations
 
 import numpy as np
 
 from ..errors import UserError
+from .bootstrap import PoissonBootstrap, percentile_interval
+from .overlap import VOID, Overlap
 
-VOID = 0
 _TP, _FP, _FN, _IOU = range(4)
 _BLOCKS = {"": "all", "_th": "things", "_st": "stuff"}
-
-
-def _segment_ids(segments: list, whose: str) -> dict:
-    found = {}
-    for segment in segments:
-        segment_id = int(segment["id"])
-        if segment_id == VOID:
-            raise UserError(f"a {whose} segment has id 0, which marks void pixels; number segments from 1.")
-        if segment_id in found:
-            raise UserError(f"two {whose} segments have the id {segment_id}; give every segment its own.")
-        found[segment_id] = segment
-    return found
-
-
-def _count_pairs(gt: np.ndarray, pred: np.ndarray) -> tuple:
-    """Distinct (truth, prediction) pairs of two maps (H, W) and their pixel counts.
-
-    Returns:
-        three int64 arrays (n,): truth ids, predicted ids, pixels; sorted by truth, then prediction.
-    """
-    gt, pred = gt.ravel(), pred.ravel()
-    if gt.size == 0:
-        return (np.zeros(0, np.int64),) * 3
-    change = np.flatnonzero((gt[1:] != gt[:-1]) | (pred[1:] != pred[:-1])) + 1
-    starts = np.concatenate(([0], change))
-    lengths = np.diff(np.append(starts, gt.size))
-    base = int(pred.max()) + 1
-    keys = gt[starts].astype(np.int64) * base + pred[starts]
-    keys, run_to_pair = np.unique(keys, return_inverse=True)
-    pixels = np.bincount(run_to_pair.ravel(), weights=lengths, minlength=len(keys)).astype(np.int64)
-    return keys // base, keys % base, pixels
 
 
 class PanopticQuality:
@@ -64,23 +35,24 @@ class PanopticQuality:
     Args:
         categories: COCO-panoptic category dicts ("id", "isthing").
         per_image: also keep each image's contributions (a few numbers), for :meth:`bootstrap`.
+        resamples: also keep the counts of this many resampled data sets, for :meth:`intervals`. Memory then
+            still does not depend on the number of images.
     """
 
-    def __init__(self, categories: list, per_image: bool = False):
+    def __init__(self, categories: list, per_image: bool = False, resamples: int = 0):
         self.categories = [{"id": int(c["id"]), "isthing": int(bool(c["isthing"]))} for c in categories]
         self._index = {c["id"]: i for i, c in enumerate(self.categories)}
         if len(self._index) != len(self.categories):
             raise UserError("category ids are not unique; panoptic quality needs one id per class.")
-        self.per_image = per_image
+        self.per_image, self.resamples = per_image, resamples
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
         self.num_images = 0
-        self._totals = np.zeros(
-            (len(self.categories), 4)
-        )  # columns TP, FP, FN (whole numbers) and sum of IoU
+        self._totals = np.zeros((len(self.categories), 4))  # columns: TP, FP, FN (whole numbers), sum of IoU
         self._images = []  # per image (key, classes (n,), contributions (n, 4))
+        self._resampled = PoissonBootstrap(len(self.categories), self.resamples) if self.resamples else None
 
     def update(self, pred, pred_segments: list, gt, gt_segments: list, image_id=None) -> None:
         """Add one image.
@@ -90,77 +62,58 @@ class PanopticQuality:
             pred_segments: list of {"id", "category_id"}.
             gt: (H, W) integer ids >= 0 of the true segments.
             gt_segments: list of {"id", "category_id", "iscrowd", "area"}; "area" is counted if absent.
-            image_id: orders the images for :meth:`bootstrap`; by default they stay in order of arrival.
+            image_id: tells the images apart in :meth:`bootstrap` and :meth:`intervals`; by default their
+                number by order of arrival, which parts to be merged must not rely on.
 
         Raises:
             UserError: shapes differ, or ids that the records or the categories do not know.
         """
-        pred, gt = self._check_map(pred, "predicted"), self._check_map(gt, "true")
-        if pred.shape != gt.shape:
-            raise UserError(
-                f"predicted map {pred.shape} and true map {gt.shape} differ in size (height, width); "
-                "predict at the original resolution."
-            )
-        gt_by_id = _segment_ids(gt_segments, "true")
-        pred_by_id = _segment_ids(pred_segments, "predicted")
-        for whose, by_id in (("true", gt_by_id), ("predicted", pred_by_id)):
+        self.add(Overlap.of(pred, pred_segments, gt, gt_segments), image_id)
+
+    def add(self, overlap: Overlap, image_id=None) -> None:
+        """Add one image that :class:`Overlap` has compared; otherwise as :meth:`update`."""
+        for whose, by_id in (("true", overlap.truth), ("predicted", overlap.predicted)):
             for segment in by_id.values():
                 if segment["category_id"] not in self._index:
                     raise UserError(
                         f"a {whose} segment has category_id {segment['category_id']!r}; known are "
                         f"{sorted(self._index)[:8]}... (data set ids, not contiguous ones)."
                     )
-        rows = self._match(_count_pairs(gt, pred), gt_by_id, pred_by_id)
+        rows = self._match(overlap)
+        classes, contributions = list(rows), list(rows.values())
+        key = self.num_images if image_id is None else image_id
         self.num_images += 1
         for i, row in rows.items():
             self._totals[i] += row
+        if self._resampled:
+            self._resampled.add(key, classes, contributions)
         if self.per_image:
-            key = len(self._images) if image_id is None else image_id
-            self._images.append(
-                (key, np.array(list(rows), np.int32), np.array(list(rows.values())).reshape(-1, 4))
-            )
+            self._images.append((key, np.array(classes, np.int32), np.array(contributions).reshape(-1, 4)))
 
-    @staticmethod
-    def _check_map(ids, whose: str) -> np.ndarray:
-        ids = np.asarray(ids)
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-            raise UserError(f"the {whose} map must be (H, W) integers, got {ids.dtype} of shape {ids.shape}.")
-        if ids.size and ids.min() < 0:
-            raise UserError(f"the {whose} map has negative ids; void is 0.")
-        return ids
-
-    def _match(self, pairs: tuple, gt_by_id: dict, pred_by_id: dict) -> dict:
+    def _match(self, overlap: Overlap) -> dict:
         """Contributions [TP, FP, FN, IoU] of one image, by class index."""
         rows = {}
 
         def row(category_id) -> list:
             return rows.setdefault(self._index[category_id], [0, 0, 0, 0.0])
 
-        triples = list(zip(*(array.tolist() for array in pairs), strict=True))
-        pred_area, gt_area, on_void = {}, {}, {}
-        for g, p, n in triples:
-            pred_area[p] = pred_area.get(p, 0) + n
-            gt_area[g] = gt_area.get(g, 0) + n
-            if g == VOID:
-                on_void[p] = n
-        unlisted = sorted(set(pred_area) - set(pred_by_id) - {VOID})
-        if unlisted:
-            raise UserError(f"the predicted map holds ids {unlisted[:5]} without a record in its segments.")
-
+        on_void = {p: n for g, p, n in overlap.pairs if g == VOID}
         matched_gt, matched_pred, on_crowd = set(), set(), {}
         # The last crowd of a class wins, as in panopticapi.
-        crowds = {s["category_id"]: i for i, s in gt_by_id.items() if s.get("iscrowd", 0)}
-        for g, p, n in triples:
-            if g not in gt_by_id or p not in pred_by_id:
+        crowds = {s["category_id"]: g for g, s in overlap.truth.items() if s.get("iscrowd", 0)}
+        for g, p, n in overlap.pairs:
+            true, predicted = overlap.truth.get(g), overlap.predicted.get(p)
+            if true is None or predicted is None or true["category_id"] != predicted["category_id"]:
                 continue
-            category = gt_by_id[g]["category_id"]
-            if category != pred_by_id[p]["category_id"]:
-                continue
-            if gt_by_id[g].get("iscrowd", 0):
+            category = true["category_id"]
+            if true.get("iscrowd", 0):
                 if crowds[category] == g:
                     on_crowd[p] = n
                 continue
-            union = pred_area[p] + gt_by_id[g].get("area", gt_area[g]) - n - on_void.get(p, 0)
+            area = true.get("area")
+            if area is None:
+                area = sum(pixels for other, _, pixels in overlap.pairs if other == g)
+            union = overlap.areas[p] + area - n - on_void.get(p, 0)
             if union == 0:
                 raise UserError(f"the area of true segment {g} is wrong in its record; recount it.")
             iou = n / union
@@ -170,27 +123,43 @@ class PanopticQuality:
                 counts[_IOU] += iou
                 matched_gt.add(g)
                 matched_pred.add(p)
-        for g, segment in gt_by_id.items():
+        for g, segment in overlap.truth.items():
             if g not in matched_gt and not segment.get("iscrowd", 0):
                 row(segment["category_id"])[_FN] += 1
-        for p, segment in pred_by_id.items():
-            if p in pred_area and p not in matched_pred:
+        for p, segment in overlap.predicted.items():
+            if p not in matched_pred:
                 ignored = on_void.get(p, 0) + on_crowd.get(p, 0)
-                if ignored / pred_area[p] <= 0.5:
+                if ignored / overlap.areas[p] <= 0.5:
                     row(segment["category_id"])[_FP] += 1
         return rows
 
-    def merge(self, other: "PanopticQuality") -> "PanopticQuality":
+    def merge(self, other: PanopticQuality) -> PanopticQuality:
         """Add the images of ``other`` (say, from another process); returns self.
 
         Raises:
-            UserError: different categories, or only one of the two keeps images.
+            UserError: different categories or settings.
         """
-        if self.categories != other.categories or self.per_image != other.per_image:
-            raise UserError("cannot merge panoptic qualities of different categories or per_image settings.")
+        for name in ("categories", "per_image", "resamples"):
+            if getattr(self, name) != getattr(other, name):
+                raise UserError(f"cannot merge panoptic qualities with different {name}.")
         self.num_images += other.num_images
         self._totals += other._totals
         self._images += other._images
+        if self._resampled:
+            self._resampled.merge(other._resampled)
+        return self
+
+    def in_order(self, image_ids: list) -> PanopticQuality:
+        """Add up anew as if the images had come in this order, which decides the last bits; returns self.
+
+        Args:
+            image_ids: of all images so far, which were kept by ``per_image=True``.
+        """
+        images = {key: (key, *rest) for key, *rest in self._images}
+        self._images = [images[key] for key in image_ids]
+        self._totals = np.zeros_like(self._totals)
+        for _, classes, contributions in self._images:
+            self._totals[classes] += contributions
         return self
 
     def compute(self) -> dict:
@@ -259,7 +228,10 @@ class PanopticQuality:
             table[i, classes] = contributions
         rng = np.random.default_rng(seed)
         draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=n)
-        totals = (draws @ table.reshape(len(images), -1)).reshape(n, -1, 4)
+        return self._blocks((draws @ table.reshape(len(images), -1)).reshape(n, -1, 4))
+
+    def _blocks(self, totals: np.ndarray) -> dict:
+        """PQ in percent, (n,) per block, of counts (n, C, 4)."""
         pq = self._per_class(totals)[0]
         occurs = totals[..., :3].sum(-1) > 0
         samples = {}
@@ -280,13 +252,16 @@ class PanopticQuality:
         Returns:
             {"PQ", "PQ_th", "PQ_st"}: {"std" (standard error), "low", "high"}, in percent.
         """
-        tail = 50 * (1 - confidence)
-        results = {}
-        for name, values in self.bootstrap_samples(n, seed).items():
-            values = values[~np.isnan(values)]
-            if len(values) < 2:
-                results[name] = {"std": float("nan"), "low": float("nan"), "high": float("nan")}
-                continue
-            low, high = np.percentile(values, [tail, 100 - tail])
-            results[name] = {"std": float(values.std(ddof=1)), "low": float(low), "high": float(high)}
-        return results
+        samples = self.bootstrap_samples(n, seed)
+        return {name: percentile_interval(values, confidence) for name, values in samples.items()}
+
+    def intervals(self, confidence: float = 0.95) -> dict:
+        """As :meth:`bootstrap`, from the ``resamples`` kept along the way.
+
+        Raises:
+            UserError: made without ``resamples``.
+        """
+        if not self._resampled:
+            raise UserError("intervals need PanopticQuality(categories, resamples=1000).")
+        samples = self._blocks(self._resampled.totals)
+        return {name: percentile_interval(values, confidence) for name, values in samples.items()}

@@ -1,0 +1,82 @@
+"""Saving panoptic predictions in COCO's results format, which panopticapi and other tools read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..data.coco_format import write_panoptic
+from ..errors import UserError
+
+
+class PredictionWriter:
+    """Writes ``FOLDER/panoptic_NAME/*.png`` as the images come, and ``FOLDER/panoptic_NAME.json`` at the end.
+
+    Every process writes the PNGs of its own images; the main process alone finishes. An interrupted run
+    leaves no JSON, not even that of an earlier run.
+
+    Args:
+        folder: made if missing.
+        name: of the data set.
+
+    Attributes:
+        json_file: path of the JSON.
+        records: annotations of the images written by this process.
+    """
+
+    def __init__(self, folder: str, name: str):
+        self.root = Path(folder) / f"panoptic_{name.replace('/', '_')}"
+        self.json_file = self.root.with_name(self.root.name + ".json")
+        self.reset()
+
+    def reset(self) -> None:
+        self.records = []
+
+    def add(self, image_id, file_name: str, ids: np.ndarray, segments: list) -> None:
+        """Write one image.
+
+        Args:
+            image_id: as in the ground truth.
+            file_name: of the ground truth's PNG; subfolders are kept.
+            ids: (H, W) predicted ids, 0 where void.
+            segments: [{"id", "category_id" (of the data set), "area" (pixels)}], no more than ``ids`` holds.
+
+        Raises:
+            UserError: an id that does not fit into a PNG, or the folder cannot be written.
+        """
+        if ids.size and int(ids.max()) >= 1 << 24:
+            raise UserError(f"predicted id {int(ids.max())} does not fit into a PNG; keep ids below 2**24.")
+        parts = [part for part in PurePosixPath(file_name).parts if part not in ("/", "..")]
+        name = str(PurePosixPath(*parts).with_suffix(".png"))
+        try:
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            if not self.records:
+                self.json_file.unlink(missing_ok=True)  # of an earlier run; its PNGs are about to change
+            write_panoptic(self.root / name, ids)
+        except OSError as error:
+            raise UserError(
+                f"cannot save predictions: {error}; free space or choose another OUTPUT_DIR."
+            ) from error
+        self.records.append({"image_id": image_id, "file_name": name, "segments_info": segments})
+
+    def finish(self, records: list, truth: dict) -> None:
+        """Write the JSON, whole or not at all.
+
+        Args:
+            records: those of all processes.
+            truth: the ground truth's JSON; its "images" and "categories" go along.
+        """
+        content = {key: truth[key] for key in ("images", "categories")}
+        content["annotations"] = sorted(records, key=lambda record: str(record["image_id"]))
+        partial = self.json_file.with_suffix(f".tmp-{os.getpid()}")
+        try:
+            partial.write_text(json.dumps(content))
+            os.replace(partial, self.json_file)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise UserError(
+                f"cannot save predictions: {error}; free space or choose another OUTPUT_DIR."
+            ) from error

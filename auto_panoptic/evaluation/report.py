@@ -1,0 +1,80 @@
+"""Readable tables of evaluation results."""
+
+import numpy as np
+from tabulate import tabulate
+
+_BLOCKS = (("all", ""), ("things", "_th"), ("stuff", "_st"))
+_SINGLE = (
+    ("bbox", "AP", "box AP"),
+    ("bbox", "AP50", "box AP50"),
+    ("segm", "AP", "mask AP"),
+    ("segm", "AP50", "mask AP50"),
+    ("sem_seg", "mIoU", "mIoU"),
+    ("panoptic_seg", "IoU_st", "IoU stuff"),
+    ("classification", "top1", "top-1"),
+    ("classification", "top5", "top-5"),
+)
+
+
+def _cell(value) -> str:
+    return "-" if value is None or not np.isfinite(value) else f"{value:.2f}"
+
+
+def _table(rows: list, headers: list) -> str:
+    return tabulate(rows, headers=headers, tablefmt="pipe", stralign="right", disable_numparse=True)
+
+
+def _quality_cell(values: dict, name: str) -> str:
+    low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
+    interval = "" if low is None or not np.isfinite(low) else f" [{low:.1f}, {high:.1f}]"
+    return _cell(values.get(name)) + interval
+
+
+def results_table(results: dict) -> str:
+    """A readable table of what the evaluators returned.
+
+    Args:
+        results: {"panoptic_seg", "bbox", "segm", "sem_seg", "classification": {metric: value}}, or a part.
+
+    Returns:
+        Text of one or two tables; PQ with its 95 % interval over the images if known; "-" where a value is
+        missing or undefined.
+    """
+    parts = []
+    panoptic = results.get("panoptic_seg")
+    if panoptic:
+        rows = [
+            [block, _quality_cell(panoptic, f"PQ{suffix}")]
+            + [_cell(panoptic.get(name + suffix)) for name in ("SQ", "RQ")]
+            for block, suffix in _BLOCKS
+        ]
+        parts.append(_table(rows, ["panoptic", "PQ", "SQ", "RQ"]))
+    present = [
+        (title, _cell(results[task].get(key)))
+        for task, key, title in _SINGLE
+        if results.get(task) and (task != "panoptic_seg" or key in results[task])
+    ]
+    if present:
+        titles, values = zip(*present, strict=True)
+        parts.append(_table([values], list(titles)))
+    return "\n\n".join(parts)
+
+
+def trim_table(study: dict) -> str:
+    """Table of :attr:`PanopticQualityEvaluator.trim_study`: one row per trimming threshold."""
+    keys = ["PQ_st", "SQ_st", "RQ_st", "IoU_st", "PQ"]
+    rows = [[str(area), *(_cell(values[key]) for key in keys)] for area, values in study.items()]
+    titles = ["PQ stuff", "SQ stuff", "RQ stuff", "IoU stuff", "PQ all"]
+    return _table(rows, ["stuff below (pixels) is void", *titles])
+
+
+def per_class_table(per_class: dict) -> str:
+    """Table of :attr:`PanopticQualityEvaluator.per_class`; "-" for classes without any segment."""
+    rows = []
+    for values in per_class.values():
+        occurs = values["TP"] + values["FP"] + values["FN"] > 0
+        cells = [_cell(values[key]) if occurs else "-" for key in ("PQ", "SQ", "RQ")]
+        counts = [str(values[key]) for key in ("TP", "FP", "FN")]
+        kind = "thing" if values["isthing"] else "stuff"
+        rows.append([values["name"], kind, *cells, _cell(values.get("IoU")), *counts])
+    return _table(rows, ["class", "kind", "PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN"])
