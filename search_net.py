@@ -4,6 +4,8 @@
     python search_net.py --cycles 5 --models-per-cycle 12
     python search_net.py --config-file configs/quick/supernet.yaml --weights supernet/model_final.pth --resume
     python search_net.py --policy evolution OUTPUT_DIR output/evolution
+    python search_net.py --num-gpus 8                            # the images of each candidate dealt out
+    torchrun --nproc-per-node 2 search_net.py                    # the same, on two CPU processes
     python search_net.py --rescore --max-macs 250G --pareto      # select anew, evaluate nothing
 
 Writes OUTPUT_DIR/search/{ledger.jsonl, scoreboard.json, architecture.json}.
@@ -12,33 +14,29 @@ Writes OUTPUT_DIR/search/{ledger.jsonl, scoreboard.json, architecture.json}.
 import argparse
 import contextlib
 import os
+from functools import partial
 
-from detectron2.utils.logger import setup_logger
-
-from auto_panoptic.data import is_classifier
-from auto_panoptic.errors import UserError
-from auto_panoptic.evaluation import check_metrics
+from auto_panoptic.errors import UserError, run_command
 from auto_panoptic.explore import POLICIES, Ledger
 from auto_panoptic.search import (
     ACCEPTABLE,
     CYCLE_KEYS,
-    CandidateEvaluator,
     InProcess,
     add_selection_arguments,
     asks_for_selection,
     check_limits,
     ledger_path,
     rescore,
-    run_search,
     search_header,
     search_policy,
     selection_summary,
     summary,
 )
-from auto_panoptic.search.workers import RayWorkers
+from auto_panoptic.search.stored_config import store_config, stored_config
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.space.network_cost import cost_tables_from_config
-from auto_panoptic.training import AutoPanopticTrainer, build_config, check_weights, load_weights, run_command
+
+# torch and Detectron2 take seconds to import; the functions that need them do so themselves.
 
 
 def parser():
@@ -84,56 +82,138 @@ def parser():
     p.add_argument(
         "--ray-address", metavar="ADDRESS", help="with --workers: join this Ray cluster (auto, or host:port)"
     )
+    group = p.add_argument_group("processes", "share the images of each candidate, as in train_net.py")
+    group.add_argument("--num-gpus", type=int, default=1, metavar="N", help="GPUs per machine (default: 1)")
+    group.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines (default: 1)")
+    group.add_argument(
+        "--machine-rank", type=int, default=0, metavar="K", help="number of this machine, from 0"
+    )
+    group.add_argument(
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="where the machines meet: tcp://HOST:PORT of the first",
+    )
     add_selection_arguments(p)
     p.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options")
     return p
 
 
-def run():
-    args = parser().parse_args()
+def check_arguments(args):
+    """What is wrong with the arguments whatever the config says."""
+    for option, given in (("--retry-failed", args.retry_failed), ("--accept", args.accept)):
+        if given and not args.resume:
+            raise UserError(f"{option} continues a search: add --resume")
+    if unknown := [key for key in args.accept if key not in ACCEPTABLE]:
+        raise UserError(f"--accept {unknown[0]}: expected one of {', '.join(ACCEPTABLE)}")
+    if args.ray_address and args.workers is None:
+        raise UserError("--ray-address names a Ray cluster for workers: add --workers N")
+    for option, number in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
+        if number < 1:
+            raise UserError(f"{option} is {number}; expected at least 1")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--machine-rank is {args.machine_rank}; expected 0 to {args.num_machines - 1}, "
+            f"as --num-machines is {args.num_machines}"
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise UserError(f"--num-machines {args.num_machines}: add --dist-url tcp://HOST:PORT of machine 0")
+    if args.workers is not None and processes(args) > 1:
+        raise UserError(
+            f"--workers evaluates whole candidates, {processes(args)} processes share each: leave out "
+            "--workers, or --num-gpus, --num-machines and torchrun"
+        )
+    if not {"pq"} <= set(args.metrics.split(",")) <= {"pq", "ap", "miou"}:
+        raise UserError(
+            f"--metrics {args.metrics!r}; expected pq, optionally with ap and miou, e.g. pq,ap,miou"
+        )
+
+
+def processes(args):
+    """Number of processes that share a candidate."""
+    return int(os.environ.get("WORLD_SIZE", "1")) * args.num_gpus * args.num_machines
+
+
+def search_config(args):
+    """The config that the arguments ask for."""
+    from auto_panoptic.data import is_classifier
+    from auto_panoptic.training import build_config
+
     cfg = build_config(args.config_file, args.opts + (["NAS.POLICY", args.policy] if args.policy else []))
     cfg.defrost()
     cycles, models = CYCLE_KEYS.get(cfg.NAS.POLICY, CYCLE_KEYS["path_priority"])
     for key, value in ((cycles, args.cycles), (models, args.models_per_cycle)):
         cfg.merge_from_list([key, value] if value is not None else [])
     cfg.freeze()
-    for option, given in (("--retry-failed", args.retry_failed), ("--accept", args.accept)):
-        if given and not args.resume:
-            raise UserError(f"{option} continues a search: add --resume")
-    if unknown := [key for key in args.accept if key not in ACCEPTABLE]:
-        raise UserError(f"--accept {unknown[0]}: expected one of {', '.join(ACCEPTABLE)}")
     if cfg.NAS.ARCHITECTURE:
         raise UserError('NAS.ARCHITECTURE is set: a search needs the supernet; set it to ""')
     if is_classifier(cfg):
         raise UserError(f"{args.config_file} is a classifier; a search needs a panoptic supernet")
-    if args.ray_address and args.workers is None:
-        raise UserError("--ray-address names a Ray cluster for workers: add --workers N")
+    return cfg
+
+
+def run():
+    args = parser().parse_args()
+    check_arguments(args)
+    stored = stored_config(args.config_file, args.opts) if args.rescore else None
+    cfg = stored or search_config(args)
     check_limits(cfg, args)
     if args.rescore:
-        report_selection(cfg, args)
+        if os.environ.get("RANK", "0") == "0":
+            report_selection(cfg, args)
+            if stored is None:
+                store_config(cfg, args.config_file, args.opts)
         return
-    metrics = tuple(args.metrics.split(","))
-    if not {"pq"} <= set(metrics) <= {"pq", "ap", "miou"}:
-        raise UserError(
-            f"--metrics {args.metrics!r}; expected pq, optionally with ap and miou, e.g. pq,ap,miou"
-        )
-    weights = args.weights or cfg.MODEL.WEIGHTS or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-    check_weights(cfg, weights)
+    from auto_panoptic.evaluation import check_metrics
+    from auto_panoptic.training import check_weights, launch_processes
+
+    args.weights = args.weights or cfg.MODEL.WEIGHTS or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    check_weights(cfg, args.weights)
     space = SearchSpace.from_config(cfg)
     if space.cardinality == 1:
         raise UserError(
             f"{args.config_file}: every site has one operator, there is nothing to search; list at least two "
             "in NAS.SPACE.BACKBONE_OPS, NAS.SPACE.HEAD_OPS or MODEL.CROSS_ATTENTION.RATIOS"
         )
-    tables = cost_tables_from_config(cfg)
-    check_metrics(cfg, metrics)
+    args.metrics = tuple(args.metrics.split(","))
+    check_metrics(cfg, args.metrics)
     search_policy(cfg, space)
-    header = search_header(cfg, space, weights)
+    launch_processes(main, args, cfg)
+
+
+def main(args, cfg):
+    """One process of the search; with several, the first leads the others."""
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    setup_logger(name="auto_panoptic", abbrev_name="search", distributed_rank=comm.get_rank())
+    if comm.get_world_size() == 1:
+        search(args, cfg, candidate_executor)
+        return
+    from auto_panoptic.search.data_parallel import DataParallel, follow, lead, share_evaluator
+
+    evaluator = partial(share_evaluator, cfg, args.weights, args.metrics)
+    if comm.is_main_process():
+        lead(partial(search, args, cfg, lambda *_: contextlib.nullcontext(DataParallel(evaluator))))
+    else:
+        follow(evaluator)
+
+
+def search(args, cfg, candidate_executor):
+    """Search, and print what came of it."""
+    from auto_panoptic.search import run_search
+
+    space = SearchSpace.from_config(cfg)
+    tables = cost_tables_from_config(cfg)
+    header = search_header(cfg, space, args.weights, args.metrics)
     with Ledger.open(ledger_path(cfg), header, resume=args.resume, allow_changed=args.accept):
         pass  # whoever may not write it learns so now, not after the images are read
+    store_config(cfg, args.config_file, args.opts)
 
-    setup_logger(name="auto_panoptic", abbrev_name="search")
-    with candidate_executor(args, cfg, weights, metrics) as executor:
+    from auto_panoptic.data import log_ids
+
+    log_ids(cfg)
+    with candidate_executor(args, cfg) as executor:
         result = run_search(
             cfg,
             space,
@@ -149,13 +229,18 @@ def run():
         report_selection(cfg, args)
 
 
-def candidate_executor(args, cfg, weights, metrics):
+def candidate_executor(args, cfg):
     """Context with what evaluates the candidates: this process, or Ray workers."""
     if args.workers is not None:
-        return RayWorkers(cfg, weights, metrics, args.workers, args.ray_address)
+        from auto_panoptic.search.workers import RayWorkers
+
+        return RayWorkers(cfg, args.weights, args.metrics, args.workers, args.ray_address)
+    from auto_panoptic.search import CandidateEvaluator
+    from auto_panoptic.training import AutoPanopticTrainer, load_weights
+
     model = AutoPanopticTrainer.build_model(cfg)
-    load_weights(model, weights)
-    return contextlib.nullcontext(InProcess(CandidateEvaluator(cfg, model, metrics)))
+    load_weights(model, args.weights)
+    return contextlib.nullcontext(InProcess(CandidateEvaluator(cfg, model, args.metrics)))
 
 
 def report_selection(cfg, args):

@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
+from data_util import EMPTY, write_scenes
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from modeling_util import make_cfg, make_input, make_model
@@ -154,6 +156,36 @@ def train_panoptic(folder, shapes):
     return {"own": own, "start": start, "end": dict(trainer.model.state_dict())}
 
 
+def train_scenes(folder, shapes):
+    """Two fair cycles on registered images; process 1 meets only images without objects.
+
+    The order of the first epoch is known, so that the images of process 1 can be the empty ones.
+    """
+    order = np.random.default_rng([0, 0]).permutation(48)
+    kinds = ["objects" if i % 3 else EMPTY[i // 3 % 4] for i in range(48)]
+    for place, index in enumerate(order[1::2]):
+        kinds[index] = EMPTY[place % 4]
+    entry = {"name": "scenes", **write_scenes(folder / "scenes", kinds)}
+    cfg = make_config(
+        folder,
+        shapes,
+        DATASETS={"COCO_PANOPTIC": [entry], "TRAIN": ["scenes"], "TEST": [], "SEARCH": []},
+        DATALOADER={"FILTER_EMPTY_ANNOTATIONS": False},
+        OUTPUT_DIR=str(folder / "scenes_output"),
+    )
+    trainer = AutoPanopticTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    objects, losses = [], []
+
+    def watch(model, inputs, outputs):
+        objects.append(sum(len(sample["instances"]) for sample in inputs[0]))
+        losses.append(sum(outputs.values()).item())
+
+    trainer.model.register_forward_hook(watch)
+    trainer.train()
+    return {"end": dict(trainer.model.state_dict()), "objects": objects, "losses": losses}
+
+
 def main(args, cfg):
     rank = comm.get_rank()
     folder = args.folder / str(rank)
@@ -171,6 +203,7 @@ def main(args, cfg):
             [torch.from_numpy(cycle_indices(SearchSpace.default(), 3, cycle)) for cycle in range(20)]
         ),
         "panoptic": train_panoptic(folder, args.shapes),
+        "scenes": train_scenes(folder, args.shapes),
     }
     torch.save(result, args.folder / f"{rank}.pt")
 

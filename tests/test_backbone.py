@@ -51,6 +51,10 @@ def test_shuffle_split_indices(method, kept, main):
     assert a.shape == b.shape == (2, 4, 3, 5)
     assert a[1, :, 2, 4].tolist() == kept
     assert b[1, :, 2, 4].tolist() == main
+    with torch.inference_mode():
+        last = shuffle_split(x.contiguous(memory_format=torch.channels_last), method)
+    assert torch.equal(last[0], a) and torch.equal(last[1], b)
+    assert all(half.stride(1) <= 2 < half.stride(3) for half in last)  # a pixel's channels are neighbours
     # The inverse permutation restores the input.
     inverse = torch.tensor(kept + main).argsort()
     assert torch.equal(torch.cat([a, b], 1)[:, inverse], x)

@@ -206,7 +206,10 @@ def test_no_cycles(capfd, tmp_path, toy, weights):
         (("--cycles", "0", "NAS.POLICY", "evolution"), "NAS.EVOLUTION.GENERATIONS is 0"),
         (("--retry-failed",), "--retry-failed continues a search: add --resume"),
         (("--accept", "weights"), "--accept continues a search: add --resume"),
-        (("--resume", "--accept", "seed"), "--accept seed: expected one of config, data, versions, weights"),
+        (
+            ("--resume", "--accept", "seed"),
+            "--accept seed: expected one of config, data, libraries, metrics, versions, weights",
+        ),
     ],
 )
 def test_policies_and_continuation(capfd, tmp_path, toy, weights, arguments, message):
@@ -262,8 +265,6 @@ def test_a_search_that_exists_is_not_touched(capfd, tmp_path, toy, weights):
 
 def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch):
     """Each policy through the command, on a stand-in for the images; continued, retried, changes accepted."""
-    import search_net
-
     calls, failing = [], []
 
     class Evaluate:
@@ -276,7 +277,7 @@ def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch):
                 raise RuntimeError("out of memory")
             return {"PQ": float(sum(map(len, architecture.choices)))}, {}
 
-    monkeypatch.setattr(search_net, "CandidateEvaluator", Evaluate)
+    monkeypatch.setattr("auto_panoptic.search.CandidateEvaluator", Evaluate)
 
     def run(policy, *arguments):
         calls.clear()

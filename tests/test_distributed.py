@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import os
 import subprocess
 import sys
@@ -84,6 +85,18 @@ def test_images_without_objects_on_one_process(ranks):
         assert (rank["counts"].sum(1) == 12).all()
 
 
+def test_registered_images_without_objects_on_one_process(ranks):
+    """Stuff only, crowd only, all void, or an object without a pixel: losses stay finite, weights equal."""
+    first, second = ranks[0]["scenes"], ranks[1]["scenes"]
+    assert len(first["objects"]) == len(second["objects"]) == 24
+    assert sum(first["objects"]) > 0 and sum(second["objects"]) == 0
+    for rank in (first, second):
+        assert all(math.isfinite(loss) for loss in rank["losses"])
+        assert all(value.isfinite().all() for value in rank["end"].values())
+    assert min(second["losses"]) > 0
+    assert_equal(first["end"], second["end"])
+
+
 def test_a_parameter_that_one_process_did_not_use(ranks):
     """It counts as zero there: both step by half the gradient of the other. What none used stays."""
     for rank in ranks:
@@ -131,8 +144,8 @@ def test_detectron2_starts_the_processes_of_gpus_and_machines(monkeypatch):
     launch_processes(print, args, cfg)
     ((positional, named),) = calls
     bound = inspect.signature(detectron2.engine.launch).bind(*positional, **named).arguments
+    assert bound.pop("main_func").args == (print,)
     assert bound == {
-        "main_func": print,
         "num_gpus_per_machine": 8,
         "num_machines": 4,
         "machine_rank": 2,
@@ -155,3 +168,35 @@ def test_one_process_runs_in_place(monkeypatch):
     args = arguments(num_gpus=1, num_machines=1, machine_rank=0)
     launch_processes(lambda *given: seen.append(given), args, "cfg")
     assert seen == [(args, "cfg")]
+
+
+def fail_together(args, cfg):
+    raise args.error
+
+
+def spawn(main, processes, args, **_):
+    """Stands in for Detectron2's launcher, which starts nothing without GPUs."""
+    torch.multiprocessing.spawn(start, (main, args), processes)
+
+
+def start(rank, main, args):
+    launch_module.comm.get_local_rank = lambda: rank
+    launch_module.setup_datasets = lambda cfg: None
+    main(*args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "error, code, message",
+    [(UserError("no"), 2, "error: no\n"), (KeyboardInterrupt(), 130, "interrupted; --resume continues\n")],
+)
+def test_started_processes_end_with_one_message_and_its_exit_code(monkeypatch, capfd, error, code, message):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(launch_module, "launch", spawn)
+    args = SimpleNamespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto", error=error)
+    with pytest.raises(SystemExit) as end:
+        launch_processes(fail_together, args, "cfg")
+    assert end.value.code == code
+    lines = [line for line in capfd.readouterr().err.splitlines(True) if "SIGTERM" not in line]
+    assert lines in ([message], [])  # none if the silent process was the first to end

@@ -284,6 +284,15 @@ def test_labels_by_nearest_neighbour_as_pil_has_it():
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_of_equal_logits_the_first_class_wins(method):
+    logits = torch.tensor([[0.0, 2.0, 1.0, -1.0], [1.0, 2.0, 1.0, -1.0], [1.0, 0.0, 1.0, -1.0]])[:, None]
+    logits = logits.repeat(1, 3, 1)
+    found = semantic_labels(method, logits, (3, 4), logits)
+    assert found.dtype == torch.int64
+    assert found.tolist() == [[1, 0, 0, 0]] * 3
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_the_model_merges_as_configured(method):
     """The panoptic map is the merging of the model's own instances and logits, at another size too."""
     prefix = "MODEL.PANOPTIC_FPN.COMBINE."

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
-from toy import make_config, toy_space
+from toy import toy_space
 
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, Scoreboard, path_priority_candidates
-from auto_panoptic.search import CYCLE_KEYS, InProcess, run_search, search_header, summary
-from auto_panoptic.space import Architecture, SearchSpace
+from auto_panoptic.search import CYCLE_KEYS, InProcess, run_search, summary
+from auto_panoptic.space import Architecture
 
 SPACE = toy_space(backbone=4, head=2, inter=2)
 CYCLES, MODELS = 3, 24
@@ -337,72 +337,3 @@ def test_no_cycles_is_refused(tmp_path):
     with pytest.raises(UserError, match="NAS.CYCLES is 0; expected at least 1"):
         search(tmp_path, cycles=0)
     assert list(tmp_path.iterdir()) == []
-
-
-# ------------------------------------------------------------------ header
-
-
-def test_the_header_changes_with_everything_that_scores_depend_on(tmp_path, shapes):
-    cfg = make_config(tmp_path, shapes)
-    weights, other = tmp_path / "a.pth", tmp_path / "b.pth"
-    weights.write_bytes(b"a")
-    other.write_bytes(b"b")
-    space = SearchSpace.from_config(cfg)
-
-    def header(*options, path=weights):
-        changed = cfg.clone()
-        changed.defrost()
-        changed.merge_from_list(list(options))
-        return search_header(changed, space, str(path))
-
-    base = header()
-    assert json.loads(json.dumps(base)) == base
-    moved = tmp_path / "moved.pth"
-    moved.write_bytes(b"a")
-    for same in (("OUTPUT_DIR", "elsewhere"), ("NAS.CYCLES", 9), ("MODEL.WEIGHTS", "x")):
-        assert header(*same) == base
-    assert header(path=moved) == base
-    for different in (
-        ("NAS.SEED", 5),
-        ("NAS.MODELS_PER_CYCLE", 24),
-        ("NAS.POLICY", "random"),
-        ("NAS.POLICY", "evolution"),
-        ("INPUT.MIN_SIZE_TEST", 96),
-        ("NAS.BN_RECALIBRATION.NUM_IMAGES", 4),
-    ):
-        assert header(*different) != base
-    assert header(path=other)["weights"] != base["weights"]
-    # Settings of policies that are not in use do not count; those of the one in use are stated.
-    assert header("NAS.EVOLUTION.POPULATION", 12, "NAS.RANDOM.MODELS_PER_CYCLE", 12) == base
-    evolution = header("NAS.POLICY", "evolution", "NAS.EVOLUTION.POPULATION", 20)
-    assert evolution["policy"] == "evolution" and evolution["config"] == base["config"]
-    assert {k: evolution["policy_settings"][k] for k in ("population", "mutation", "crossover")} == {
-        "population": 20,
-        "mutation": 8,
-        "crossover": 8,
-    }
-    assert header("NAS.POLICY", "evolution", "NAS.EVOLUTION.POPULATION", 20, "NAS.CYCLES", 2) == evolution
-
-
-def test_the_header_changes_with_the_data(tmp_path, shapes):
-    """The annotations of the search and calibration sets count; those of other sets do not."""
-    cfg = make_config(tmp_path, shapes)
-    weights = tmp_path / "a.pth"
-    weights.write_bytes(b"a")
-
-    def data():
-        return search_header(cfg, SearchSpace.from_config(cfg), str(weights))["data"]
-
-    base = data()
-    assert set(base) == {"search", "calibration"} and base["search"] != base["calibration"]
-    for split, changed in (("val", set()), ("nas_train", {"calibration"}), ("nas_val", {"search"})):
-        path = shapes / f"annotations/panoptic_{split}.json"
-        original = path.read_bytes()
-        try:
-            path.write_bytes(original + b" ")
-            assert {key for key, digest in data().items() if digest != base[key]} == changed
-        finally:
-            path.write_bytes(original)
-    cfg.defrost()
-    cfg.NAS.BN_RECALIBRATION.ENABLED = False
-    assert data()["calibration"] != base["calibration"] and data()["search"] == base["search"]

@@ -10,6 +10,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import nn
+from torch.nn import functional as F
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.space import OpSpec
@@ -50,11 +51,9 @@ def shuffle_split(x: torch.Tensor, method: int = 1) -> tuple[torch.Tensor, torch
         (pass-through, main), each (N, C/2, H, W). For C = 8 the channels are [0, 4, 1, 5] and [2, 6, 3, 7]
         with method 1, [0, 2, 4, 6] and [1, 3, 5, 7] with method 2.
     """
-    n, c, h, w = x.shape
     if method == 2:
         return x[:, 0::2], x[:, 1::2]
-    x = x.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
-    return x[:, : c // 2], x[:, c // 2 :]
+    return F.channel_shuffle(x, 2).chunk(2, dim=1)  # channels-last stays channels-last
 
 
 def _conv_norm(

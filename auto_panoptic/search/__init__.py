@@ -1,10 +1,12 @@
-"""The search: recalibrate, evaluate, record, select."""
+"""The search: recalibrate, evaluate, record, select.
 
-from .bn_recalibration import recalibrated
-from .evaluate import CandidateEvaluator, path_statistics
+What evaluates, and so needs torch and Detectron2, is imported on its first use: selecting anew does without.
+"""
+
+import importlib
+
 from .executor import Executor, InProcess
 from .header import ACCEPTABLE, CYCLE_KEYS, ledger_path, search_header, search_policy
-from .loop import run_search
 from .selecting import (
     add_selection_arguments,
     asks_for_selection,
@@ -13,6 +15,13 @@ from .selecting import (
     selection_summary,
 )
 from .summary import summary
+
+_ON_FIRST_USE = {
+    "CandidateEvaluator": ".evaluate",
+    "path_statistics": ".evaluate",
+    "recalibrated": ".bn_recalibration",
+    "run_search": ".loop",
+}
 
 __all__ = [
     "ACCEPTABLE",
@@ -33,3 +42,9 @@ __all__ = [
     "selection_summary",
     "summary",
 ]
+
+
+def __getattr__(name):
+    if name in _ON_FIRST_USE:
+        return getattr(importlib.import_module(_ON_FIRST_USE[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ size; or the reference code's moving average, in which the last batches count mo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from fvcore.nn.precise_bn import BN_MODULE_TYPES, update_bn_stats
@@ -50,7 +50,10 @@ def _moving_average(runner, layers, batches, momentum: float) -> None:
 
 @contextlib.contextmanager
 def recalibrated(
-    model: torch.nn.Module, batches: Sequence[list[dict]], momentum: float = 0.0
+    model: torch.nn.Module,
+    batches: Sequence[list[dict]],
+    momentum: float = 0.0,
+    average: Callable | None = None,
 ) -> Iterator[None]:
     """Within the block the active path's BatchNorm statistics are those of ``batches``, then the old ones.
 
@@ -60,6 +63,8 @@ def recalibrated(
         batches: Detectron2 samples, the images of one batch in each list.
         momentum: 0 averages over all batches; otherwise the weight of the newest batch in a moving average
             that starts at mean 0 and variance 1 (reference code: 0.1).
+        average: called with (model, batches, number of batches) where momentum is 0; by default
+            fvcore's ``update_bn_stats``.
 
     Raises:
         RuntimeError: the statistics did not move, i.e. recalibration had no effect.
@@ -69,23 +74,20 @@ def recalibrated(
     runner = model if isinstance(model, BackboneClassifier) else _NormalizedBackbone(model)
     layers = active_batch_norms(runner)
     saved = [
-        (
-            layer,
-            layer.momentum,
-            set(layer._forward_pre_hooks),
-            {k: v.clone() for k, v in layer.named_buffers()},
-        )
+        (layer, layer.momentum, set(layer._forward_pre_hooks), dict(layer.named_buffers()))
         for layer in layers
     ]
     model.eval()
     try:
-        for layer in layers:
+        for layer, _, _, buffers in saved:
             layer.train()
+            for name, buffer in buffers.items():  # the model's own stay out of it
+                setattr(layer, name, buffer.clone())
         with torch.no_grad():
             if momentum:
                 _moving_average(runner, layers, batches, momentum)
             else:
-                update_bn_stats(runner, batches, len(batches))
+                (average or update_bn_stats)(runner, batches, len(batches))
         if layers and all(
             torch.equal(layer.running_var, buffers["running_var"]) for layer, _, _, buffers in saved
         ):
@@ -98,5 +100,5 @@ def recalibrated(
             layer.momentum = momentum
             for added in set(layer._forward_pre_hooks) - hooks:  # left behind if a forward pass failed
                 del layer._forward_pre_hooks[added]
-            for name, buffer in layer.named_buffers():
-                buffer.copy_(buffers[name])
+            for name, buffer in buffers.items():
+                setattr(layer, name, buffer)

@@ -1,5 +1,6 @@
 """Supernet training and retraining: one loop, one checkpoint format, one setup."""
 
+from ..errors import run_command
 from .checkpoint import AtomicCheckpointer, RecentMetrics, check_resume
 from .data_loader import build_train_loader
 from .fair_trainer import FairCycleTrainer, FairSamplingHook
@@ -7,7 +8,8 @@ from .gradients import build_optimizer, model_space
 from .launch import launch_processes
 from .manifest import has_checkpoint
 from .schedule import build_lr_scheduler
-from .setup import build_config, run_command
+from .setup import build_config, find_config
+from .train import train
 from .trainer import AutoPanopticTrainer, check_training
 from .weights import check_model, check_weights, load_weights
 
@@ -25,9 +27,11 @@ __all__ = [
     "check_resume",
     "check_training",
     "check_weights",
+    "find_config",
     "has_checkpoint",
     "launch_processes",
     "load_weights",
     "model_space",
     "run_command",
+    "train",
 ]

@@ -107,11 +107,17 @@ def build_train_loader(cfg, seed: int, start: int = 0, mapper=None) -> torch.uti
     Raises:
         UserError: no usable image, or SOLVER.IMS_PER_BATCH is not a multiple of the number of processes.
     """
-    dicts = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
-    if not dicts:
-        raise UserError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with objects")
+    try:
+        dicts = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+    except AssertionError as error:
+        if not str(error).startswith("No valid data found"):
+            raise
+        raise UserError(
+            f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with objects that are no crowds; to "
+            "train on images without, set DATALOADER.FILTER_EMPTY_ANNOTATIONS False"
+        ) from None
     # Random crops of one size need no grouping, and listing them read no sizes.
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not is_classifier(cfg)
     world_size = comm.get_world_size()

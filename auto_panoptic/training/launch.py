@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
 
-from ..errors import UserError
+from ..data import setup_datasets
+from ..errors import UserError, run_command
 
 
 def launch_processes(main: Callable, args, cfg) -> None:
     """Call ``main(args, cfg)`` in every process of the run.
 
     Under torchrun this process is one rank, with gloo on CPU and nccl on GPUs. Otherwise Detectron2 starts
-    ``--num-gpus`` processes on each of ``--num-machines`` machines.
+    ``--num-gpus`` processes on each of ``--num-machines`` machines, in which the data sets of ``cfg`` are
+    registered; where one ends by :func:`run_command`, this process ends with its exit code.
 
     Raises:
         UserError: more GPUs asked for than there are.
@@ -32,16 +38,36 @@ def launch_processes(main: Callable, args, cfg) -> None:
     if args.num_gpus > 1 and torch.cuda.device_count() < args.num_gpus:
         raise UserError(
             f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} GPUs; on CPU start "
-            "processes with torchrun --nproc-per-node 2 train_net.py ..."
+            f"processes with torchrun --nproc-per-node 2 {os.path.basename(sys.argv[0])} ..."
         )
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args, cfg),
-    )
+    several = args.num_gpus * args.num_machines > 1
+    try:
+        launch(
+            partial(_started, main) if several else main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args, cfg),
+        )
+    except ProcessExitedException as error:
+        if error.exit_code in (2, 130):  # it has said why
+            sys.exit(error.exit_code)
+        raise
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():  # else Python waits for them
+            process.terminate()
+        raise
+
+
+def _started(main: Callable, args, cfg) -> None:
+    """In a process that Detectron2 started, which has inherited no registered data set."""
+    run_command(partial(_registered, main, args, cfg), quiet=comm.get_local_rank() > 0)
+
+
+def _registered(main: Callable, args, cfg) -> None:
+    setup_datasets(cfg)
+    main(args, cfg)
 
 
 def _join_torchrun(cfg) -> None:

@@ -1,15 +1,15 @@
-"""From a command line to a checked config; a user's mistake becomes one line and exit code 2."""
+"""From a command line to a checked config."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import re
-import sys
 from collections.abc import Callable
 
 import torch
 import yaml
+from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 
 from ..config import add_auto_panoptic_config
@@ -40,11 +40,40 @@ def _merge(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
         raise UserError(f"{source}: unknown config key {key!r}; {hint}") from None
 
 
+def find_config(config_file: str) -> str:
+    """Path of a config: the file itself, or that of this name in Detectron2's model zoo.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if os.path.isfile(config_file):
+        return config_file
+    try:
+        return model_zoo.get_config_file(config_file)
+    except RuntimeError:
+        raise UserError(
+            f"--config-file: no file {config_file!r}; see configs/ for those that come with the project, or "
+            "name one of Detectron2's model zoo"
+        ) from None
+
+
+def _check_merging(cfg: CfgNode) -> None:
+    """Detectron2's own model would merge its own way, whatever METHOD says."""
+    method = cfg.MODEL.PANOPTIC_FPN.COMBINE.METHOD
+    if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN" and method != "detectron2":
+        raise UserError(
+            f"MODEL.PANOPTIC_FPN.COMBINE.METHOD is {method!r}, but PanopticFPN merges in Detectron2's way; "
+            "add MODEL.META_ARCHITECTURE AutoPanopticFPN MODEL.CROSS_ATTENTION.ENABLED False, the same "
+            "network with every merging"
+        )
+
+
 def build_config(config_file: str, opts: list[str]) -> CfgNode:
     """Read and check a config, register its data sets, choose the device. Writes nothing.
 
     Args:
-        config_file: path of a YAML file.
+        config_file: path of a YAML file, or the name of a config of Detectron2's model zoo, such as
+            ``COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml``.
         opts: ``KEY VALUE`` pairs that override it.
 
     Raises:
@@ -56,27 +85,13 @@ def build_config(config_file: str, opts: list[str]) -> CfgNode:
         raise UserError(
             "--config-file is missing; give one of configs/*.yaml, for example configs/quick/supernet.yaml"
         )
-    if not os.path.isfile(config_file):
-        raise UserError(
-            f"--config-file: no file {config_file!r}; see configs/ for those that come with the project"
-        )
-    _merge(cfg, config_file, lambda: cfg.merge_from_file(config_file))
+    path = find_config(config_file)
+    _merge(cfg, config_file, lambda: cfg.merge_from_file(path))
     _merge(cfg, "command line", lambda: cfg.merge_from_list(opts))
+    _check_merging(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     setup_datasets(cfg)
     configured_ops(cfg)
     cfg.freeze()
     return cfg
-
-
-def run_command(main: Callable[[], object]) -> None:
-    """Run a command's ``main``; a UserError prints one line and exits with code 2, Ctrl-C with 130."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; --resume continues", file=sys.stderr)
-        sys.exit(130)

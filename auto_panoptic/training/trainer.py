@@ -176,4 +176,4 @@ class AutoPanopticTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None) -> DatasetEvaluators:
         folder = output_folder or f"{cfg.OUTPUT_DIR}/inference"
-        return build_evaluators(cfg, dataset_name, folder, tuple(cfg.TEST.METRICS))
+        return build_evaluators(cfg, dataset_name, folder, tuple(cfg.TEST.METRICS), details=True)

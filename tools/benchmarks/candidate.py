@@ -50,7 +50,7 @@ def seconds_of(function):
     return time.perf_counter() - start, result
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def bare_forward(model, evaluator) -> None:
     """Backbone on the calibration images, network on the search images; nothing else."""
     model.eval()
@@ -107,15 +107,16 @@ def main() -> None:
 
     opts = ["NAS.BN_RECALIBRATION.NUM_IMAGES", str(args.images)]
     cfg = build_config("configs/quick/supernet.yaml", opts)
-    model = AutoPanopticTrainer.build_model(cfg)
-    load_weights(model, args.weights)
+    model, plain = (AutoPanopticTrainer.build_model(cfg) for _ in range(2))
+    for supernet in (model, plain):
+        load_weights(supernet, args.weights)
     evaluator = CandidateEvaluator(cfg, model)
     space = SearchSpace.from_config(cfg)
     times = {key: [] for key in ("bare", "ours", "straightforward", "streaming", "coco")}
     print(f"torch {torch.__version__}, {args.threads} thread(s), {args.images} calibration images")
     print(f"{'candidate':>9} {'bare s':>8} {'ours s':>8} {'detectron2 s':>13} {'PQ ours':>9} {'PQ d2':>9}")
     with tempfile.TemporaryDirectory() as folder:
-        theirs = StraightforwardWay(cfg, model, evaluator, folder)
+        theirs = StraightforwardWay(cfg, plain, evaluator, folder)
         for seed in range(args.candidates):
             architecture = space.random(np.random.default_rng(seed))
             apply_architecture(model, architecture)

@@ -1,0 +1,97 @@
+"""What makes a candidate cheap changes neither its result nor the supernet."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.data import get_detection_dataset_dicts
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from toy import make_config
+
+from auto_panoptic.data import PanopticMapper
+from auto_panoptic.explore import fair_cycle
+from auto_panoptic.modeling import apply_architecture
+from auto_panoptic.search import CandidateEvaluator, recalibrated
+from auto_panoptic.space import SearchSpace
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory, shapes):
+    return make_config(tmp_path_factory.mktemp("candidate"), shapes)
+
+
+@pytest.fixture(scope="module")
+def cycle(cfg):
+    return fair_cycle(SearchSpace.from_config(cfg), seed=2, cycle=0)
+
+
+@pytest.fixture
+def supernet(cfg):
+    """Its box classifier answers strongly, at random, so that panoptic maps hold instances."""
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.weight *= 20
+        model.roi_heads.box_predictor.cls_score.bias[-1] = -3
+        model.roi_heads.mask_head.predictor.bias += 1
+    return model
+
+
+def run(model, batches) -> list[dict]:
+    return [output for batch in batches for output in model(batch)]
+
+
+def test_outputs_are_those_of_the_plain_model(cfg, supernet, cycle):
+    """Layout and mode of the evaluator against the supernet as it was built: up to rounding the same logits
+    and boxes, the same segments but for pixels that lie on the verge of two classes, and the same PQ.
+    """
+    plain = copy.deepcopy(supernet)
+    evaluate = CandidateEvaluator(cfg, supernet, ("pq", "miou"))
+    (batches, evaluators), instances = evaluate.data[0], 0
+    assert next(supernet.backbone.bottom_up.parameters()).is_contiguous(memory_format=torch.channels_last)
+    for architecture in cycle[:3]:
+        metrics = evaluate(architecture)[0]
+        apply_architecture(plain, architecture)
+        with torch.inference_mode(), recalibrated(supernet, evaluate.calibration):
+            ours = run(supernet, batches)
+        with torch.no_grad(), recalibrated(plain, evaluate.calibration):
+            expected = run(plain, batches)
+        for a, b in zip(ours, expected, strict=True):
+            torch.testing.assert_close(a["sem_seg"], b["sem_seg"], rtol=1e-3, atol=1e-4)
+            boxes = [x["instances"].pred_boxes.tensor for x in (a, b)]
+            torch.testing.assert_close(*boxes, rtol=1e-3, atol=1e-2)
+            (map_a, segments_a), (map_b, segments_b) = a["panoptic_seg"], b["panoptic_seg"]
+            assert (map_a != map_b).float().mean() < 1e-3
+            assert [s["category_id"] for s in segments_a] == [s["category_id"] for s in segments_b]
+            instances += sum(s["isthing"] for s in segments_a)
+        evaluators.reset()
+        for i, batch in enumerate(batches):
+            start = sum(len(b) for b in batches[:i])
+            evaluators.process(batch, expected[start : start + len(batch)])
+        quality = evaluators.evaluate()["panoptic_seg"]["PQ"]
+        assert quality == pytest.approx(metrics["PQ"], abs=1e-3)
+    assert instances
+
+
+def test_the_supernet_can_be_trained_afterwards(cfg, supernet, cycle):
+    """It keeps its own buffers, holds nothing of inference mode, and trains as if nothing had happened."""
+    untouched = copy.deepcopy(supernet)
+    buffers = {name: id(buffer) for name, buffer in supernet.named_buffers()}
+    evaluate = CandidateEvaluator(cfg, supernet, ("pq", "miou"))
+    evaluate(cycle[0])
+    assert {name: id(buffer) for name, buffer in supernet.named_buffers()} == buffers
+    tensors = [*supernet.parameters(), *supernet.buffers()]
+    assert not any(tensor.is_inference() for tensor in tensors)
+    dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    mapper = PanopticMapper(cfg, is_train=True)
+    batch = [mapper(copy.deepcopy(dict(sample))) for sample in dicts[:2]]
+    losses = []
+    for model in (supernet, untouched):
+        apply_architecture(model, cycle[1])
+        torch.manual_seed(0)
+        with EventStorage():
+            loss = sum(model.train()(batch).values())
+        loss.backward()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
