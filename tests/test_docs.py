@@ -9,6 +9,8 @@ from detectron2.engine import default_argument_parser
 from test_configs import CONFIGS, FOLDER, RUNNABLE, named, read
 from toy import ROOT
 
+from auto_panoptic.training import find_config
+
 # A path of this repository: starts with one of its folders, or is a file at its top.
 PATHS = re.compile(
     r"(?<![\w./-])((?:auto_panoptic|configs|datasets|tests|tools)/[\w./*-]*\w(?:/(?![\w*]))?|\w+\.py|\w+\.md)(?![\w/*])"
@@ -100,7 +102,8 @@ def test_readme_commands_parse(readme):
         seen.add(script)
         arguments = parsers[script].parse_args(command[command.index(script) + 1 :])
         opts = list(arguments.opts)
-        config = ROOT / (arguments.config_file or "configs/supernet_coco.yaml")
+        name = arguments.config_file or "configs/supernet_coco.yaml"
+        config = ROOT / name if name.startswith("configs/") else find_config(name)
         if opts == ["..."]:
             opts = []
         read(config, *opts)

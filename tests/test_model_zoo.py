@@ -11,7 +11,14 @@ from test_configs import FOLDER, RUNNABLE, read
 from test_docs import missing_architectures, missing_paths
 from toy import ROOT
 
-from auto_panoptic.space import Architecture, backbone_cost, resolve_architecture_path, width_from_config
+from auto_panoptic.space import (
+    Architecture,
+    SearchSpace,
+    backbone_cost,
+    resolve_architecture_path,
+    width_from_config,
+)
+from auto_panoptic.space.network_cost import cost_tables_from_config
 
 TEXT = (ROOT / "MODEL_ZOO.md").read_text()
 
@@ -63,11 +70,20 @@ def test_links_and_names_exist():
 
 
 def test_every_config_is_linked():
-    """Except those for a CPU."""
+    """Except those for a CPU, which only the table of measured numbers has."""
     expected = {
         path for path in RUNNABLE if path.parent.name != "quick" and not path.name.startswith("quick")
     }
-    assert {path for row in ROWS for cell in row.values() for path in linked(cell)} == expected
+    rows = [row for row in ROWS if "PQ, measured" not in row]
+    assert {path for row in rows for cell in row.values() for path in linked(cell)} == expected
+
+
+def test_cost_of_the_measured_baseline():
+    (row,) = [row for row in ROWS if "PQ, measured" in row and "Panoptic-FPN" in row["method"]]
+    (path,) = linked(row["config"])
+    cost = cost_tables_from_config(read(path)).cost(Architecture(SearchSpace(()), ()))
+    expected = (f"{cost.macs / 1e9:.3f} G", f"{cost.params / 1e6:.2f} M")
+    assert (row["MACs, whole"], row["params, whole"]) == expected == ("1.317 G", "12.72 M")
 
 
 def test_every_config_has_a_row_of_its_data_set():
@@ -126,5 +142,6 @@ def test_published_rows_add_up(things, stuff):
 
 def test_published_numbers_are_called_published():
     with_numbers = [row for row in ROWS if any(re.fullmatch(r"\**\d\d\.\d\**", c) for c in row.values())]
-    assert len(with_numbers) == 30
-    assert all("PQ, published" in row for row in with_numbers)
+    assert len(with_numbers) == 30 + 2
+    assert sum("PQ, published" in row for row in with_numbers) == 30
+    assert sum("PQ, measured" in row for row in with_numbers) == 2
