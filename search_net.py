@@ -39,8 +39,13 @@ from auto_panoptic.space.network_cost import cost_tables_from_config
 # torch and Detectron2 take seconds to import; the functions that need them do so themselves.
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; --help shows the options")
+
+
 def parser():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument(
         "--config-file", default="configs/supernet_coco.yaml", metavar="FILE", help="config of the supernet"
     )
@@ -101,6 +106,8 @@ def parser():
 
 def check_arguments(args):
     """What is wrong with the arguments whatever the config says."""
+    if late := [word for word in args.opts if word.startswith("--")]:
+        raise UserError(f"{late[0]} stands after KEY VALUE pairs: options come before them")
     for option, given in (("--retry-failed", args.retry_failed), ("--accept", args.accept)):
         if given and not args.resume:
             raise UserError(f"{option} continues a search: add --resume")

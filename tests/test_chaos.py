@@ -1,58 +1,26 @@
 """The fault drills of tools/chaos in small numbers; each of them fails where the search is broken."""
 
-import contextlib
-import functools
 import json
 import os
-import subprocess
 import sys
 import time
-from collections import deque
 
-import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from toy import PREFIX, ROOT
+from chaos_util import passes, run
+from toy import ROOT
 
 sys.path.append(str(ROOT / "tools"))
 
-from chaos import changed, command, failed, journal, kill, lock, memory, order, processes, pure, real, worker
+from chaos import command, failed, journal, kill, lock, processes, pure, real
 from chaos.report import Outcome, Plan, table
 
-from auto_panoptic.errors import UserError
-from auto_panoptic.explore import Ledger, ledger, locking
-from auto_panoptic.search import InProcess, executor, run_search
+from auto_panoptic.explore import ledger, locking
+from auto_panoptic.search import executor
 
 
 @pytest.fixture
 def plan(tmp_path):
     return Plan(tmp_path / "drill", quick=True)
-
-
-def run(drill, plan):
-    """A drill in this process."""
-    plan.folder.mkdir()
-    return drill(plan)
-
-
-def passes(drill, plan):
-    outcome = run(drill, plan)
-    assert outcome.failures == [] and outcome.passed
-    return outcome
-
-
-@pytest.fixture
-def own_toy_sets():
-    """The drills register the toy data sets of their own folder under the names of the other tests' sets."""
-
-    def forget():
-        for name in [n for n in DatasetCatalog.list() if n.startswith(PREFIX)]:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-
-    forget()
-    yield
-    forget()
 
 
 # ------------------------------------------------------------------ killed
@@ -153,198 +121,6 @@ def test_two_that_run_are_found(plan, monkeypatch):
 def test_a_holder_that_is_not_named_is_found(plan, monkeypatch):
     monkeypatch.setattr(locking, "_describe", lambda _: "somebody")
     assert "the holder is not named" in " ".join(run(lock.lock, plan).failures)
-
-
-# ------------------------------------------------------------------ workers
-
-
-class Forks:
-    """Stands in for Ray: a process per attempt, two at a time; what dies is tried again."""
-
-    def __init__(self, shared, attempts):
-        self.shared, self.attempts = shared, attempts
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def run(self, items):
-        waiting, running = deque((*item, 1) for item in items), []
-        folder = worker.Path(self.shared["log"]).parent
-        while waiting or running:
-            while waiting and len(running) < worker.WORKERS:
-                place, architecture, attempt = waiting.popleft()
-                report = folder / f"{place}.json"
-                process = processes.fork(
-                    functools.partial(self.evaluate, architecture, report), folder / "log"
-                )
-                running.append((process, report, place, architecture, attempt))
-            process, report, place, architecture, attempt = running.pop(0)
-            if process.wait() == 0:
-                yield place, json.loads(report.read_text())
-            elif attempt < self.attempts:
-                waiting.appendleft((place, architecture, attempt + 1))
-            else:
-                yield place, {"status": "failed", "metrics": {}, "seconds": {}, "error": "worker died"}
-
-    def evaluate(self, architecture, report):
-        report.write_text(json.dumps(executor.outcome_of(worker.Fatal(self.shared), architecture)))
-
-
-def on_forks(plan, attempts=3):
-    plan.folder.mkdir()
-    return worker.killed_workers(plan, lambda shared: Forks(shared, attempts), contextlib.nullcontext())
-
-
-@pytest.fixture
-def deadly(monkeypatch):
-    """Many die, so that some die three times."""
-    monkeypatch.setattr(worker, "PROBABILITY", 0.6)
-    monkeypatch.setattr(worker, "CYCLES", 1)
-
-
-def test_killed_workers(plan, deadly):
-    outcome = on_forks(plan)
-    assert outcome.failures == [] and outcome.passed
-    assert outcome.numbers["kills"] > 5 and outcome.numbers["failed"] > 0
-
-
-def test_a_killed_candidate_that_is_given_up_too_early_is_found(plan, deadly):
-    failures = " ".join(on_forks(plan, attempts=2).failures)
-    assert "killed three times were" in failures and "was evaluated 1 times" not in failures
-
-
-def test_a_late_retry_is_found(plan, deadly, monkeypatch):
-    monkeypatch.setattr(worker, "LIMIT", 0.0001)
-    assert "from a kill to the next attempt" in " ".join(on_forks(plan).failures)
-
-
-def test_without_kills_nothing_is_proved(plan, deadly, monkeypatch):
-    monkeypatch.setattr(worker, "PROBABILITY", 0.0)
-    assert on_forks(plan).failures == ["no worker was killed"]
-
-
-@pytest.mark.slow
-def test_killed_ray_workers(plan):
-    pytest.importorskip("ray")
-    plan.folder.mkdir()
-    outcome = command.drill(worker.worker, plan)
-    assert outcome.failures == [] and outcome.numbers["kills"] > 0
-
-
-# ------------------------------------------------------------------ changed headers
-
-
-def continued(folder, *arguments):
-    """Stands in for search_net.py --resume."""
-    accept = [arguments[i + 1] for i, a in enumerate(arguments) if a == "--accept"]
-
-    def search():
-        if unknown := set(accept) - set(changed.ACCEPTABLE):
-            raise UserError(f"--accept {unknown.pop()}: expected another")
-        cfg = pure.config(folder, cycles=1)
-        evaluate = InProcess(pure.Evaluate(folder / "log"))
-        run_search(cfg, pure.SPACE, evaluate, pure.header(), resume=True, accept=accept)
-
-    return processes.fork(search, folder / "output.log").wait()
-
-
-@pytest.fixture
-def recorded(tmp_path):
-    """A finished search."""
-    assert pure.whole(tmp_path / "original", pure.Evaluate(tmp_path / "log"), cycles=1) == 0
-    return Ledger(tmp_path / "original/search/ledger.jsonl")
-
-
-KEYS = [("seed",), ("space", "mask.0"), ("weights",), ("data", "search"), ("versions", "auto_panoptic")]
-
-
-def test_changed_headers(tmp_path, recorded):
-    assert set(KEYS) < set(changed.leaves(recorded.header))
-    for key in KEYS:
-        assert changed.altered(tmp_path / ".".join(key), recorded, key, continued) == []
-
-
-def test_a_change_that_is_not_refused_is_found(tmp_path, recorded, monkeypatch):
-    monkeypatch.setattr(ledger, "_difference", lambda *_: "")
-    assert "exit code 0, not a diff" in changed.altered(tmp_path / "a", recorded, ("seed",), continued)[0]
-    monkeypatch.setattr(ledger, "_difference", lambda *_: "something")
-    found = changed.altered(tmp_path / "b", recorded, ("weights",), continued)
-    assert "not a diff that names it" in found[0] and "not accepted, exit code 2" in found[-1]
-
-
-@pytest.mark.slow
-def test_changed_headers_and_the_command(plan, own_toy_sets):
-    assert passes(changed.changed, plan).count == 3
-
-
-# ------------------------------------------------------------------ order, memory
-
-
-def fair(count=4):
-    return pure.candidates(cycles=1)[:count]
-
-
-def scores():
-    return InProcess(lambda a: ({"PQ": pure.utility(a)}, {})).evaluate
-
-
-def test_scores_do_not_depend_on_the_order(plan):
-    outcome = run(lambda p: order.equal_scores(p, scores, fair()), plan)
-    assert outcome.passed and outcome.count == 12
-
-
-def test_a_trace_of_earlier_candidates_is_found(plan):
-    def tracing():
-        calls = []
-
-        def evaluate(architecture):
-            calls.append(architecture)
-            return {"PQ": pure.utility(architecture) + 1e-12 * (len(calls) > 1)}, {}
-
-        return evaluate
-
-    outcome = run(lambda p: order.equal_scores(p, tracing, fair()), plan)
-    assert len(outcome.failures) == 9 and "reversed: candidate 0 scores" in " ".join(outcome.failures)
-
-
-def test_equal_scores_prove_nothing(plan):
-    outcome = run(lambda p: order.equal_scores(p, lambda: lambda a: ({"PQ": 1.0}, {}), fair()), plan)
-    assert outcome.failures == ["all candidates score the same"]
-
-
-def memory_of(plan, evaluate):
-    return run(lambda p: memory.flat_memory(p, lambda: evaluate, pure.SPACE, 12), plan)
-
-
-def test_flat_memory(plan):
-    outcome = memory_of(plan, scores())
-    assert outcome.passed and outcome.numbers["children"] == [0] and outcome.numbers["ratio"] < 1.05
-
-
-def test_a_leak_and_processes_left_behind_are_found(plan):
-    kept = []
-
-    def leaking(architecture):
-        kept.append(np.ones(2**20))
-        if len(kept) % 5 == 0:
-            kept.append(subprocess.Popen(["sleep", "60"]))
-        return {"PQ": pure.utility(architecture)}, {}
-
-    failures = memory_of(plan, leaking).failures
-    assert [f.split(":")[0] for f in failures] == [
-        "resident MiB",
-        "child processes",
-        "2 processes are left",
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("drill", [order.order, memory.memory], ids=["order", "memory"])
-def test_a_toy_supernet(drill, plan, own_toy_sets):
-    passes(drill, plan)
 
 
 # ------------------------------------------------------------------ the real command

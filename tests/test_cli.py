@@ -103,6 +103,13 @@ def test_odd_list_of_options(capfd, tmp_path, toy, script, options):
 
 
 @BOTH
+@pytest.mark.parametrize("options", [("NAS.SEED", "1", "--resume"), ("NAS.SEED", "1", "--num-gpus", "2")])
+def test_flag_after_the_overrides(capfd, tmp_path, toy, script, options):
+    line = refused(capfd, tmp_path, script, "--config-file", toy, *options)
+    assert line.strip() == f"error: {options[2]} stands after KEY VALUE pairs: options come before them"
+
+
+@BOTH
 def test_missing_config_file(capfd, tmp_path, toy, script):
     line = refused(capfd, tmp_path, script, "--config-file", tmp_path / "nowhere.yaml")
     assert f"--config-file: no file '{tmp_path / 'nowhere.yaml'}'; see configs/" in line
@@ -204,6 +211,9 @@ def test_no_cycles(capfd, tmp_path, toy, weights):
         (("--policy", "evolution", "--cycles", "0"), "NAS.EVOLUTION.GENERATIONS is 0"),
         (("--policy", "evolution", "--models-per-cycle", "0"), "NAS.EVOLUTION.POPULATION is 0"),
         (("--cycles", "0", "NAS.POLICY", "evolution"), "NAS.EVOLUTION.GENERATIONS is 0"),
+        (("--max-macs", "3.5X"), "--max-macs: '3.5X': expected a positive number"),
+        (("NAS.SEED", "1", "--resume"), "--resume stands after KEY VALUE pairs: options come before them"),
+        (("--cycles", "many"), "--cycles: invalid int value: 'many'; --help shows the options"),
         (("--retry-failed",), "--retry-failed continues a search: add --resume"),
         (("--accept", "weights"), "--accept continues a search: add --resume"),
         (

@@ -49,6 +49,20 @@ def test_missing_annotations_and_impossible_size_are_named(tmp_path):
         draw_val_ids(_coco(10), 10, seed=0)
 
 
+def test_nothing_is_written_where_one_kind_is_missing_or_from_another_draw(tmp_path):
+    panoptic, instances = (tmp_path / f"{kind}_train2017.json" for kind in ("panoptic", "instances"))
+    panoptic.write_text(json.dumps(_coco(10)))
+    with pytest.raises(UserError, match="instances_train2017.json does not exist"):
+        write_nas_split(tmp_path, 3, seed=0)
+    assert list(tmp_path.iterdir()) == [panoptic]
+    instances.write_text(json.dumps(_coco(10)))
+    other = tmp_path / "instances_nas_val2017.json"
+    other.write_text(json.dumps({"images": []}))
+    with pytest.raises(UserError, match="another draw"):
+        write_nas_split(tmp_path, 3, seed=0)
+    assert sorted(tmp_path.iterdir()) == sorted([panoptic, instances, other])
+
+
 def test_registered_with_coco_metadata():
     import auto_panoptic.data  # noqa: F401  registers
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +21,7 @@ from auto_panoptic.evaluation import (
     build_evaluators,
     panoptic_evaluator,
     panoptic_quality_of,
-    per_class_table,
-    results_table,
-    trim_table,
 )
-from auto_panoptic.evaluation.predictions import PredictionWriter
 
 SIZES = {"nas_train": 2, "nas_val": 2, "val": 12}
 KEYS = [name + block for block in ("", "_th", "_st") for name in ("PQ", "SQ", "RQ")]
@@ -237,6 +232,33 @@ def test_config_chooses_the_evaluators(val, tmp_path):
         kinds()
 
 
+@pytest.mark.parametrize(
+    "names, refused", [("a/1.jpg b/1.jpg", True), ("1.jpg 1.png", True), ("1.jpg 2.jpg", False)]
+)
+def test_equal_names_in_two_folders(val, tmp_path, forget_data_sets, names, refused):
+    """Detectron2's evaluator would overwrite the prediction of one with that of the other."""
+    records, metadata = DatasetCatalog.get(val)[:2], _metadata(val).as_dict()
+    records = [{**r, "file_name": f"/data/{n}"} for r, n in zip(records, names.split(), strict=True)]
+    DatasetCatalog.register("named", lambda: records)
+    _metadata("named").set(**{**metadata, "name": "named"})
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    build_evaluators(cfg, "named", metrics=["pq"])
+    cfg.TEST.PANOPTIC_EVALUATOR = "detectron2"
+    if not refused:
+        build_evaluators(cfg, "named", metrics=["pq"])
+        return
+    first, second = (record["file_name"] for record in records)
+    with pytest.raises(UserError, match=f"set named: {first} and {second} would be one .*'streaming'"):
+        build_evaluators(cfg, "named", metrics=["pq"])
+    build_evaluators(cfg, "named", metrics=["miou"])
+    evaluator = COCOPanopticEvaluator("named", str(tmp_path))
+    outputs = [_predict(r, np.random.default_rng(0), perfect=True) for r in records]
+    evaluator.reset()
+    evaluator.process(records, outputs)
+    assert len({p["file_name"] for p in evaluator._predictions}) == 1  # else there is nothing to refuse
+
+
 def test_noise_of_a_result_is_available(val):
     inputs, outputs = _predictions(val)
     cfg = get_cfg()
@@ -311,30 +333,6 @@ def test_saved_predictions_score_the_same_officially(val, tmp_path, monkeypatch,
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"panoptic_{val}", f"panoptic_{val}.json"]
 
 
-def test_saving_keeps_subfolders_and_names_what_fails(tmp_path):
-    writer = PredictionWriter(str(tmp_path), "some/set")
-    ids = np.array([[1, 0], [256**3 - 1, 300]])
-    for name in ("a/x.png", "../b/x.jpg", "/x.png"):
-        writer.add(1, name, ids, [])
-    folder = tmp_path / "panoptic_some_set"
-    names = ["a/x.png", "b/x.png", "x.png"]
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png")) == [
-        f"{folder.name}/{name}" for name in names
-    ]
-    assert [record["file_name"] for record in writer.records] == names
-    for name in names:
-        assert (read_panoptic(str(folder / name)) == ids).all()
-    with pytest.raises(UserError, match=r"16777216 does not fit into a PNG; keep ids below 2\*\*24"):
-        writer.add(2, "y.png", ids + 1, [])
-    (tmp_path / "panoptic_b").write_text("in the way")
-    with pytest.raises(UserError, match="cannot save predictions: .*choose another OUTPUT_DIR"):
-        PredictionWriter(str(tmp_path), "b").add(1, "x.png", ids, [])
-    writer.json_file.mkdir()
-    with pytest.raises(UserError, match="cannot save predictions"):
-        writer.finish([], {"images": [], "categories": []})
-    assert not list(tmp_path.glob("*tmp*"))
-
-
 def test_trim_study_equals_one_evaluation_per_threshold(val):
     inputs, outputs = _predictions(val)
     areas = (0, 900, 3000)
@@ -367,91 +365,3 @@ def test_stuff_area_of_the_config(val):
 def test_data_set_without_panoptic_truth_is_named():
     with pytest.raises(UserError, match="no panoptic_json"):
         PanopticQualityEvaluator("coco_2017_val")
-
-
-def test_results_table():
-    results = {
-        "panoptic_seg": {
-            **dict.fromkeys(KEYS, 50.0),
-            **{"PQ": 61.234, "PQ_st": float("nan")},
-        },
-        "bbox": {"AP": 30.5, "AP50": 50.25},
-        "segm": {"AP": float("nan")},
-        "sem_seg": {"mIoU": 71.0},
-    }
-    expected = """\
-|   panoptic |    PQ |    SQ |    RQ |
-|-----------:|------:|------:|------:|
-|        all | 61.23 | 50.00 | 50.00 |
-|     things | 50.00 | 50.00 | 50.00 |
-|      stuff |     - | 50.00 | 50.00 |
-
-|   box AP |   box AP50 |   mask AP |   mask AP50 |   mIoU |
-|---------:|-----------:|----------:|------------:|-------:|
-|    30.50 |      50.25 |         - |           - |  71.00 |"""
-    assert results_table(results) == expected
-    assert results_table({}) == ""
-
-
-def test_tables_of_details():
-    panoptic = {**dict.fromkeys(KEYS, 50.0), "IoU_st": 43.219}
-    for name, low, high in (("PQ", 48.04, 51.96), ("PQ_th", 47.0, 53.0), ("PQ_st", np.nan, np.nan)):
-        panoptic |= {f"{name}_low": low, f"{name}_high": high}
-    expected = """\
-|   panoptic |                 PQ |    SQ |    RQ |
-|-----------:|-------------------:|------:|------:|
-|        all | 50.00 [48.0, 52.0] | 50.00 | 50.00 |
-|     things | 50.00 [47.0, 53.0] | 50.00 | 50.00 |
-|      stuff |              50.00 | 50.00 | 50.00 |
-
-|   IoU stuff |
-|------------:|
-|       43.22 |"""
-    assert results_table({"panoptic_seg": panoptic}) == expected
-    expected = """\
-|   stuff below (pixels) is void |   PQ stuff |   SQ stuff |   RQ stuff |   IoU stuff |   PQ all |
-|-------------------------------:|-----------:|-----------:|-----------:|------------:|---------:|
-|                              0 |      50.00 |      50.00 |      50.00 |       43.22 |    50.00 |
-|                           2048 |      61.50 |      50.00 |      50.00 |       43.22 |    50.00 |"""
-    assert trim_table({0: panoptic, 2048: {**panoptic, "PQ_st": 61.5}}) == expected
-    counts = {"TP": 3, "FP": 1, "FN": 0, "PQ": 80.0, "SQ": 90.0, "RQ": 88.888}
-    absent = {**dict.fromkeys(counts, 0), "name": "cat", "isthing": True}
-    expected = """\
-|   class |   kind |    PQ |    SQ |    RQ |   IoU |   TP |   FP |   FN |
-|--------:|-------:|------:|------:|------:|------:|-----:|-----:|-----:|
-|     sky |  stuff | 80.00 | 90.00 | 88.89 | 70.00 |    3 |    1 |    0 |
-|     cat |  thing |     - |     - |     - |     - |    0 |    0 |    0 |"""
-    sky = {"name": "sky", "isthing": False, "IoU": 70.0, **counts}
-    assert per_class_table({1: sky, 2: absent}) == expected
-
-
-# ------------------------------------------------------------------ real photographs
-
-PHOTOS = Path(os.getenv("AUTO_PANOPTIC_PHOTOS", Path(__file__).parents[2] / "shared" / "data"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["coco133", "cityscapes19", "ade150", "voc20bg", "camvid11", "tinycoco80_train"]
-)
-def test_real_truth_against_itself(name, tmp_path):
-    from auto_panoptic.data import register_coco_panoptic
-
-    folder = PHOTOS / name
-    if not folder.is_dir():
-        pytest.skip("annotated photographs are not here")
-    arguments = (str(folder / "panoptic.json"), str(folder / "panoptic"), str(folder / "images"))
-    register_coco_panoptic(name, *arguments, derived_root=str(tmp_path))
-    try:
-        evaluator = PanopticQualityEvaluator(name)
-        for record in DatasetCatalog.get(name):
-            pred = read_panoptic(record["pan_seg_file_name"])
-            output = {"panoptic_seg": (torch.as_tensor(pred), record["segments_info"])}
-            evaluator.process([record], [output])
-        results = evaluator.evaluate()["panoptic_seg"]
-        assert results["PQ"] == results["PQ_th"] == 100.0
-        stuff = any(not c["isthing"] for c in json.loads(Path(arguments[0]).read_text())["categories"])
-        assert results["PQ_st"] == 100.0 if stuff else np.isnan(results["PQ_st"])
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from data_util import write_own
 from toy import make_config
 
+from auto_panoptic.data import register_coco_panoptic, register_shapes
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger
 from auto_panoptic.search import ACCEPTABLE, search_header
@@ -42,6 +44,14 @@ def test_the_header_changes_with_everything_that_scores_depend_on(tmp_path, shap
         ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.2),
     ):
         assert header(*different) != base
+    with Ledger.open(tmp_path / "ledger.jsonl", base) as ledger:
+        ledger.append({"cycle": 0, "index": 0, "status": "ok"})
+    recalibration = header("NAS.BN_RECALIBRATION.NUM_IMAGES", 4, "NAS.SEED", 5)
+    with pytest.raises(UserError) as error:
+        Ledger.open(tmp_path / "ledger.jsonl", recalibration, resume=True)
+    number = cfg.NAS.BN_RECALIBRATION.NUM_IMAGES
+    changes = f"seed: 0 -> 5; config.NAS.BN_RECALIBRATION.NUM_IMAGES: {number} -> 4; restore"
+    assert f"(recorded -> now): {changes}" in str(error.value)
     assert header(metrics=("pq", "miou", "ap"))["metrics"] == ["ap", "miou", "pq"]
     assert header(metrics=("miou", "pq")) == header(metrics=("pq", "miou")) != base
     assert {"detectron2", "numpy", "PIL"} == set(base["libraries"])
@@ -80,6 +90,31 @@ def test_the_header_changes_with_the_data(tmp_path, shapes):
     cfg.defrost()
     cfg.NAS.BN_RECALIBRATION.ENABLED = False
     assert data()["calibration"] != base["calibration"] and data()["search"] == base["search"]
+
+
+def test_a_built_in_set_that_is_not_drawn_yet_is_drawn(tmp_path, shapes, forget_data_sets):
+    sizes = {"nas_train": 2, "nas_val": 2, "val": 1}
+    register_shapes(tmp_path / "set", prefix="undrawn", sizes=sizes)
+    (tmp_path / "a.pth").write_bytes(b"a")
+    cfg = make_config(tmp_path, shapes)
+    cfg.defrost()
+    cfg.DATASETS.SEARCH, cfg.DATASETS.TRAIN = ("undrawn_nas_val",), ("undrawn_nas_train",)
+    arguments = (cfg, SearchSpace.from_config(cfg), str(tmp_path / "a.pth"))
+    first = search_header(*arguments)["data"]
+    assert (tmp_path / "set/annotations/panoptic_nas_val.json").is_file()
+    assert first == search_header(*arguments)["data"] and len(set(first.values())) == 2
+
+
+def test_a_missing_part_of_a_set_is_named(tmp_path, shapes, forget_data_sets):
+    own = write_own(tmp_path)
+    register_coco_panoptic("own", **own, show_ids=False)
+    (tmp_path / "panoptic.json").rename(tmp_path / "elsewhere.json")
+    (tmp_path / "a.pth").write_bytes(b"a")
+    cfg = make_config(tmp_path, shapes)
+    cfg.defrost()
+    cfg.DATASETS.SEARCH = ("own",)
+    with pytest.raises(UserError, match="data set own: .*panoptic.json does not exist; expected there"):
+        search_header(cfg, SearchSpace.from_config(cfg), str(tmp_path / "a.pth"))
 
 
 def test_another_set_of_metrics_is_refused_where_it_was_recorded(tmp_path):

@@ -210,7 +210,7 @@ def test_refuses_another_search_with_a_diff(tmp_path):
         f"{path}: cannot resume, the search has changed (recorded -> now): "
         'space.mask.0: ["dwconv_3x3", "conv_3x3"] -> ["dwconv_3x3"]; seed: 0 -> 1; '
         f'policy: "path_priority" -> absent; weights: absent -> "{("ab" * 60)[:56]}...; '
-        "restore these settings or choose another OUTPUT_DIR"
+        "restore these settings, --accept them by name, or choose another OUTPUT_DIR"
     )
     with Ledger.open(path, {**HEADER, "seed": 1}, resume=True, allow_changed=["seed"]) as ledger:
         assert ledger.header == HEADER and len(ledger.records) == 2

@@ -123,6 +123,18 @@ def test_images_without_labelled_pixels(model):
     assert all(loss.isfinite() for loss in losses.values())
 
 
+def test_detectron2s_semantic_head_on_images_without_labelled_pixels():
+    """Zero, not the NaN of a mean over nothing; parameters keep gradients, so ranks stay in step."""
+    cfg = make_cfg("MODEL.CROSS_ATTENTION.ENABLED", False, "MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead")
+    model = make_model(cfg)
+    inputs = make_input()
+    inputs["sem_seg"][:] = 255
+    losses = training_losses(model, [inputs])
+    assert losses["loss_sem_seg"] == 0
+    losses["loss_sem_seg"].backward()
+    assert all((p.grad == 0).all() for p in model.sem_seg_head.parameters())
+
+
 def test_output_format_and_sizes(model):
     # Neither side is a multiple of 32 and the output has another size.
     inputs = make_input(50, 70)

@@ -233,6 +233,9 @@ def test_missing_trees_are_named(root, capfd, script, path, remedy):
     assert str(root / path) in err and remedy in err and "--root" in err and "--splits" in err
     assert run(script, "--root", root / "nowhere") == 2
     assert "nowhere is no folder" in capfd.readouterr().err
+    assert run(script, "--check") == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "nothing to verify; repeat the command without --check" in err
     assert list(root.iterdir()) == []
     assert run(script, "--help") == 0
     help_text = capfd.readouterr().out

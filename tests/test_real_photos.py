@@ -249,3 +249,26 @@ def test_a_perturbed_copy_scores_as_in_panopticapi(name, tmp_path, forget_data_s
             assert results[ours + block] == pytest.approx(100 * expected[theirs], abs=1e-9, rel=0), (
                 ours + block
             )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["coco133", "cityscapes19", "ade150", "voc20bg", "camvid11", "tinycoco80_train"]
+)
+def test_real_truth_against_itself(name, tmp_path):
+    folder = PHOTOS / name
+    arguments = (str(folder / "panoptic.json"), str(folder / "panoptic"), str(folder / "images"))
+    register_coco_panoptic(name, *arguments, derived_root=str(tmp_path))
+    try:
+        evaluator = PanopticQualityEvaluator(name)
+        for record in DatasetCatalog.get(name):
+            pred = read_panoptic(record["pan_seg_file_name"])
+            output = {"panoptic_seg": (torch.as_tensor(pred), record["segments_info"])}
+            evaluator.process([record], [output])
+        results = evaluator.evaluate()["panoptic_seg"]
+        assert results["PQ"] == results["PQ_th"] == 100.0
+        stuff = any(not c["isthing"] for c in json.loads(Path(arguments[0]).read_text())["categories"])
+        assert results["PQ_st"] == 100.0 if stuff else np.isnan(results["PQ_st"])
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import logging
 import math
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -142,6 +145,19 @@ def test_facts_of_the_architecture_are_recorded(tmp_path):
     for record in Ledger(tmp_path / "search/ledger.jsonl").records:
         architecture = Architecture.from_indices(SPACE, record["architecture"])
         assert record["macs"] == hash(architecture) % 1000
+
+
+def test_messages_stand_on_lines_of_their_own(tmp_path, capsys):
+    """Not behind the progress bar."""
+    package = logging.getLogger("auto_panoptic")
+    handler = logging.StreamHandler(sys.stderr)
+    package.addHandler(handler)
+    try:
+        search(tmp_path, Evaluate(crash=candidates()[1:2]), cycles=1)
+    finally:
+        package.removeHandler(handler)
+    error = capsys.readouterr().err
+    assert re.search(r"[\r\n]candidate failed: .*out of memory\n", error, re.S)
 
 
 def test_the_selection_exists_from_the_first_candidate_on(tmp_path):

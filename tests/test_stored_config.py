@@ -86,6 +86,10 @@ def test_a_moved_search_and_a_damaged_file(toy, tmp_path):
     (tmp_path / "output").rename(moved)
     assert stored_config(config, []) is None
     assert stored_config(config, ["OUTPUT_DIR", str(moved)]).OUTPUT_DIR == str(moved)
+    moved.rename(tmp_path / "output")
+    assert stored_config(config, []) is not None
+    assert stored_config(config, ["OUTPUT_DIR", ""]) is None  # the working directory
+    (tmp_path / "output").rename(moved)
     path = moved / "search/config.json"
     for damage in ("{", "[]", '{"config": {}}'):
         path.write_text(damage)

@@ -66,6 +66,24 @@ def test_a_killed_process_takes_those_it_started_along(tmp_path):
         os.kill(int(other), signal.SIGKILL)
 
 
+FORGETFUL = SLEEPERS.replace("sleep 100 & exec sleep 100", "sleep 1; exec env -i sleep 100")
+
+
+def test_a_process_that_loses_its_environment_is_remembered(tmp_path):
+    """As Ray's agents do, which write their titles over it."""
+    driver = start(FORGETFUL.replace("flush=True", "first.pid, flush=True"), tmp_path / "none")
+    token, other, first = driver.stdout.readline().split()
+    try:
+        wait_until(lambda: not marked(token), 10)
+        environment = Path(f"/proc/{first}/environ").read_bytes()
+        assert token.encode() not in environment
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        wait_until(lambda: not Path(f"/proc/{first}").exists(), 10)
+    finally:
+        os.kill(int(other), signal.SIGKILL)
+
+
 def test_closing_ends_what_was_started_within(tmp_path):
     folder = tmp_path / "session"
     folder.mkdir()

@@ -251,7 +251,10 @@ def check_data_set(
 
 
 def format_report(report: Report, all_lines: bool = False) -> str:
-    """The findings by kind and a summary; all errors, and the first warnings and notes of each kind."""
+    """The classes, the findings by kind, the totals: what is wrong stands at the end of a long output.
+
+    All errors are listed, and the first warnings and notes of each kind.
+    """
     lines, groups = [], collections.defaultdict(list)
     for finding in report.findings:
         groups[finding.kind].append(finding)
@@ -264,34 +267,40 @@ def format_report(report: Report, all_lines: bool = False) -> str:
             lines.append(
                 f"  ... and {len(findings) - len(shown)} more; --all prints them, --json writes them"
             )
-    return "\n".join([*lines, *([""] if lines else []), *_summary(report)])
+    return "\n".join([*_classes(report), *lines, *([""] if lines else []), *_totals(report)])
 
 
-def _summary(report: Report) -> list[str]:
+def _classes(report: Report) -> list[str]:
+    """How often each class occurs."""
     from tabulate import tabulate
 
-    counts, lines = report.counts, []
-    if report.categories is not None:
-        rows = [
-            (
-                number,
-                name,
-                "thing" if report.categories.things[number] else "stuff",
-                counts.segments[number],
-                counts.crowds[number],
-                100 * counts.pixels[number] / max(counts.total, 1),
-            )
-            for number, name in report.categories.names.items()
-        ]
-        header = ("id", "class", "kind", "segments", "crowds", "% of pixels")
-        rows.append(("", "void", "", "", "", 100 * counts.void / max(counts.total, 1)))
-        lines += [tabulate(rows, header, tablefmt="simple", floatfmt=".2f"), ""]
+    if report.categories is None:
+        return []
+    counts = report.counts
+    rows = [
+        (
+            number,
+            name,
+            "thing" if report.categories.things[number] else "stuff",
+            counts.segments[number],
+            counts.crowds[number],
+            100 * counts.pixels[number] / max(counts.total, 1),
+        )
+        for number, name in report.categories.names.items()
+    ]
+    header = ("id", "class", "kind", "segments", "crowds", "% of pixels")
+    rows.append(("", "void", "", "", "", 100 * counts.void / max(counts.total, 1)))
+    return [tabulate(rows, header, tablefmt="simple", floatfmt=".2f"), ""]
+
+
+def _totals(report: Report) -> list[str]:
+    counts = report.counts
     numbers = ", ".join(f"{report.number(s)} {s}s" for s in SEVERITIES)
     speed = report.done / report.seconds if report.seconds else 0.0
-    lines.append(
+    lines = [
         f"{report.name}: {numbers} in {counts.images} images, {sum(counts.segments.values())} segments "
         f"({report.seconds:.1f} s, {speed:.0f} images/s)"
-    )
+    ]
     if report.interrupted:
         lines.append(f"interrupted after {report.done} of {report.total} images; the rest was not read")
     return lines

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import add_auto_panoptic_config
+from ..config import add_auto_panoptic_config, find_config
 from ..errors import UserError
 from .check_json import read_json_file
 from .imagenet import find_image_folder
@@ -108,17 +108,16 @@ def _from_metadata(name: str) -> DataSet:
 
 
 def read_config(path: str, opts: list):
-    """The config at ``path`` with ``opts``; its data sets are not registered.
+    """The config at ``path``, or of this name in Detectron2's model zoo, with ``opts``; registers no set.
 
     Raises:
         UserError: the file or an option cannot be used.
     """
     cfg = get_cfg()
     add_auto_panoptic_config(cfg)
-    if not os.path.isfile(path):
-        raise UserError(f"--config-file: no file {path!r}")
+    file = find_config(path)
     try:
-        cfg.merge_from_file(path)
+        cfg.merge_from_file(file)
         cfg.merge_from_list(opts)
     except Exception as error:  # yacs and YAML raise many kinds
         message = " ".join(str(error.args[0] if error.args else error).split())

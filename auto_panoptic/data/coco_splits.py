@@ -65,6 +65,7 @@ def write_split(
     """
     counts: dict[str, int] = {}
     val_ids = None
+    to_write: list[tuple[Path, dict, set]] = []  # nothing is written before every input was read and checked
     for source, targets in kinds.items():
         content = read_json(str(source), "annotation file")
         ids = {image["id"] for image in content["images"]}
@@ -76,15 +77,16 @@ def write_split(
                 "restore both from the same source"
             )
         expected = {"nas_train": ids - val_ids, "nas_val": ids & val_ids}
-        if not overwrite:
-            for part, path in targets.items():
-                _check_same_draw(path, expected[part])
         for part, half in split_json(content, val_ids).items():
-            with replacing(targets[part]) as partial:
-                partial.write_text(json.dumps(half))
-            if _image_ids(targets[part]) != expected[part]:
-                raise UserError(f"{targets[part]} was written but reads back differently; check the disk")
+            if not overwrite:
+                _check_same_draw(targets[part], expected[part])
+            to_write.append((targets[part], half, expected[part]))
             counts.setdefault(part, len(half["images"]))
+    for path, half, expected_ids in to_write:
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(half))
+        if _image_ids(path) != expected_ids:
+            raise UserError(f"{path} was written but reads back differently; check the disk")
     return counts
 
 

@@ -2,10 +2,16 @@
 
 import contextlib
 import random
+import warnings
 
 import numpy as np
 import torch
 from detectron2.data import DatasetMapper
+
+# Decoded masks are read-only; Detectron2 stacks them, which copies.
+warnings.filterwarnings(
+    "ignore", message="The given NumPy array is not writ", module=r"detectron2\.data\.detection_utils"
+)
 
 
 @contextlib.contextmanager

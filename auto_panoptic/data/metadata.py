@@ -8,6 +8,7 @@ Three kinds of ids occur; confusing them is the most common way to lose a day:
 """
 
 import colorsys
+import numbers
 from collections.abc import Mapping
 
 import numpy as np
@@ -32,12 +33,18 @@ def _short_names(names: list) -> list:
     return short if len(set(short)) == len(short) else names
 
 
+def _is_color(color) -> bool:
+    if not isinstance(color, (list, tuple, np.ndarray)) or len(color) != 3:
+        return False
+    return all(isinstance(value, numbers.Real) and 0 <= value <= 255 for value in color)
+
+
 def check_categories(categories: list, where: str) -> None:
     """Check a COCO-panoptic category list.
 
     Raises:
-        UserError: missing keys, ids that are duplicated or no integers, "isthing" other than 0 or 1, a color
-            that is no RGB triple, more than 254 stuff classes.
+        UserError: missing keys, ids that are duplicated or no integers, a name that is no string, "isthing"
+            other than 0 or 1, a color that is no RGB triple, more than 254 stuff classes.
     """
     if not isinstance(categories, (list, tuple)) or not categories:
         raise UserError(f"{where}: 'categories' must be a non-empty list of COCO-panoptic categories.")
@@ -52,13 +59,17 @@ def check_categories(categories: list, where: str) -> None:
             )
         if type(category["id"]) is not int or category["id"] < 0:
             raise UserError(f"{where}: category id {category['id']!r} is not an integer >= 0.")
+        if not isinstance(category["name"], str):
+            raise UserError(
+                f"{where}: category {category['id']} has name {category['name']!r}; expected a string."
+            )
         if not isinstance(category["isthing"], (bool, np.bool_, int)) or category["isthing"] not in (0, 1):
             raise UserError(
                 f"{where}: category {category['id']} has isthing {category['isthing']!r}; expected 1 (thing) "
                 "or 0 (stuff)."
             )
         color = category.get("color")
-        if color is not None and not (len(color) == 3 and all(0 <= value <= 255 for value in color)):
+        if color is not None and not _is_color(color):
             raise UserError(
                 f"{where}: category {category['id']} has color {color!r}; expected three values of 0 to 255."
             )

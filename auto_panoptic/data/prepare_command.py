@@ -46,7 +46,13 @@ def prepare_splits(
     try:
         for split in args.splits:
             if args.check:
-                report = {"verified": f"{verify(files(root, split), args.processes)} images"}
+                made = files(root, split)
+                if not made.panoptic_json.exists():
+                    raise UserError(
+                        f"{made.title}: {made.panoptic_json} does not exist, so there is nothing to verify; "
+                        "repeat the command without --check"
+                    )
+                report = {"verified": f"{verify(made, args.processes)} images"}
             else:
                 report = prepare(root, split, args.processes)
             for what, done in report.items():

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
@@ -44,6 +45,19 @@ def check_metrics(cfg, metrics: Sequence[str]) -> None:
         )
 
 
+def _check_names(dataset_name: str, records: Sequence[dict]) -> None:
+    """Detectron2's evaluator names the PNG of a prediction after the image, without its folder."""
+    files = {}
+    for record in records:
+        file = record["file_name"]
+        other = files.setdefault(PurePath(file).stem, file)
+        if other != file:
+            raise UserError(
+                f"data set {dataset_name}: {other} and {file} would be one file for TEST.PANOPTIC_EVALUATOR "
+                "'detectron2', which names images without folder and suffix; choose 'streaming'."
+            )
+
+
 def build_evaluators(
     cfg,
     dataset_name: str,
@@ -62,12 +76,12 @@ def build_evaluators(
             :class:`PanopticQualityEvaluator`; Detectron2's evaluator knows none of them.
 
     Raises:
-        UserError: an unknown metric or evaluator.
+        UserError: an unknown metric or evaluator, or names of images that Detectron2's evaluator confuses.
     """
     check_metrics(cfg, metrics)
     if MetadataCatalog.get(dataset_name).get("evaluator_type", None) == EVALUATOR_TYPE:
         return DatasetEvaluators([ClassificationEvaluator(dataset_name)])
-    DatasetCatalog.get(dataset_name)  # makes or derives the files that the evaluators read
+    records = DatasetCatalog.get(dataset_name)  # makes or derives the files that the evaluators read
     evaluators = []
     if "ap" in metrics:
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
@@ -79,6 +93,7 @@ def build_evaluators(
             options["stuff_area"] = cfg.TEST.STUFF_AREA
             evaluators.append(PanopticQualityEvaluator(dataset_name, output_dir, **options))
         else:
+            _check_names(dataset_name, records)
             evaluators.append(COCOPanopticEvaluator(dataset_name, output_dir))
     return DatasetEvaluators(evaluators)
 

@@ -40,7 +40,9 @@ class Ledger:
         try:
             data = self.path.read_bytes()
         except OSError as e:
-            raise UserError(f"{self.path}: cannot read the ledger: {e.strerror}") from e
+            raise UserError(
+                f"{self.path}: cannot read the ledger: {e.strerror}; name a search's OUTPUT_DIR"
+            ) from e
         header, self.records, _ = _parse(self.path, data)
         if header is None:
             raise UserError(f"{self.path}: the ledger has no header: it is empty, start the search again")
@@ -98,7 +100,7 @@ class Ledger:
             if difference:
                 raise UserError(
                     f"{self.path}: cannot resume, the search has changed (recorded -> now): {difference}; "
-                    "restore these settings or choose another OUTPUT_DIR"
+                    "restore these settings, --accept them by name, or choose another OUTPUT_DIR"
                 )
             header = stored
         else:

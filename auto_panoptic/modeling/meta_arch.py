@@ -3,6 +3,7 @@
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from detectron2.structures import ImageList
 
@@ -147,9 +148,13 @@ class AutoPanopticFPN(PanopticFPN):
 
     def _semantic(self, features, subnet_features, gates, labels: torch.Tensor | None = None):
         """(logits, losses) of the semantic head from the result of :meth:`attended_features`."""
+        head = self.sem_seg_head
         if self.attention is None:
-            return self.sem_seg_head(features, labels)
-        return self.sem_seg_head.predict(subnet_features, gates, labels)
+            if isinstance(head, SemSegFPNHead) and labels is not None and (labels == head.ignore_value).all():
+                # Its mean over no pixel would be NaN; every parameter still gets a gradient, of zero.
+                return None, {"loss_sem_seg": head.layers(features).float().sum() * 0}
+            return head(features, labels)
+        return head.predict(subnet_features, gates, labels)
 
     def _merge(self, detections, logits: torch.Tensor, inputs: dict, image_size: tuple[int, int]) -> dict:
         """Resize one image's outputs to the requested size and merge them."""

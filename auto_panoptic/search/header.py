@@ -6,6 +6,7 @@ Imports torch and Detectron2 only where it needs them, so that the command line 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,28 +46,29 @@ def search_policy(cfg, space: SearchSpace) -> Policy:
 def search_header(cfg, space: SearchSpace, weights: str, metrics: Iterable[str] = ("pq",)) -> dict:
     """First line of the ledger: everything that the candidates and their scores depend on.
 
-    "config" is a digest of all settings of the model, its input, recalibration and evaluation. Of the data,
-    the panoptic JSON files of DATASETS.SEARCH and, where statistics are recalibrated, of DATASETS.TRAIN are
+    "config" holds all settings of the model, its input, recalibration and evaluation. Of the data, the
+    panoptic JSON files of DATASETS.SEARCH and, where statistics are recalibrated, of DATASETS.TRAIN are
     read; not the images.
     """
     import detectron2
     import numpy
     import PIL
     import torch
+    import yaml
     from detectron2.config import CfgNode
 
     policy = search_policy(cfg, space)
     relevant = cfg.clone()
     relevant.defrost()
     relevant.OUTPUT_DIR = relevant.MODEL.WEIGHTS = relevant.NAS.POLICY = ""
-    relevant.NAS.CYCLES = relevant.NAS.MODELS_PER_CYCLE = 0  # a search may be prolonged; the rest is stated
+    relevant.NAS.SEED = relevant.NAS.CYCLES = relevant.NAS.MODELS_PER_CYCLE = 0  # prolonged, or stated apart
     relevant.NAS.RANDOM, relevant.NAS.EVOLUTION = CfgNode(), CfgNode()
     return {
         "space": space.to_dict(),
         "seed": cfg.NAS.SEED,
         "policy": policy.name,
         "policy_settings": policy.settings,
-        "config": hashlib.sha256(relevant.dump().encode()).hexdigest()[:16],
+        "config": yaml.safe_load(relevant.dump()),
         "weights": _digest([weights]),
         "data": {
             "search": _data_digest(cfg.DATASETS.SEARCH),
@@ -86,6 +88,8 @@ def _data_digest(names: Iterable[str]) -> str:
     paths = []
     for name in names:
         source, metadata = find_source(name), MetadataCatalog.get(name)
+        if source is not None and not os.path.exists(source.panoptic_json):
+            source.check_files()  # draws the built-in set, or says what is missing
         path = source.panoptic_json if source else metadata.get("panoptic_json", metadata.get("json_file"))
         paths += [path] if path else []
     return _digest(paths)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import UserError
 from ..explore import Ledger, Policy, Scoreboard
@@ -87,7 +88,11 @@ class _Search:
         done = len(self.records)
         if done:
             logger.info("%d candidates are in the ledger", done)
-        with tqdm(unit="candidate", desc="search", file=sys.stderr, mininterval=0.5) as bar:
+        package = logging.getLogger(__package__.partition(".")[0])
+        with (
+            logging_redirect_tqdm([package] if package.handlers else []),  # lines above the bar, not in it
+            tqdm(unit="candidate", desc="search", file=sys.stderr, mininterval=0.5) as bar,
+        ):
             # Only a policy that breeds has to wait for the last candidate of a cycle.
             step = 1 if self.policy.uses_history else self.policy.cycles
             for first in range(0, self.policy.cycles, step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -54,7 +55,7 @@ def write_results(
         "evaluated": len(good),
         "failed": len(evaluated) - len(good),
         "best_candidate_PQ": max(metrics["PQ"] for _, metrics in good),
-        "config": header["config"],
+        "config": hashlib.sha256(json.dumps(header["config"]).encode()).hexdigest()[:16],
         "weights": header["weights"],
         "version": header["versions"]["auto_panoptic"],
         **(provenance or {}),

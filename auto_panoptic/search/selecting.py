@@ -152,7 +152,7 @@ def _amount(option: str):
         try:
             return parse_amount(text, option)
         except UserError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{option} is ")) from error
 
     return parse
 

@@ -61,8 +61,8 @@ def _made_from(config_file: str, opts: list[str]) -> tuple[str, str]:
     while path is not None:
         texts.append(path.read_bytes())
         content = yaml.safe_load(texts[-1])
-        output_dir = output_dir or content.get("OUTPUT_DIR")
+        output_dir = content.get("OUTPUT_DIR") if output_dir is None else output_dir
         path = path.parent / content["_BASE_"] if "_BASE_" in content else None
     for text in texts:
         total.update(hashlib.sha256(text).digest())
-    return total.hexdigest(), output_dir or "./output"
+    return total.hexdigest(), "./output" if output_dir is None else output_dir

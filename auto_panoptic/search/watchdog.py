@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,9 @@ import time
 from pathlib import Path
 
 MARK = "AUTO_PANOPTIC_WATCHDOG"
+_PERIOD = 0.25  # seconds between two looks while all is well
 _PATIENCE = 10.0  # seconds in which processes that are starting up may still appear
+_QUIET_ROUNDS = 6  # looks, 0.05 seconds apart, that find nothing before it is over
 
 
 class Watchdog:
@@ -58,27 +61,52 @@ class Watchdog:
             self._process = None
 
 
-def marked(token: str) -> list[int]:
-    """Ids of the processes with ``token`` in their environment, but for this one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
+def marked(token: str) -> set[tuple[int, str]]:
+    """(id, start time) of the processes with ``token`` in their environment, but for this one."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
-            if token.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
-                found.append(int(path.parent.name))
+            if token.encode() in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
+                found.add((int(folder.name), _started(folder)))
     return found
 
 
+def _started(folder: Path) -> str | None:
+    """When a process started, which with its id tells it from a later one; None if it has ended."""
+    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _kill(process: tuple[int, str]) -> bool:
+    """Whether it was still there."""
+    with contextlib.suppress(OSError):
+        if _started(Path(f"/proc/{process[0]}")) == process[1]:
+            os.kill(process[0], signal.SIGKILL)
+            return True
+    return False
+
+
 def watch(token: str) -> None:
-    """Wait for the end of the input, then kill everything with ``token``, and remove the folder named."""
-    folder = os.fsdecode(sys.stdin.buffer.read())
+    """Wait for the end of the input, then kill everything with ``token``, and remove the folder named.
+
+    Ray's agents write their titles over their environment, so the marked ones are noted while all is well.
+    """
+    known, folder = set(), b""
+    while True:
+        ready, _, _ = select.select([sys.stdin], [], [], _PERIOD)
+        known |= marked(token)
+        if ready and not (part := os.read(sys.stdin.fileno(), 4096)):
+            break
+        folder += part if ready else b""
     deadline = time.monotonic() + _PATIENCE
-    while (processes := marked(token)) and time.monotonic() < deadline:
-        for process in processes:
-            with contextlib.suppress(OSError):
-                os.kill(process, signal.SIGKILL)
+    rounds = _QUIET_ROUNDS
+    while rounds and time.monotonic() < deadline:
+        known |= marked(token)
+        known = {process for process in known if _kill(process)}
+        rounds = _QUIET_ROUNDS if known else rounds - 1
         time.sleep(0.05)
     if folder:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(os.fsdecode(folder), ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,8 @@ class RayExecutor:
                 )
             if self._watchdog:
                 self._watchdog.remove(context.address_info["session_dir"])
+            # Its own long lines about a dead worker, which stay despite log_to_driver; ours say what follows.
+            self._ray._private.worker._worker_logs_enabled = False
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"--ray-address {address}" if address else "Ray cannot start on this machine"
             reason = (str(error).splitlines() or [type(error).__name__])[0]

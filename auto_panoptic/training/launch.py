@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -33,7 +34,7 @@ def launch_processes(main: Callable, args, cfg) -> None:
         try:
             main(args, cfg)
         finally:
-            dist.destroy_process_group()
+            _leave_torchrun()
         return
     if args.num_gpus > 1 and torch.cuda.device_count() < args.num_gpus:
         raise UserError(
@@ -68,6 +69,14 @@ def _started(main: Callable, args, cfg) -> None:
 def _registered(main: Callable, args, cfg) -> None:
     setup_datasets(cfg)
     main(args, cfg)
+
+
+def _leave_torchrun() -> None:
+    """Forget the groups, too: threads of one that lives until the interpreter ends may then abort it."""
+    dist.destroy_process_group()
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    gc.collect()
 
 
 def _join_torchrun(cfg) -> None:

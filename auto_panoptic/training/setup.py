@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Callable
 
 import torch
 import yaml
-from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 
-from ..config import add_auto_panoptic_config
+from ..config import add_auto_panoptic_config, find_config
 from ..data import setup_datasets
 from ..errors import UserError
 from ..space import configured_ops
@@ -38,23 +36,6 @@ def _merge(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
         near = difflib.get_close_matches(key, _keys(cfg), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "auto_panoptic/config.py lists the keys"
         raise UserError(f"{source}: unknown config key {key!r}; {hint}") from None
-
-
-def find_config(config_file: str) -> str:
-    """Path of a config: the file itself, or that of this name in Detectron2's model zoo.
-
-    Raises:
-        UserError: there is neither.
-    """
-    if os.path.isfile(config_file):
-        return config_file
-    try:
-        return model_zoo.get_config_file(config_file)
-    except RuntimeError:
-        raise UserError(
-            f"--config-file: no file {config_file!r}; see configs/ for those that come with the project, or "
-            "name one of Detectron2's model zoo"
-        ) from None
 
 
 def _check_merging(cfg: CfgNode) -> None:
@@ -87,6 +68,9 @@ def build_config(config_file: str, opts: list[str]) -> CfgNode:
         )
     path = find_config(config_file)
     _merge(cfg, config_file, lambda: cfg.merge_from_file(path))
+    flags = [opt for opt in opts if str(opt).startswith("--")]  # argparse gives the rest of the line to opts
+    if flags:
+        raise UserError(f"{flags[0]} stands after KEY VALUE pairs: options come before them")
     _merge(cfg, "command line", lambda: cfg.merge_from_list(opts))
     _check_merging(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

@@ -65,11 +65,15 @@ def worker(plan: Plan) -> Outcome:
     return killed_workers(plan, executor, cluster(WORKERS))
 
 
+def inherit_path() -> None:
+    """Let Ray's workers find this package."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
+
+
 @contextlib.contextmanager
 def cluster(cpus: int):
-    """Ray on this machine with so many CPUs, whatever it has; its workers find this package."""
-    paths = [path for path in sys.path if path]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    """Ray on this machine with so many CPUs, whatever it has."""
+    inherit_path()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 

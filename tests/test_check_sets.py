@@ -1,0 +1,339 @@
+"""The data checker on whole sets: damaged JSON files and folders, registered sets, interruptions."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from check_corpus import Corpus, flags, serious
+from PIL import Image
+from toy import PREFIX, ROOT, dataset_entries, write_config
+
+from auto_panoptic.data.check import check_data_set, main, run_check
+from auto_panoptic.data.check_sets import from_paths
+from auto_panoptic.errors import UserError
+
+PHOTOS = Path(os.getenv("AUTO_PANOPTIC_PHOTOS", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def small(shapes, tmp_path):
+    """Two whole images."""
+    corpus = Corpus(tmp_path / "small", shapes, copies=1, images=2)
+    corpus.write()
+    return corpus
+
+
+def test_clean_set(shapes, tmp_path, capsys):
+    assert main(["--config-file", str(write_config(tmp_path / "toy.yaml", shapes)), "--processes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "ERROR" not in out and "WARNING" not in out
+    for name, images in (("nas_train", 14), ("val", 4), ("nas_val", 6)):
+        assert f"{PREFIX}_{name}: 0 errors, 0 warnings" in out and f"in {images} images" in out
+    assert "all 3 sets: 0 errors, 0 warnings" in out
+
+
+def edit(corpus, file="panoptic", **changes):
+    content = getattr(corpus, file)
+    content.update(changes)
+    corpus.write()
+
+
+def rewrite(key, function):
+    def apply(corpus):
+        path = Path(corpus.paths[key])
+        path.write_bytes(function(path.read_bytes()))
+
+    return apply
+
+
+def category(**changes):
+    def apply(corpus):
+        corpus.panoptic["categories"][0].update(changes)
+        corpus.write()
+
+    return apply
+
+
+def more(*categories):
+    return lambda corpus: edit(corpus, categories=[*corpus.panoptic["categories"], *categories])
+
+
+def move(key):
+    return lambda corpus: Path(corpus.paths[key]).rename(corpus.folder / "elsewhere")
+
+
+STUFF = [{"id": 1000 + i, "name": f"s{i}", "isthing": 0} for i in range(255)]
+WHOLE = {
+    "JSON missing": (move("panoptic_json"), "panoptic_json", "json-missing"),
+    "JSON cut": (rewrite("panoptic_json", lambda d: d[:-100]), "panoptic_json", "json-broken"),
+    "JSON empty": (rewrite("panoptic_json", lambda d: b""), "panoptic_json", "json-broken"),
+    "JSON not UTF-8": (rewrite("panoptic_json", lambda d: b"\xff" + d), "panoptic_json", "json-broken"),
+    "JSON too deep": (rewrite("panoptic_json", lambda d: b"[" * 10**6), "panoptic_json", "json-broken"),
+    "JSON a list": (rewrite("panoptic_json", lambda d: b"[]"), "panoptic_json", "json-format"),
+    "no images": (lambda c: edit(c, images=[], annotations=[]), "panoptic_json", "no-images"),
+    "images an object": (lambda c: edit(c, images={}), "panoptic_json", "json-format"),
+    "image a number": (lambda c: edit(c, images=[*c.panoptic["images"], 3]), "panoptic_json", "json-format"),
+    "annotations null": (lambda c: edit(c, annotations=None), "panoptic_json", "json-format"),
+    "no categories": (lambda c: edit(c, categories=[]), "panoptic_json", "bad-category"),
+    "class without name": (category(name=None), "panoptic_json", "bad-category"),
+    "class neither": (category(isthing=2), "panoptic_json", "bad-category"),
+    "class colour": (category(color=[1, 2]), "panoptic_json", "bad-category"),
+    "class id a string": (category(id="1"), "panoptic_json", "bad-category"),
+    "class twice": (more({"id": 1, "name": "x", "isthing": 1}), "panoptic_json", "duplicate-category-id"),
+    "class name twice": (
+        more({"id": 99, "name": "ball", "isthing": 1}),
+        "panoptic_json",
+        "duplicate-category-name",
+    ),
+    "too many classes": (more(*STUFF), "panoptic_json", "bad-category"),
+    "PNG folder missing": (move("panoptic_root"), "panoptic_root", "folder-missing"),
+    "image folder missing": (move("image_root"), "image_root", "folder-missing"),
+    "label folder missing": (move("sem_seg_root"), "sem_seg_root", "folder-missing"),
+    "instances missing": (move("instances_json"), "instances_json", "json-missing"),
+    "instances cut": (rewrite("instances_json", lambda d: d[:500]), "instances_json", "json-broken"),
+    "instances a number": (rewrite("instances_json", lambda d: b"7"), "instances_json", "json-format"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_damaged_set_is_named(small, name):
+    apply, key, kind = WHOLE[name]
+    apply(small)
+    findings = serious(check_data_set(processes=1, **small.paths))
+    assert [f for f in findings if f.kind == kind and f.file == small.paths[key]], findings
+    assert key == "panoptic_json" or {f.kind for f in findings} == {kind}
+
+
+def test_position_in_broken_json(small):
+    path = Path(small.paths["panoptic_json"])
+    path.write_text('{"images": [],\n "annotations": [}')
+    (finding,) = check_data_set(processes=1, **small.paths)
+    assert "line 2, column 18, character 32 of a file of 33 bytes" in finding.what
+
+
+def test_any_json_value_anywhere_is_survived(small):
+    """Values of other types at random places of both JSONs: never a traceback, and never silence."""
+    rng = random.Random(0)
+    strange = [
+        None,
+        -1,
+        0,
+        1.5,
+        float("nan"),
+        "",
+        "x",
+        [],
+        [[]],
+        {},
+        {"a": 1},
+        10**30,
+        True,
+        "\n",
+        [None] * 4,
+    ]
+    places = []
+
+    def walk(node):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], (dict, list)):
+                walk(node[key])
+
+    walk(small.panoptic)
+    walk(small.instances)
+    for node, key in rng.sample(places, min(len(places), 150)):
+        before, node[key] = node[key], rng.choice(strange)
+        findings = check_data_set(processes=1, **small.write())
+        assert all(f.file and f.what and "\n" not in f.line() for f in findings)
+        node[key] = before
+    assert serious(check_data_set(processes=1, **small.write())) == []
+
+
+def test_folder_of_classified_images(tmp_path, capsys):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("RGB", (20, 10 + i), (i, 0, 90)).save(tmp_path / name / f"{i}.jpg")
+    assert main(["--image-folder", str(tmp_path), "--processes", "1"]) == 0
+    assert "0 errors, 0 warnings, 0 notes in 6 images" in capsys.readouterr().out
+    (tmp_path / "cat/1.jpg").write_bytes((tmp_path / "cat/1.jpg").read_bytes()[:150])
+    (tmp_path / "dog/2.jpg").write_text("")
+    (tmp_path / "dog/readme.txt").write_text("")
+    (tmp_path / "empty").mkdir()
+    found = {
+        (f.kind, Path(f.file).relative_to(tmp_path).as_posix()) for f in check_data_set(image_folder=tmp_path)
+    }
+    assert found == {
+        ("image-truncated", "cat/1.jpg"),
+        ("image-unreadable", "dog/2.jpg"),
+        ("other-file", "dog/readme.txt"),
+        ("class-without-image", "empty"),
+    }
+
+
+def test_registered_sets_and_mistakes(capsys, shapes, tmp_path):
+    assert (
+        main(["shapes_panoptic_vall"]) == 2 and "did you mean shapes_panoptic_val" in capsys.readouterr().err
+    )
+    assert main([]) == 2 and "nothing to check" in capsys.readouterr().err
+    assert main(["--panoptic-json", "x"]) == 2 and "lacks panoptic_root" in capsys.readouterr().err
+    assert main(["--image-folder", str(tmp_path), "--processes", "0"]) == 2
+    missing = tmp_path / "no" / "found.json"
+    assert main(["--image-folder", str(tmp_path), "--json", str(missing)]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    with pytest.raises(UserError, match="unknown data set"):
+        check_data_set("shapes_panoptic_vall")
+
+
+def test_config_of_the_model_zoo(capsys, shapes):
+    entry = dataset_entries(shapes)[1]
+    arguments = ("--processes", "1", "--opts", "DATASETS.COCO_PANOPTIC", str([entry]))
+    zoo = "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"
+    assert main([entry["name"], "--config-file", zoo, *arguments]) == 0
+    assert f"{entry['name']}: 0 errors" in capsys.readouterr().out
+    assert main([entry["name"], "--config-file", "nowhere.yaml", *arguments]) == 2
+    assert "--config-file: no file 'nowhere.yaml'" in capsys.readouterr().err
+
+
+def test_classes_of_a_name_of_detectron2(shapes, forget_data_sets):
+    """A set that is registered by others, for other classes than its JSON has."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    entry = dataset_entries(shapes)[2]
+    maps = {"thing_dataset_id_to_contiguous_id": {i: i for i in (1, 2, 3, 5, 6, 7)}}
+    stuff = {i: i for i in (101, 102, 103, 105, 106)}
+    DatasetCatalog.register("theirs", list)
+    MetadataCatalog.get("theirs").set(
+        panoptic_json=entry["panoptic_json"],
+        panoptic_root=entry["panoptic_root"],
+        image_root=entry["image_root"],
+        stuff_dataset_id_to_contiguous_id=stuff,
+        **maps,
+    )
+    found = serious(check_data_set("theirs", processes=1))
+    assert [(f.kind, f.what) for f in found] == [
+        ("category-mismatch", "thing class 9 is none of data set theirs")
+    ]
+
+
+def test_registered_set(small, forget_data_sets):
+    """By name: paths, replaced categories and the way from JSON entries to image files are the source's."""
+    from auto_panoptic.data import register_coco_panoptic
+    from auto_panoptic.data.register import PanopticSource, register_source
+
+    categories = [c for c in small.panoptic["categories"] if c["id"] != 106]
+    register_coco_panoptic("own", categories=categories, show_ids=False, **small.paths)
+    found = serious(check_data_set("own", processes=1))
+    assert {f.kind for f in found} == {"unknown-category", "semantic-values"}
+    (small.folder / "images").rename(small.folder / "photos")
+    source = PanopticSource("moved", **small.paths, locate=moved)
+    register_source(source)
+    assert {f.kind for f in check_data_set("moved", processes=1)} == {"folder-missing"}
+    (small.folder / "images").mkdir()
+    assert serious(check_data_set("moved", processes=1)) == []
+
+
+def moved(image):
+    return f"../photos/{image['file_name']}"
+
+
+def test_part_that_is_not_made_yet(small, forget_data_sets):
+    """The finding says what the source knows about making it."""
+    from auto_panoptic.data.register import PanopticSource, register_source
+
+    def check():
+        raise UserError("run the script that makes it")
+
+    paths = {**small.paths, "sem_seg_root": str(small.folder / "later")}
+    categories = tuple(small.panoptic["categories"])
+    register_source(PanopticSource("later", **paths, categories=categories, check=check, prepare=check))
+    assert [f.kind for f in check_data_set("later", processes=1) if f.file == paths["sem_seg_root"]] == [
+        "not-made-yet"
+    ]
+    Path(small.paths["panoptic_json"]).unlink()
+    (finding,) = serious(check_data_set("later", processes=1))
+    assert finding.kind == "json-missing" and "(run the script that makes it)" in finding.what
+
+
+def test_cityscapes_tree(small):
+    """Its JSON names no city folder, and gives the photographs a name they do not have."""
+    for image in small.panoptic["images"]:
+        stem = f"bonn_000000_{image['id']:06d}"
+        (small.folder / "images/bonn").mkdir(exist_ok=True)
+        target = small.folder / f"images/bonn/{stem}_leftImg8bit.png"
+        Image.open(small.folder / "images" / image["file_name"]).save(target)
+        image["file_name"] = f"{stem}_gtFine_leftImg8bit.png"
+    paths = {k: v for k, v in small.write().items() if k != "instances_json"}
+    assert serious(check_data_set(processes=1, **paths)) == []
+    target.unlink()
+    assert [f.kind for f in serious(check_data_set(processes=1, **paths))] == ["image-missing"]
+
+
+def test_interruption_says_how_far(small, monkeypatch):
+    from auto_panoptic.data import check
+
+    original, calls = check.check_pair, []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(check, "check_pair", stop)
+    report = run_check(from_paths("small", small.paths), 1, progress=False)
+    assert report.interrupted and (report.done, report.total) == (1, 2)
+    assert "interrupted after 1 of 2 images" in check.format_report(report)
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_process_is_noticed(small, monkeypatch):
+    from auto_panoptic.data import check
+
+    monkeypatch.setattr(check, "check_pair", die)
+    with pytest.raises(UserError, match="killed.*--processes 1"):
+        run_check(from_paths("small", small.paths), 2, progress=False)
+
+
+@pytest.mark.slow
+def test_interrupted_command_ends_at_once(shapes, tmp_path):
+    corpus = Corpus(tmp_path / "large", shapes, copies=40)
+    command = [sys.executable, "-m", "auto_panoptic.data.check", *flags(corpus.write()), "--processes", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+    children, start = Path(f"/proc/{process.pid}/task/{process.pid}/children"), time.monotonic()
+    while len(children.read_text().split()) < 2 and time.monotonic() - start < 60:
+        time.sleep(0.05)
+    time.sleep(1)
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all of its processes
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and time.monotonic() - start < 5, err
+    assert "interrupted after" in out and "of 800 images" in out and "Traceback" not in err
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="annotated photographs are not here")
+@pytest.mark.parametrize(
+    "name", ["coco133", "cityscapes19", "ade150", "voc20bg", "tinycoco80_train", "camvid11"]
+)
+def test_real_photographs_are_accused_of_nothing(name):
+    folder = PHOTOS / name
+    paths = {
+        "panoptic_json": str(folder / "panoptic.json"),
+        "panoptic_root": str(folder / "panoptic"),
+        "image_root": str(folder / "images"),
+    }
+    found = check_data_set(processes=1, **paths)
+    assert [f for f in found if f.severity == "error"] == []
+    # ADE20K has two classes named "screen".
+    assert [f.kind for f in found if f.severity == "warning"] == ["duplicate-category-name"] * (
+        name == "ade150"
+    )
