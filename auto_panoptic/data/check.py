@@ -295,7 +295,8 @@ def _classes(report: Report) -> list[str]:
 
 def _totals(report: Report) -> list[str]:
     counts = report.counts
-    numbers = ", ".join(f"{report.number(s)} {s}s" for s in SEVERITIES)
+    found = [(report.number(severity), severity) for severity in SEVERITIES]
+    numbers = ", ".join(f"{number} {severity}{'s' * (number != 1)}" for number, severity in found)
     speed = report.done / report.seconds if report.seconds else 0.0
     lines = [
         f"{report.name}: {numbers} in {counts.images} images, {sum(counts.segments.values())} segments "
