@@ -12,6 +12,7 @@ from toy import PREFIX, ROOT
 sys.path.append(str(ROOT / "tools"))
 
 from chaos import changed, memory, order, processes, pure
+from chaos.processes import resident_bytes
 from chaos.report import Plan
 
 from auto_panoptic.errors import UserError
@@ -130,9 +131,10 @@ def test_flat_memory(plan):
 
 def test_a_leak_and_processes_left_behind_are_found(plan):
     kept = []
+    leak = resident_bytes() // 50  # of a process of any size
 
     def leaking(architecture):
-        kept.append(np.ones(2**20))
+        kept.append(np.ones(leak, np.uint8))
         if len(kept) % 5 == 0:
             kept.append(subprocess.Popen(["sleep", "60"]))
         return {"PQ": pure.utility(architecture)}, {}
