@@ -7,7 +7,7 @@ import torch
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from toy import make_config
+from toy import answer_strongly, make_config
 
 from auto_panoptic.data import PanopticMapper
 from auto_panoptic.explore import fair_cycle
@@ -31,10 +31,7 @@ def supernet(cfg):
     """Its box classifier answers strongly, at random, so that panoptic maps hold instances."""
     torch.manual_seed(0)
     model = build_model(cfg)
-    with torch.no_grad():
-        model.roi_heads.box_predictor.cls_score.weight *= 20
-        model.roi_heads.box_predictor.cls_score.bias[-1] = -3
-        model.roi_heads.mask_head.predictor.bias += 1
+    answer_strongly(model)
     return model
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from data_parallel_run import METRICS, SETTINGS, with_shifted_truth
 from detectron2.modeling import build_model
-from toy import make_config, run_script, write_config
+from toy import answer_strongly, make_config, run_script, write_config
 
 from auto_panoptic.evaluation import PanopticQuality
 from auto_panoptic.explore import fair_cycle
@@ -31,10 +31,7 @@ def supernet(tmp_path_factory, shapes):
     cfg = make_config(folder, shapes, *SETTINGS)
     torch.manual_seed(0)
     model = build_model(cfg)
-    with torch.no_grad():
-        model.roi_heads.box_predictor.cls_score.weight *= 20
-        model.roi_heads.box_predictor.cls_score.bias[-1] = -3
-        model.roi_heads.mask_head.predictor.bias += 1
+    answer_strongly(model)
     weights = folder / "supernet.pth"
     torch.save({"model": model.state_dict(), "space": None}, weights)
     return write_config(folder / "toy.yaml", shapes), cfg, model, weights

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from detectron2.modeling import build_model
-from toy import make_shapes, write_config
+from toy import answer_strongly, make_shapes, write_config
 
 from auto_panoptic.search import CandidateEvaluator
 from auto_panoptic.space import SearchSpace
@@ -51,9 +51,6 @@ def toy_supernet(folder: Path, **changes) -> Supernet:
     found = Supernet(str(path), str(folder / "supernet.pth"))
     torch.manual_seed(0)
     model = build_model(found.config())
-    with torch.no_grad():  # confident detections and masks, so that a PQ is not 0
-        model.roi_heads.box_predictor.cls_score.weight *= 20
-        model.roi_heads.box_predictor.cls_score.bias[-1] = -3
-        model.roi_heads.mask_head.predictor.bias += 1
+    answer_strongly(model)
     torch.save({"model": model.state_dict(), "space": None}, found.weights)
     return found
