@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -13,6 +15,32 @@ class UserError(ValueError):
     The message is one line: what is wrong, where, what is allowed, and the remedy. The command line tools
     print it without a traceback and exit with code 2.
     """
+
+
+def one_of(key: str, value, allowed: Iterable):
+    """``value``, if it is one of those allowed.
+
+    Raises:
+        UserError: it is not; the message names the key, the value and what is allowed.
+    """
+    allowed = list(allowed)
+    if not any(value == choice and type(value) is type(choice) for choice in allowed):
+        raise UserError(f"{key} is {value!r}; expected one of {', '.join(map(str, allowed))}")
+    return value
+
+
+def at_least(key: str, value, minimum):
+    """``value``, if it is a finite number of at least ``minimum``; whole, if ``minimum`` is an int.
+
+    Raises:
+        UserError: it is not.
+    """
+    whole = isinstance(minimum, int)
+    good = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+    if not (good and minimum <= value < math.inf):
+        kind = "a whole number" if whole else "a number"
+        raise UserError(f"{key} is {value!r}; expected {kind} of at least {minimum}")
+    return value
 
 
 def run_command(main: Callable[[], object], quiet: bool | None = None) -> None:

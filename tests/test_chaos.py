@@ -14,7 +14,8 @@ sys.path.append(str(ROOT / "tools"))
 from chaos import command, failed, journal, kill, lock, processes, pure, real
 from chaos.report import Outcome, Plan, table
 
-from auto_panoptic.explore import ledger, locking
+from auto_panoptic import files
+from auto_panoptic.explore import ledger
 from auto_panoptic.search import executor
 
 
@@ -112,14 +113,14 @@ def test_races(plan):
 
 
 def test_two_that_run_are_found(plan, monkeypatch):
-    monkeypatch.setattr(locking.fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(files.fcntl, "flock", lambda *_: None)
     monkeypatch.setattr(lock, "LIMIT", 0.3)
     failures = run(lock.lock, plan).failures
     assert len(failures) == 4 and "2 of two run" in failures[0]
 
 
 def test_a_holder_that_is_not_named_is_found(plan, monkeypatch):
-    monkeypatch.setattr(locking, "_describe", lambda _: "somebody")
+    monkeypatch.setattr(files, "_describe", lambda _: "somebody")
     assert "the holder is not named" in " ".join(run(lock.lock, plan).failures)
 
 

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "auto_panoptic"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     "errors",
+    "files",
     "config",
     "space",
     "explore",
@@ -21,7 +22,7 @@ ROOMS = (
     "search",
     "report",
 )
-LEVEL = {"errors": 0, "config": 0} | {room: i for i, room in enumerate(ROOMS[2:], start=1)}
+LEVEL = {"errors": 0, "files": 0, "config": 0} | {room: i for i, room in enumerate(ROOMS[3:], start=1)}
 MODULES = {p.stem for p in PACKAGE.glob("*.py")} | {p.name for p in PACKAGE.iterdir() if p.is_dir()}
 MAX_LINES = 400
 

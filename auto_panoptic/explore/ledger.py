@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import UserError
-from .locking import WriterLock
+from ..files import WriterLock, sync_folder
 
 FORMAT = "auto_panoptic.ledger/1"
 # Header keys that ledgers of earlier versions lack: compared where they are recorded.
@@ -112,7 +112,7 @@ class Ledger:
             os.ftruncate(self._fd, length)
         if length == 0:
             self._write({"format": FORMAT, **header}, "the header")
-            _fsync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         elif not data[:length].endswith(b"\n"):
             self._write_bytes(b"\n", "a line end")  # the last record is complete but for its line end
         os.fsync(self._fd)
@@ -273,11 +273,3 @@ def _difference(stored: dict, now: dict, allow_changed: set[str], limit: int = 4
 def _short(value, limit: int = 60) -> str:
     text = json.dumps(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _fsync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,0 +1,191 @@
+"""Files that a kill cannot tear, one writer per folder, JSON and digests."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import stat
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import UserError
+
+PARTIAL = ".partial-"  # how the names of half-written files begin
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Bring the names in ``folder`` (new files, renames) to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its place at the end.
+
+    ``path`` is the old or the new file at any time, and after a failure the old one; nothing else is left.
+
+    Args:
+        path: the file to make or to replace.
+        sync: wait until content and name are on the disk. Off for files that can be made again.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        if sync:
+            sync_folder(partial)  # opens and syncs a file just so
+        os.replace(partial, path)
+        if sync:
+            sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with replacing(path) as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def write_text(path: str | os.PathLike, content: str) -> None:
+    """:func:`write_bytes` of a text in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: str | os.PathLike, content) -> None:
+    """:func:`write_bytes` of JSON; a list in one line, a mapping with a line for each key."""
+    write_text(path, json.dumps(content, indent=None if isinstance(content, list) else 1) + "\n")
+
+
+def read_json(path: str | os.PathLike, what: str = "JSON file"):
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        what: what it should be, for the message.
+
+    Raises:
+        UserError: it is missing, not a plain file, unreadable, or not JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        reason = "not a file" if path.exists() else "there is no such file"
+        raise UserError(f"{path}: cannot read the {what}: {reason}")
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the {what}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: the {what} is not valid JSON: {error}") from error
+
+
+def digest(path: str | os.PathLike) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class WriterLock:
+    """An exclusive ``flock`` on a file beside the one it protects.
+
+    The lock file names its holder (host, pid, start). It is never removed: a file left behind by a dead
+    process is unlocked, because the kernel releases the lock of a dead process, and is simply taken over.
+    """
+
+    def __init__(self, path: str | os.PathLike, protects: str):
+        """Take the lock.
+
+        Args:
+            path: the lock file, created if necessary.
+            protects: what the lock protects, for the message.
+
+        Raises:
+            UserError: another process holds it, who is named; or the name belongs to something else.
+            OSError: it cannot be created.
+        """
+        self.path = Path(path)
+        self._fd = _open_lock(self.path)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                self.release()
+                raise
+            owner = _describe(self._fd)
+            self.release()
+            raise UserError(
+                f"{protects} is in use by another process ({owner}): wait for it or stop it, "
+                "or choose another OUTPUT_DIR"
+            ) from e
+        owner = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "start": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        text = (json.dumps(owner) + "\n").encode()
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, text, 0)
+        _held.add(self)
+
+    @property
+    def held(self) -> bool:
+        """Whether this process holds the lock."""
+        return self._fd is not None
+
+    def release(self) -> None:
+        """Give the lock up; doing so twice is harmless."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _open_lock(path: Path) -> int:
+    """Open the lock file; never what a link of its name points to, since the lock overwrites its content."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        handle = os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+    else:
+        found = os.fstat(handle)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+            return handle
+        os.close(handle)
+    raise UserError(f"{path}: this name belongs to a lock file, but it is a link or no plain file: remove it")
+
+
+def _describe(fd: int) -> str:
+    # The holder writes its name just after it got the lock, so a loser may be a moment too early.
+    for _ in range(20):
+        try:
+            owner = json.loads(os.pread(fd, 4096, 0))
+            return f"host {owner['host']}, pid {owner['pid']}, started {owner['start']}"
+        except (ValueError, KeyError, TypeError):
+            time.sleep(0.01)
+    return "it has not left its name"
+
+
+# A forked child shares its parent's lock. Were it to outlive the parent (a data-loading worker, say), the
+# lock would stay taken; so children let go of it.
+_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: [lock.release() for lock in list(_held)])
