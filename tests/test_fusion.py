@@ -7,6 +7,7 @@ from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_inst
 from detectron2.structures import Instances
 from modeling_util import assert_same_outputs, inference, make_cfg, make_input, make_model, training_losses
 from PIL import Image
+from torch.nn import functional as F
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling.fusion import METHODS, combine, semantic_labels
@@ -281,6 +282,22 @@ def test_labels_by_nearest_neighbour_as_pil_has_it():
     for method in NEW:
         labels = semantic_labels(method, logits, (33, 50), resized)
         assert torch.equal(labels, torch.from_numpy(expected))
+
+
+def test_reference_labels_at_ties_are_pils():
+    """Sizes where a pixel lies exactly between two: the same as resizing the whole label map with PIL."""
+    rng, differing = np.random.default_rng(5), 0
+    sizes = [((800, 1066), (480, 640)), ((800, 1199), (427, 640)), ((75, 100), (25, 40)), ((7, 5), (14, 35))]
+    sizes += [tuple(map(tuple, rng.integers(1, 130, (2, 2)).tolist())) for _ in range(100)]
+    for source, target in sizes:
+        labels = rng.integers(0, 54, source).astype(np.uint8)
+        logits = F.one_hot(torch.from_numpy(labels).long(), 54).permute(2, 0, 1).float()
+        resized = torch.empty(54, *target, device="meta")
+        expected = np.array(Image.fromarray(labels).resize(target[::-1], Image.Resampling.NEAREST))
+        found = semantic_labels("reference", logits, source, resized)
+        assert found.dtype == torch.int64 and np.array_equal(found.numpy(), expected)
+        differing += int((semantic_labels("supplement", logits, source, resized) != found).sum())
+    assert differing  # the sizes do have ties
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,9 +6,13 @@ supplement. "reference" is the reference code, which produced the paper's number
 Shape shorthand: N instances, K semantic classes (label 0 is any thing), H x W the size of the output.
 """
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.structures import Instances
+from PIL import Image
 from torch.nn import functional as F
 
 from auto_panoptic.errors import UserError
@@ -109,8 +113,9 @@ def semantic_labels(
 ) -> torch.Tensor:
     """Semantic label of every pixel of the output.
 
-    "detectron2" takes the best class of the resized logits. The others follow the reference code: best class
-    at the size of the network's input, then nearest neighbours (as PIL has them).
+    "detectron2" takes the best class of the resized logits. The others take the best class at the size of
+    the network's input, then nearest neighbours: "reference" those of PIL, as the reference code does,
+    "supplement" PyTorch's "nearest-exact". They differ only where a pixel lies halfway between two others.
 
     Args:
         method: one of :data:`METHODS`.
@@ -124,8 +129,21 @@ def semantic_labels(
     if method == "detectron2":
         return _best_class(resized)
     labels = _best_class(logits[:, : image_size[0], : image_size[1]])
+    if method == "reference":
+        rows, columns = (
+            _pil_nearest(source, target).to(labels.device)
+            for source, target in zip(labels.shape, resized.shape[-2:], strict=True)
+        )
+        return labels[rows[:, None], columns]
     resized_labels = F.interpolate(labels[None, None].float(), size=resized.shape[-2:], mode="nearest-exact")
     return resized_labels[0, 0].long()
+
+
+@lru_cache(maxsize=1024)
+def _pil_nearest(source: int, target: int) -> torch.Tensor:
+    """The pixel that PIL takes for each of ``target`` pixels of a row of ``source`` ones, (target,) int64."""
+    row = Image.fromarray(np.arange(source, dtype=np.int32)[None])
+    return torch.from_numpy(np.array(row.resize((target, 1), Image.Resampling.NEAREST))[0]).long()
 
 
 def _best_class(logits: torch.Tensor) -> torch.Tensor:
