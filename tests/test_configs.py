@@ -9,7 +9,8 @@ import yaml
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator
 from toy import ROOT
 
 import auto_panoptic.data
@@ -336,6 +337,10 @@ def test_the_reference_settings(data):
         assert (cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM) == (1e-4, 1e-4)
         assert (cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN, cfg.MODEL.RPN.BOUNDARY_THRESH) == (2000, 0)
         assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "BatchTopkRPN"
+        anchors = build_anchor_generator(cfg, [ShapeSpec(stride=4 * 2**i) for i in range(5)])
+        for level, stride in zip(anchors([torch.empty(1, 1, 2, 2)] * 5), (4, 8, 16, 32, 64), strict=True):
+            cell = stride * torch.tensor([[0.5, 0.5], [1.5, 0.5], [0.5, 1.5], [1.5, 1.5]])
+            assert torch.equal(level.get_centers(), cell.repeat_interleave(3, dim=0))
         assert (cfg.MODEL.RPN.SMOOTH_L1_BETA, cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA) == (1 / 9, 1)
         for head in (cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
             assert (head.POOLER_TYPE, head.POOLER_SAMPLING_RATIO) == ("ROIAlign", 2)
