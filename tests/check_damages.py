@@ -221,8 +221,11 @@ change("width 0", "panoptic", "bad-size")(lambda i: i.entry.update(width=0))
 change("height negative", "panoptic", "bad-size")(lambda i: i.entry.update(height=-5))
 change("height a string", "panoptic", "bad-size")(lambda i: i.entry.update(height="160"))
 change("width missing", "panoptic", "bad-size")(lambda i: i.entry.pop("width"))
-change("image file null", "panoptic", "json-format", "annotation-without-image", "instances-image")(
+change("image file null", "panoptic", "file-name", "annotation-without-image", "instances-image")(
     lambda i: i.entry.update(file_name=None)
+)
+change("PNG name leads out", "panoptic", "file-name")(
+    lambda i: i.annotation.update(file_name=f"../panoptic/{i.png.name}")
 )
 change("image without annotation", "panoptic", "image-without-annotation")(
     lambda i: i.corpus.panoptic["annotations"].remove(i.annotation)

@@ -8,6 +8,7 @@ import os
 
 from .check_kinds import Finding
 from .coco_format import IGNORE
+from .formats.names import name_problem, png_name
 
 
 def is_id(value: object) -> bool:
@@ -150,9 +151,10 @@ def _image_entry(entry: object, where: str, path: str) -> tuple[dict | None, lis
     findings = []
     if not is_id(number):
         findings.append(Finding("json-format", path, None, f"{where} has id {number!r}"))
-    if not isinstance(name, str) or not name or "\0" in name:
+    problem = name_problem(name)
+    if problem:
         image = number if is_id(number) else None
-        findings.append(Finding("json-format", path, image, f"{where} has file_name {name!r}"))
+        findings.append(Finding("file-name", path, image, f"{where} has file_name {name!r}, which {problem}"))
     if findings:
         return None, findings
     size = (entry.get("width"), entry.get("height"))
@@ -193,8 +195,10 @@ def _annotation(entry: object, where: str, path: str) -> tuple[dict | None, list
     wrong = []
     if image is None:
         wrong.append(f"image_id {image_id!r}")
-    if not isinstance(name, str) or not name or "\0" in name:
-        wrong.append(f"file_name {name!r}")
+    problem = name_problem(name)
+    if problem:
+        what = f"{where} has file_name {name!r}, which {problem}"
+        return None, [Finding("file-name", path, image, what)]
     if not isinstance(segments, list):
         wrong.append(f"segments_info {segments!r}")
     if wrong:
@@ -236,10 +240,11 @@ def index_panoptic_json(path: str, categories: object = None) -> PanopticIndex |
         elif seen[image_id]:
             what = f"annotations[{position}] ({name}) is a second one of image {image_id}"
             index.findings.append(Finding("duplicate-annotation", path, image_id, what))
-        if name in files:
-            what = f"PNG {name} belongs to images {files[name]} and {image_id}"
+        derived = png_name(name)
+        if derived in files:
+            what = f"PNG {name} belongs to images {files[derived]} and {image_id}"
             index.findings.append(Finding("duplicate-png-file", path, image_id, what))
-        files.setdefault(name, image_id)
+        files.setdefault(derived, image_id)
         seen[image_id] += 1
         index.pairs.append((index.images.get(image_id), annotation))
     for number, image in index.images.items():

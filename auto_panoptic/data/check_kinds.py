@@ -3,6 +3,8 @@
 import dataclasses
 import os
 
+from .formats.names import RELATIVE
+
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
 
@@ -19,6 +21,7 @@ KINDS = {
     "json-missing": (ERROR, "correct the path, or put the file there (see datasets/README.md)"),
     "json-broken": (ERROR, "restore the file; a cut download ends in the middle of the JSON"),
     "json-format": (ERROR, _JSON_FIELD),
+    "file-name": (ERROR, RELATIVE),
     "folder-missing": (ERROR, "correct the path, or set DETECTRON2_DATASETS (see datasets/README.md)"),
     "no-images": (
         ERROR,

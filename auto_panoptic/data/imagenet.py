@@ -13,6 +13,7 @@ from torchvision import transforms
 
 from ..errors import UserError
 from .files import datasets_root
+from .formats.names import name_problem
 from .mapper import seeded
 
 # ``evaluator_type`` in the metadata of these data sets.
@@ -93,6 +94,9 @@ def register_folder(folder: ImageFolder) -> None:
         UserError: the name is taken by something else.
     """
     name = folder.name
+    problem = name_problem(name)  # folders of results are named after it
+    if problem:
+        raise UserError(f"data set name {name!r} {problem}; choose another name")
     if name in DatasetCatalog.list():
         if name in _FOLDERS and _FOLDERS[name].root == folder.root:
             return

@@ -8,6 +8,7 @@ import mmap
 import os
 
 from ..errors import UserError
+from .formats.names import check_names, png_name
 from .metadata import check_categories
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,8 @@ def read_segments(panoptic_json: str, category_ids: set) -> dict:
         {image id: (image entry, annotation entry)}, in the order of image ids.
 
     Raises:
-        UserError: an unknown category id or image, an id or PNG that occurs twice, or a key that is missing.
+        UserError: an unknown category id or image, an id or PNG that occurs twice, a file name that leads out
+            of its folder, or a key that is missing.
     """
     content = read_panoptic_json(panoptic_json)
     try:
@@ -100,13 +102,15 @@ def read_segments(panoptic_json: str, category_ids: set) -> dict:
 
 
 def _read_segments(panoptic_json: str, content: dict, category_ids: set) -> dict:
+    for key in ("images", "annotations"):
+        check_names(f"{panoptic_json}: {key}", content[key])
     images: dict = {}
     for image in content["images"]:
         if image["id"] in images:
             raise UserError(f"{panoptic_json}: image id {image['id']} occurs twice in 'images'; keep one.")
         images[image["id"]] = image
     entries: dict = {}
-    owners: dict = {}  # PNG -> image id
+    owners: dict = {}  # name of its label map -> image id
     for annotation in content["annotations"]:
         image_id = annotation["image_id"]
         if image_id not in images:
@@ -115,7 +119,7 @@ def _read_segments(panoptic_json: str, content: dict, category_ids: set) -> dict
             )
         if image_id in entries:
             raise UserError(f"{panoptic_json}: image {image_id} has two annotations; keep one.")
-        owner = owners.setdefault(annotation["file_name"], image_id)
+        owner = owners.setdefault(png_name(annotation["file_name"]), image_id)
         if owner != image_id:
             raise UserError(
                 f"{panoptic_json}: images {owner} and {image_id} have the same panoptic PNG "

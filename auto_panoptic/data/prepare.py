@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import UserError
 from . import coco_format as coco
 from .files import filling, parallel_map, replacing
+from .formats.names import below, png_name
 from .metadata import semantic_label_map
 from .panoptic_json import read_json, read_segments
 
@@ -80,7 +81,7 @@ class PanopticFiles:
 
     def label_path(self, entry: tuple[dict, dict]) -> Path:
         """Where the label map of one image lies."""
-        return (self.sem_seg_root / entry[1]["file_name"]).with_suffix(".png")
+        return self.sem_seg_root / png_name(entry[1]["file_name"])
 
 
 def is_newer(path: Path, *sources: Path) -> bool:
@@ -108,8 +109,6 @@ def make_label_maps(
     with filling(files.sem_seg_root):
         if mark is not None and mark.exists():  # made by a process that was waited for
             return collections.Counter()
-        for folder in {files.label_path(entry).parent for entry in entries}:
-            folder.mkdir(parents=True, exist_ok=True)
         job = functools.partial(_make_label_map, files)
         counts = collections.Counter(parallel_map(job, entries, processes, f"{files.title}: label maps"))
         if mark is not None:
@@ -118,7 +117,7 @@ def make_label_maps(
 
 
 def _make_label_map(files: PanopticFiles, entry: tuple[dict, dict]) -> str:
-    path = files.label_path(entry)
+    path = below(files.sem_seg_root, png_name(entry[1]["file_name"]), files.panoptic_root)
     if is_newer(path, files.panoptic_root / entry[1]["file_name"]) and not label_map_problem(files, entry):
         return "kept"
     with replacing(path) as partial:

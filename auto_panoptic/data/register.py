@@ -16,6 +16,7 @@ from detectron2.data.datasets import load_coco_json
 from ..errors import UserError
 from . import coco_format as coco
 from .files import build_once, datasets_root, parallel_map
+from .formats.names import below, name_problem, png_name
 from .id_table import id_table, is_main_process
 from .metadata import check_categories, panoptic_metadata, semantic_label_map
 from .panoptic_json import read_json, read_panoptic_json, read_segments
@@ -157,7 +158,9 @@ class PanopticSource:
         for image_id, (image, annotation) in entries.items():
             record = records[image_id]
             record["file_name"] = self.image_path(image)
-            record["sem_seg_file_name"] = os.path.join(paths["sem_seg_root"], _png(annotation["file_name"]))
+            record["sem_seg_file_name"] = os.path.join(
+                paths["sem_seg_root"], png_name(annotation["file_name"])
+            )
             record["pan_seg_file_name"] = os.path.join(self.panoptic_root, annotation["file_name"])
             for instance in record["annotations"]:
                 if instance["category_id"] not in things:
@@ -204,10 +207,6 @@ class PanopticSource:
         build_once(folder, is_complete=is_complete, build=build, ours=lambda f: True)
 
 
-def _png(file_name: str) -> str:
-    return os.path.splitext(file_name)[0] + ".png"
-
-
 def _contiguous(segment: dict, things: dict, stuff: dict) -> dict:
     isthing = segment["category_id"] in things
     contiguous = (things if isthing else stuff)[segment["category_id"]]
@@ -225,8 +224,7 @@ def _derive_image(panoptic_root: str, semantic: Path | None, labels: dict, thing
             f"{image['width']} x {image['height']} in the JSON; correct the one that is wrong."
         )
     if semantic is not None:
-        target = semantic / _png(annotation["file_name"])
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = below(semantic, png_name(annotation["file_name"]), panoptic_root)
         coco.write_image(str(target), coco.semantic_labels(ids, annotation["segments_info"], labels))
     return coco.instance_annotations(ids, annotation["segments_info"], things, image["id"])
 
@@ -238,9 +236,12 @@ def register_source(source: PanopticSource) -> bool:
         whether it is new.
 
     Raises:
-        UserError: the name is taken by something else.
+        UserError: the name is taken by something else, or leads out of the folders that are named after it.
     """
     name = source.name
+    problem = name_problem(name)  # folders are named after it
+    if problem:
+        raise UserError(f"data set name {name!r} {problem}; choose another name.")
     if name in _SOURCES and name in DatasetCatalog.list():
         if _SOURCES[name] == source:
             return False
