@@ -146,7 +146,7 @@ def check_deform_conv() -> Result:
     import torch
     from torchvision.ops import deform_conv2d as reference
 
-    from auto_panoptic.modeling.deform import deform_conv2d
+    from auto_panoptic.modeling.layers.deform import deform_conv2d
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 4, 9, 8, generator=generator)

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-import auto_panoptic.modeling  # noqa: F401  registers the components
+import auto_panoptic.systems  # noqa: F401  registers the components
 from auto_panoptic import add_auto_panoptic_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -7,8 +7,9 @@ from torch import nn
 
 from auto_panoptic.config import BACKBONE_OPS, HEAD_OPS
 from auto_panoptic.errors import UserError
-from auto_panoptic.modeling import BatchTopkRPN, build_shufflenet_backbone, choice_blocks
+from auto_panoptic.modeling import build_shufflenet_backbone, choice_blocks
 from auto_panoptic.space import SearchSpace, configured_ops
+from auto_panoptic.systems.panoptic_fpn import BatchTopkRPN
 
 INPUTS = [make_input(), make_input(48, 64, boxes=((5, 5, 30, 30),), seed=1)]
 

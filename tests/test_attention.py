@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from modeling_util import make_cfg, num_params
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.modeling.cross_attention import AttentionGate, CrossAttention, upsampled_mean
 from auto_panoptic.space import INTER_OPS, Architecture, effective_ratio, ratio_op, resolve_architecture_path
+from auto_panoptic.systems.panoptic_fpn.attention import AttentionGate, CrossAttention, upsampled_mean
 
 FPN = {f"p{i}": 256 for i in (2, 3, 4, 5, 6)}
 SEMANTIC = {f"p{i}": 128 for i in (2, 3, 4, 5)}

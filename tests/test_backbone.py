@@ -6,8 +6,8 @@ from modeling_util import make_cfg, num_params
 from torch import nn
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.modeling.backbone import build_shufflenet_backbone
-from auto_panoptic.modeling.shufflenet import ShuffleBlock, ShuffleNetV2, make_norm, shuffle_split
+from auto_panoptic.modeling.backbones.builders import build_shufflenet_backbone
+from auto_panoptic.modeling.backbones.shufflenet import ShuffleBlock, ShuffleNetV2, make_norm, shuffle_split
 from auto_panoptic.space import BACKBONE_OPS, WIDTHS, Architecture, op, resolve_architecture_path
 
 BN = make_norm("BN")

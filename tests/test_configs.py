@@ -14,7 +14,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator
 from toy import ROOT
 
 import auto_panoptic.data
-import auto_panoptic.modeling  # noqa: F401  registers the components
+import auto_panoptic.systems  # noqa: F401  registers the components
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.modeling import choice_blocks
 from auto_panoptic.space import SearchSpace, configured_ops

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
-from auto_panoptic.modeling import deform
-from auto_panoptic.modeling.deform import deform_conv2d
+from auto_panoptic.modeling.layers import deform
+from auto_panoptic.modeling.layers.deform import deform_conv2d
 
 
 def make_inputs(n=3, c=5, h=7, w=9, d=4, k=3, padding=1, scale=1.0, dtype=torch.float32):

@@ -6,8 +6,8 @@ import torch
 from modeling_util import assert_same_outputs, inference, make_cfg, make_input, make_model
 from torch import nn
 
+from auto_panoptic.modeling.backbones.shufflenet import ShuffleNetV2
 from auto_panoptic.modeling.fold import folded
-from auto_panoptic.modeling.shufflenet import ShuffleNetV2
 from auto_panoptic.space import BACKBONE_OPS
 
 

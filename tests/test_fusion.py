@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.modeling.fusion import METHODS, combine, semantic_labels
+from auto_panoptic.systems.panoptic_fpn.fusion import METHODS, combine, semantic_labels
 
 OPTIONS = {"overlap": 0.5, "stuff_area": 4096, "score": 0.5, "high_score": 0.725, "instance_area": 4096}
 NEW = ("supplement", "reference")

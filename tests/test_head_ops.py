@@ -5,7 +5,7 @@ from modeling_util import num_params
 from torch import nn
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.modeling.head_ops import ModulatedDeformConv2d, build_head_op
+from auto_panoptic.modeling.layers.head_ops import ModulatedDeformConv2d, build_head_op
 from auto_panoptic.space import HEAD_OPS, op
 
 ALL_OPS = [*HEAD_OPS, op("conv_3x3")]

@@ -18,11 +18,14 @@ ROOMS = (
     "modeling",
     "data",
     "evaluation",
+    "systems",
     "training",
     "search",
     "report",
 )
-LEVEL = {"errors": 0, "files": 0, "config": 0} | {room: i for i, room in enumerate(ROOMS[3:], start=1)}
+LEVEL = {room: i for i, room in enumerate(ROOMS)}
+# The only imports against the order, inside functions: the keys and the published space of the systems.
+FORWARDS = {("config.py", "systems")}
 MODULES = {p.stem for p in PACKAGE.glob("*.py")} | {p.name for p in PACKAGE.iterdir() if p.is_dir()}
 MAX_LINES = 400
 
@@ -64,6 +67,8 @@ def test_imports_only_earlier_rooms(path):
         return  # the table of contents and stand-alone commands may use everything
     for module in imported_modules(path):
         target = room(module)
+        if (relative(path), target) in FORWARDS:
+            continue
         assert target not in LEVEL or target == own or LEVEL[target] <= LEVEL[own], f"{own} imports {module}"
         # An earlier room must not reach a stand-alone module either, which may use everything.
         assert target in LEVEL or target not in MODULES, f"{own} imports {module}"

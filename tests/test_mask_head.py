@@ -8,9 +8,9 @@ from torch import nn
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import ChoiceBlock
-from auto_panoptic.modeling.box_head import GroupNormBoxHead
-from auto_panoptic.modeling.mask_head import SearchableMaskHead
 from auto_panoptic.space import HEAD_OPS, Architecture, resolve_architecture_path
+from auto_panoptic.systems.panoptic_fpn.box_head import GroupNormBoxHead
+from auto_panoptic.systems.panoptic_fpn.mask_head import SearchableMaskHead
 
 
 def small_head(**options):

@@ -14,8 +14,9 @@ from modeling_util import (
 )
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.modeling import AutoPanopticFPN, apply_architecture, choice_blocks
+from auto_panoptic.modeling import apply_architecture, choice_blocks
 from auto_panoptic.space import Architecture, SearchSpace
+from auto_panoptic.systems.panoptic_fpn import AutoPanopticFPN
 
 LOSSES = {"loss_sem_seg", "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
 

@@ -10,7 +10,7 @@ from torch import nn
 from auto_panoptic.config import HEAD_OPS
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import apply_architecture, choice_blocks
-from auto_panoptic.modeling.head_ops import ModulatedDeformConv2d
+from auto_panoptic.modeling.layers.head_ops import ModulatedDeformConv2d
 from auto_panoptic.space import (
     Architecture,
     Cost,

@@ -15,8 +15,8 @@ from training_util import LOSSES, Additive, run_cycles
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture
-from auto_panoptic.modeling.cross_attention import upsampled_mean
-from auto_panoptic.modeling.deform import deform_conv2d
+from auto_panoptic.modeling.layers.deform import deform_conv2d
+from auto_panoptic.systems.panoptic_fpn.attention import upsampled_mean
 from auto_panoptic.training import AutoPanopticTrainer, FairCycleTrainer, check_training, model_space
 from auto_panoptic.training.precision import Precision, log_first_convolution, use_channels_last
 

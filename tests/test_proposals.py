@@ -4,8 +4,8 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, Instances
 from modeling_util import inference, make_cfg, make_input, make_model, training_losses
 
-from auto_panoptic.modeling import BatchTopkRPN
-from auto_panoptic.modeling.proposals import keep_best_of_batch
+from auto_panoptic.systems.panoptic_fpn import BatchTopkRPN
+from auto_panoptic.systems.panoptic_fpn.proposals import keep_best_of_batch
 
 BATCH_TOPK = ["MODEL.PROPOSAL_GENERATOR.NAME", "BatchTopkRPN"]
 

@@ -8,8 +8,8 @@ from detectron2.modeling.meta_arch.semantic_seg import build_sem_seg_head
 from modeling_util import make_cfg, num_params
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.modeling.sem_seg_head import SearchableSemSegFPNHead
 from auto_panoptic.space import Architecture, op, resolve_architecture_path
+from auto_panoptic.systems.panoptic_fpn.sem_seg_head import SearchableSemSegFPNHead
 
 LEVELS = ("p2", "p3", "p4", "p5")
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from fvcore.nn.precise_bn import BN_MODULE_TYPES, update_bn_stats
 
-from ..modeling import BackboneClassifier, choice_blocks
+from ..modeling import choice_blocks
+from ..systems.classifier import BackboneClassifier
 
 
 class _NormalizedBackbone(torch.nn.Module):

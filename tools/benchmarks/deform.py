@@ -1,4 +1,4 @@
-"""Deformable convolution on CPU: auto_panoptic.modeling.deform against torchvision's operator.
+"""Deformable convolution on CPU: auto_panoptic.modeling.layers.deform against torchvision's operator.
 
 Both sides run interleaved in one process on the same inputs; the best of the repeats counts. The last line
 is one JSON object with the ratios (torchvision's time / ours), forward and forward + backward, by shape.
@@ -13,7 +13,7 @@ import time
 import torch
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
-from auto_panoptic.modeling.deform import deform_conv2d
+from auto_panoptic.modeling.layers.deform import deform_conv2d
 
 # name: images or regions, channels, height, width, output channels, kernel
 SHAPES = {

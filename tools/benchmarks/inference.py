@@ -22,7 +22,7 @@ from detectron2.utils.logger import setup_logger
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import auto_panoptic.modeling  # noqa: E402,F401  registers the components
+import auto_panoptic.systems  # noqa: E402,F401  registers the components
 from auto_panoptic import add_auto_panoptic_config  # noqa: E402
 from auto_panoptic.modeling.fold import folded  # noqa: E402
 

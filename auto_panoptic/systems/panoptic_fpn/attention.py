@@ -14,9 +14,8 @@ from torch.amp import is_autocast_available
 from torch.nn import functional as F
 
 from auto_panoptic.errors import UserError
+from auto_panoptic.modeling.choice import ChoiceBlock
 from auto_panoptic.space import OpSpec, configured_ops, effective_ratio
-
-from .choice import ChoiceBlock
 
 __all__ = ["AttentionGate", "CrossAttention", "upsampled_mean"]
 

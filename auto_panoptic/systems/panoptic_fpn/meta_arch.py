@@ -9,7 +9,7 @@ from detectron2.structures import ImageList
 
 from auto_panoptic.errors import UserError
 
-from .cross_attention import CrossAttention
+from .attention import CrossAttention
 from .fusion import check_method, combine, semantic_labels
 
 __all__ = ["AutoPanopticFPN"]
@@ -38,7 +38,7 @@ class AutoPanopticFPN(PanopticFPN):
         Args:
             attention: the inter-modular attention, or None to leave the features as they are.
             combine_method, combine_high_score_thresh, combine_instance_area_limit: ``method``, ``high_score``
-                and ``instance_area`` of :func:`auto_panoptic.modeling.fusion.combine`.
+                and ``instance_area`` of :func:`auto_panoptic.systems.panoptic_fpn.fusion.combine`.
             kwargs: those of :class:`detectron2.modeling.PanopticFPN`. With attention, ``sem_seg_head`` offers
                 ``subnet`` and ``predict`` as :class:`SearchableSemSegFPNHead` does.
         """

@@ -13,9 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from auto_panoptic.errors import UserError
+from auto_panoptic.modeling.choice import ChoiceBlock
 from auto_panoptic.space import OpSpec
-
-from .choice import ChoiceBlock
 
 __all__ = ["ShuffleBlock", "ShuffleNetV2", "initialize_weights", "make_norm", "shuffle_split"]
 

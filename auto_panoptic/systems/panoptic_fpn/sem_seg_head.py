@@ -13,10 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from auto_panoptic.errors import UserError
+from auto_panoptic.modeling.choice import ChoiceBlock
+from auto_panoptic.modeling.layers.head_ops import build_head_op
 from auto_panoptic.space import OpSpec, configured_ops
-
-from .choice import ChoiceBlock
-from .head_ops import build_head_op
 
 __all__ = ["SearchableSemSegFPNHead"]
 

@@ -1,0 +1,26 @@
+"""Auto-Panoptic: Panoptic-FPN with searched backbone, heads and attention between its two branches.
+
+- ``meta_arch``     ``AutoPanopticFPN``: all of it together
+- ``attention``     inter-modular attention, both directions
+- ``sem_seg_head``  ``SearchableSemSegFPNHead``
+- ``mask_head``     ``SearchableMaskHead``
+- ``box_head``      ``GroupNormBoxHead``
+- ``fusion``        merging of instances and stuff into one panoptic map
+- ``proposals``     ``BatchTopkRPN``: region proposals chosen over the batch, as in the reference code
+"""
+
+from .attention import CrossAttention
+from .box_head import GroupNormBoxHead
+from .mask_head import SearchableMaskHead
+from .meta_arch import AutoPanopticFPN
+from .proposals import BatchTopkRPN
+from .sem_seg_head import SearchableSemSegFPNHead
+
+__all__ = [
+    "AutoPanopticFPN",
+    "BatchTopkRPN",
+    "CrossAttention",
+    "GroupNormBoxHead",
+    "SearchableMaskHead",
+    "SearchableSemSegFPNHead",
+]
