@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from auto_panoptic.data.check_kinds import NOTE
+from auto_panoptic.data.formats.findings import NOTE
 
 
 class Item:

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from toy import toy_space
 
 import search_net
-from auto_panoptic.data.coco_format import read_panoptic
+from auto_panoptic.data.formats.panoptic_png import read_panoptic
 from auto_panoptic.data.register import read_panoptic_json
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, fair_cycle

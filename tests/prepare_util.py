@@ -10,7 +10,7 @@ import pytest
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from toy import ROOT
 
-from auto_panoptic.data.coco_format import segment_records, write_panoptic
+from auto_panoptic.data.formats.panoptic_png import segment_records, write_panoptic
 
 
 @pytest.fixture(name="root")

@@ -10,7 +10,7 @@ from check_instance_damages import DAMAGES, NOTES
 from toy import ROOT
 
 from auto_panoptic.data.check import Report, check_data_set, format_report, main
-from auto_panoptic.data.check_kinds import KINDS, SEVERITIES, Finding
+from auto_panoptic.data.formats.findings import KINDS, SEVERITIES, Finding
 
 PHOTOS = Path(os.getenv("AUTO_PANOPTIC_PHOTOS", ROOT.parent / "shared" / "data"))
 

@@ -14,7 +14,7 @@ from PIL import Image
 from toy import PREFIX, ROOT, dataset_entries, write_config
 
 from auto_panoptic.data.check import check_data_set, main, run_check
-from auto_panoptic.data.check_sets import from_paths
+from auto_panoptic.data.check.sets import from_paths
 from auto_panoptic.errors import UserError
 
 PHOTOS = Path(os.getenv("AUTO_PANOPTIC_PHOTOS", ROOT.parent / "shared" / "data"))
@@ -275,7 +275,7 @@ def test_cityscapes_tree(small):
 
 
 def test_interruption_says_how_far(small, monkeypatch):
-    from auto_panoptic.data import check
+    from auto_panoptic.data.check import command as check
 
     original, calls = check.check_pair, []
 
@@ -296,7 +296,7 @@ def die(*_):
 
 
 def test_killed_process_is_noticed(small, monkeypatch):
-    from auto_panoptic.data import check
+    from auto_panoptic.data.check import command as check
 
     monkeypatch.setattr(check, "check_pair", die)
     with pytest.raises(UserError, match="killed.*--processes 1"):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from auto_panoptic.data import PanopticMapper, register_coco_panoptic, setup_datasets
 from auto_panoptic.data.cityscapes import CATEGORIES, cityscapes_sources, image_file
-from auto_panoptic.data.coco_format import segment_records, write_panoptic
+from auto_panoptic.data.formats.panoptic_png import segment_records, write_panoptic
 from auto_panoptic.data.register import register_source
 from auto_panoptic.errors import UserError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from auto_panoptic.data.coco_format import read_panoptic
+from auto_panoptic.data.formats.panoptic_png import read_panoptic
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import per_class_table, results_table, trim_table
 from auto_panoptic.evaluation.predictions import PredictionWriter

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.data import ensure_shapes, register_shapes
-from auto_panoptic.data.coco_format import read_panoptic
+from auto_panoptic.data.formats.panoptic_png import read_panoptic
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import (
     PanopticQualityEvaluator,

@@ -12,8 +12,8 @@ from detectron2.data.datasets import register_coco_panoptic_separated
 
 from auto_panoptic.data import id_table, log_ids, panoptic_metadata, register_coco_panoptic, setup_datasets
 from auto_panoptic.data.consistency import check_metadata
+from auto_panoptic.data.formats.panoptic_json import read_categories
 from auto_panoptic.data.metadata import check_categories
-from auto_panoptic.data.panoptic_json import read_categories
 from auto_panoptic.errors import UserError
 
 THING_MAP, STUFF_MAP = "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"
@@ -242,12 +242,13 @@ def test_things_only(tmp_path, forget_data_sets):
 
 def test_categories_of_a_long_json_are_read_alone(tmp_path, monkeypatch):
     """Only the list after the last "categories" is parsed; anything odd falls back to the whole file."""
-    monkeypatch.setattr("auto_panoptic.data.panoptic_json.LONG", 100)
+    monkeypatch.setattr("auto_panoptic.data.formats.panoptic_json.LONG", 100)
     own = write_own(tmp_path)
     content = json.loads(Path(own["panoptic_json"]).read_text())
     whole = []
     monkeypatch.setattr(
-        "auto_panoptic.data.panoptic_json.read_panoptic_json", lambda path: whole.append(path) or content
+        "auto_panoptic.data.formats.panoptic_json.read_panoptic_json",
+        lambda path: whole.append(path) or content,
     )
     for i, (order, damage, parsed) in enumerate(
         [
@@ -256,7 +257,7 @@ def test_categories_of_a_long_json_are_read_alone(tmp_path, monkeypatch):
             (("categories", "images", "annotations"), ', "note": "categories"', True),
         ]
     ):
-        monkeypatch.setattr("auto_panoptic.data.panoptic_json.LONG", 300)
+        monkeypatch.setattr("auto_panoptic.data.formats.panoptic_json.LONG", 300)
         path = tmp_path / f"{i}.json"
         path.write_text(json.dumps({key: content[key] for key in order}, indent=1)[:-2] + damage + "}")
         assert path.stat().st_size > 300

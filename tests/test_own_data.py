@@ -15,7 +15,7 @@ from PIL import Image
 from toy import ROOT, SIZES, _own_logging
 
 from auto_panoptic.data import register_coco_panoptic
-from auto_panoptic.data.coco_format import read_panoptic
+from auto_panoptic.data.formats.panoptic_png import read_panoptic
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import PanopticQualityEvaluator
 from auto_panoptic.training import build_train_loader

@@ -24,8 +24,8 @@ from test_data import PHOTOS
 from auto_panoptic.data import prepare_panoptic
 from auto_panoptic.data.ade20k import ade20k_sources
 from auto_panoptic.data.cityscapes import cityscapes_sources
-from auto_panoptic.data.coco_format import read_panoptic
 from auto_panoptic.data.coco_splits import draw_val_ids, split_json, write_cityscapes_split
+from auto_panoptic.data.formats.panoptic_png import read_panoptic
 from auto_panoptic.data.prepare_ade20k import THING_VALUES, describe, prepare_ade20k, read_ids
 from auto_panoptic.data.prepare_cityscapes import describe as describe_cityscapes
 from auto_panoptic.data.prepare_cityscapes import prepare_cityscapes

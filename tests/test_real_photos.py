@@ -16,9 +16,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from toy import make_config
 
 from auto_panoptic.data import register_coco_panoptic
-from auto_panoptic.data.check import ERROR, run_check
-from auto_panoptic.data.check_sets import find_data_set
-from auto_panoptic.data.coco_format import read_panoptic, write_panoptic
+from auto_panoptic.data.check import run_check
+from auto_panoptic.data.check.sets import find_data_set
+from auto_panoptic.data.formats.findings import ERROR
+from auto_panoptic.data.formats.panoptic_png import read_panoptic, write_panoptic
 from auto_panoptic.evaluation import PanopticQualityEvaluator
 from auto_panoptic.explore import Ledger
 from auto_panoptic.space import Architecture

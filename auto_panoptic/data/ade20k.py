@@ -15,7 +15,7 @@ from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 from ..errors import UserError
 from .coco_splits import PARTS, write_split
 from .files import datasets_root
-from .panoptic_json import read_panoptic_json
+from .formats.panoptic_json import read_panoptic_json
 from .prepare import PanopticFiles, make_label_maps
 from .register import PanopticSource, register_source
 

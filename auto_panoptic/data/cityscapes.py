@@ -15,7 +15,7 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
 from ..errors import UserError
 from .files import datasets_root
-from .panoptic_json import read_categories
+from .formats.panoptic_json import read_categories
 from .register import PanopticSource, register_source
 
 PARTS = {"train": "train", "val": "val", "nas_train": "train", "nas_val": "train"}  # part -> official split

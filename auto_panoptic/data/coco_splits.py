@@ -16,7 +16,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ..errors import UserError
 from .files import datasets_root, replacing
-from .panoptic_json import read_json
+from .formats.panoptic_json import read_json
 from .register import PanopticSource, register_source
 
 PARTS = ("nas_train", "nas_val")

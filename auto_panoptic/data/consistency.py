@@ -7,7 +7,7 @@ the scores of some classes without a word, or stops a run hours later; here it i
 from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import UserError
-from .coco_format import IGNORE
+from .formats.panoptic_png import IGNORE
 from .metadata import THINGS_LABEL
 
 EVALUATOR_TYPE = "coco_panoptic_seg"

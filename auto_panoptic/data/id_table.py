@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from .coco_format import IGNORE
+from .formats.panoptic_png import IGNORE
 from .metadata import THINGS_LABEL
 
 WIDTH = 110  # characters of a line

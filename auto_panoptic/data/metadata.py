@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..errors import UserError
-from .coco_format import IGNORE
+from .formats.panoptic_png import IGNORE
 
 THINGS_LABEL = 0
 THINGS_COLOR = [82, 18, 128]  # as in Detectron2's "coco_2017_*_panoptic_separated"

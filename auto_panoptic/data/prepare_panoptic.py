@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from . import coco_format as coco
 from .files import filling, parallel_map, replacing
+from .formats import panoptic_png as coco
 from .prepare import fail, is_newer, sample
 
 

@@ -14,12 +14,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from ..errors import UserError
-from . import coco_format as coco
 from .files import build_once, datasets_root, parallel_map
+from .formats import panoptic_png as coco
 from .formats.names import below, name_problem, png_name
+from .formats.panoptic_json import read_json, read_panoptic_json, read_segments
 from .id_table import id_table, is_main_process
 from .metadata import check_categories, panoptic_metadata, semantic_label_map
-from .panoptic_json import read_json, read_panoptic_json, read_segments
 
 logger = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import coco_format as coco
 from . import shapes_scene as scene
 from .files import build_once, datasets_root, parallel_map
+from .formats import panoptic_png as coco
 
 logger = logging.getLogger(__name__)
 

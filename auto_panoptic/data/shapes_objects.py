@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from . import shapes_scene as scene
-from .coco_format import segment_records, write_image
 from .files import build_once, datasets_root
+from .formats.panoptic_png import segment_records, write_image
 from .imagenet import ImageFolder, register_folder
 
 PREFIX = "shapes_objects"

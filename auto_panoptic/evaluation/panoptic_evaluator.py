@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.coco_format import read_panoptic
+from ..data.formats.panoptic_png import read_panoptic
 from ..data.register import read_panoptic_json, read_segments
 from ..errors import UserError
 from .overlap import Overlap

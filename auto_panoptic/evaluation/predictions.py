@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..data.coco_format import write_panoptic
+from ..data.formats.panoptic_png import write_panoptic
 from ..errors import UserError
 
 

@@ -37,7 +37,7 @@ from panopticapi import evaluation as panopticapi
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from auto_panoptic.data.coco_format import read_panoptic, write_panoptic  # noqa: E402
+from auto_panoptic.data.formats.panoptic_png import read_panoptic, write_panoptic  # noqa: E402
 from auto_panoptic.evaluation import PanopticQuality, PanopticQualityEvaluator  # noqa: E402
 
 HEIGHT, WIDTH, SEGMENTS = 480, 640, 15

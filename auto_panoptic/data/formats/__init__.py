@@ -1,1 +1,1 @@
-"""The rules of the COCO-panoptic format, each stated once, for loading and checking alike."""
+"""COCO-panoptic and COCO files: what they mean, and each rule about them once, for loading and checking."""

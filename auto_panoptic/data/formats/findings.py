@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from .formats.names import RELATIVE
+from .names import RELATIVE
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)

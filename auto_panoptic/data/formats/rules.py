@@ -6,9 +6,9 @@ import json
 import math
 import os
 
-from .check_kinds import Finding
-from .coco_format import IGNORE
-from .formats.names import name_problem, png_name
+from .findings import Finding
+from .names import name_problem, png_name
+from .panoptic_png import IGNORE
 
 
 def is_id(value: object) -> bool:

@@ -8,7 +8,7 @@ import os
 import cv2
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
 
 VOID = 0  # panoptic id of unlabelled pixels
 IGNORE = 255  # semantic label of unlabelled pixels

@@ -1,28 +1,4 @@
-"""Read every file of a data set and list everything that is wrong with it.
-
-    python -m auto_panoptic.data.check shapes_panoptic_val coco_2017_val_panoptic_separated
-    python -m auto_panoptic.data.check my_train my_val --config-file configs/mine.yaml
-    python -m auto_panoptic.data.check --panoptic-json panoptic.json --panoptic-root png --image-root images
-    python -m auto_panoptic.data.check imagenet_val
-
-Ends with exit code 0 if there is no error (warnings and notes are allowed), 2 with the full list of errors
-and what to do about each, 130 after Ctrl-C with what was found until then.
-
-Design. Registration and loading stop at the first mistake, so neither is used here: the paths are taken from
-the config or the registered source (``check_sets``), the JSON files are read entry by entry (``check_json``,
-``check_instances``), and one job per image, spread over processes, reads its photograph, panoptic PNG, label
-map and instances to the last byte (``check_files``, ``check_pictures``). ``check_kinds`` holds every kind of
-finding with its severity and remedy:
-
-- an *error* stops training, or makes training or evaluation wrong;
-- a *warning* is probably not meant, but has a defined effect;
-- a *note* is allowed and good to know, such as images without objects.
-
-Files are compared with the JSON and with each other: sizes (of photographs after the EXIF orientation that
-Detectron2 applies), segment ids in both directions, areas and boxes counted from the PNG's runs of equal
-pixels, label maps with those that the PNG implies, instance masks with the segments of the PNG. Memory holds
-the JSON files, one image per process and the findings.
-"""
+"""The command: what to check, in processes, and how the findings are printed."""
 
 import argparse
 import collections
@@ -35,13 +11,13 @@ import sys
 import time
 from collections.abc import Sequence
 
-from ..errors import UserError
-from .check_files import Counts, Roots, check_file, check_pair, stream
-from .check_instances import index_instances_json
-from .check_json import Categories, index_panoptic_json
-from .check_kinds import ERROR, KINDS, NOTE, SEVERITIES, WARNING, Finding
-from .check_sets import DataSet, find_data_set, from_paths, read_config
-from .imagenet import EXTENSIONS
+from ...errors import UserError
+from ..formats.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING, Finding
+from ..formats.rules import Categories, index_panoptic_json
+from ..imagenet import EXTENSIONS
+from .images import Counts, Roots, check_file, check_pair, stream
+from .instances import index_instances_json
+from .sets import DataSet, find_data_set, from_paths, read_config
 
 _LISTED = 20  # warnings or notes of one kind that are printed
 
@@ -232,7 +208,7 @@ def check_data_set(
         image_folder: root of a folder of classified images.
         processes: None takes the CPUs this process may use, at most 16; 1 starts none.
         **paths: panoptic_json, panoptic_root, image_root and, optionally, instances_json, sem_seg_root and
-            categories, as for :func:`.register_coco_panoptic`.
+            categories, as for :func:`..register_coco_panoptic`.
 
     Returns:
         findings, errors first; none of severity "error" means that the set can be used.
@@ -390,7 +366,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         numbers = ", ".join(f"{sum(r.number(s) for r in reports)} {s}s" for s in (ERROR, WARNING, NOTE))
         print(f"all {len(reports)} sets: {numbers}")
     return 2 if any(report.number(ERROR) for report in reports) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from ..errors import UserError
-from .check_instances import check_instances
-from .check_json import check_segments, is_box, is_number
-from .check_kinds import Finding
-from .check_pictures import check_image, read_ids, read_labels, read_picture, regions
-from .coco_format import IGNORE, VOID
-from .files import _quiet_worker
+from ...errors import UserError
+from ..files import _quiet_worker
+from ..formats.findings import Finding
+from ..formats.panoptic_png import IGNORE, VOID
+from ..formats.rules import check_segments, is_box, is_number
+from .instances import check_instances
+from .pictures import check_image, read_ids, read_labels, read_picture, regions
 
 _CHUNK = 8  # images per message to a process
 
@@ -224,7 +224,7 @@ def _run_chunk(function: Callable, chunk: list) -> list:
 def stream(function: Callable, items: Iterable, processes: int | None = None) -> Iterator:
     """``map(function, items)`` on several processes, in any order, with few items in flight.
 
-    Unlike :func:`.files.parallel_map` it keeps no results, can be left in the middle, and notices when a
+    Unlike :func:`..files.parallel_map` it keeps no results, can be left in the middle, and notices when a
     process dies.
 
     Args:

@@ -7,9 +7,9 @@ import logging
 import mmap
 import os
 
-from ..errors import UserError
-from .formats.names import check_names, png_name
-from .metadata import check_categories
+from ...errors import UserError
+from ..metadata import check_categories
+from .names import check_names, png_name
 
 logger = logging.getLogger(__name__)
 

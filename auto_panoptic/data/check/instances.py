@@ -7,8 +7,8 @@ import collections
 
 import numpy as np
 
-from .check_json import check_category_list, is_box, is_id, is_number, read_json_file
-from .check_kinds import Finding
+from ..formats.findings import Finding
+from ..formats.rules import check_category_list, is_box, is_id, is_number, read_json_file
 
 # Hand-drawn polygons are rounded and rasterised: smaller differences mean nothing (pixels).
 _SLACK = 2.0

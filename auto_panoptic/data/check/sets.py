@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import add_auto_panoptic_config, find_config
-from ..errors import UserError
-from .check_json import read_json_file
-from .imagenet import find_image_folder
-from .register import find_source
+from ...config import add_auto_panoptic_config, find_config
+from ...errors import UserError
+from ..formats.rules import read_json_file
+from ..imagenet import find_image_folder
+from ..register import find_source
 
 
 @dataclasses.dataclass
@@ -27,7 +27,7 @@ class DataSet:
         classes: ({thing ids}, {stuff ids}) that the JSON's categories must be of, or None.
         derives: whether a missing ``sem_seg_root`` is made on the first use.
         problem: why the set cannot be prepared, or None.
-        locate: as for :class:`.register.PanopticSource`.
+        locate: as for :class:`..register.PanopticSource`.
         folder: root of a folder of classified images.
     """
 

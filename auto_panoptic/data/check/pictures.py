@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .check_kinds import Finding
+from ..formats.findings import Finding
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (5, 6, 7, 8)  # values that exchange width and height

@@ -1,0 +1,29 @@
+"""Read every file of a data set and list everything that is wrong with it.
+
+    python -m auto_panoptic.data.check shapes_panoptic_val coco_2017_val_panoptic_separated
+    python -m auto_panoptic.data.check my_train my_val --config-file configs/mine.yaml
+    python -m auto_panoptic.data.check --panoptic-json panoptic.json --panoptic-root png --image-root images
+    python -m auto_panoptic.data.check imagenet_val
+
+Ends with exit code 0 if there is no error (warnings and notes are allowed), 2 with the full list of errors
+and what to do about each, 130 after Ctrl-C with what was found until then.
+
+Design. Registration and loading stop at the first mistake, so neither is used here: the paths are taken from
+the config or the registered source (``sets``), the JSON files are read entry by entry (``formats.rules``,
+``instances``), and one job per image, spread over processes, reads its photograph, panoptic PNG, label
+map and instances to the last byte (``images``, ``pictures``). ``formats.findings`` holds every kind of
+finding with its severity and remedy:
+
+- an *error* stops training, or makes training or evaluation wrong;
+- a *warning* is probably not meant, but has a defined effect;
+- a *note* is allowed and good to know, such as images without objects.
+
+Files are compared with the JSON and with each other: sizes (of photographs after the EXIF orientation that
+Detectron2 applies), segment ids in both directions, areas and boxes counted from the PNG's runs of equal
+pixels, label maps with those that the PNG implies, instance masks with the segments of the PNG. Memory holds
+the JSON files, one image per process and the findings.
+"""
+
+from .command import Report, check_data_set, format_report, main, run_check
+
+__all__ = ["Report", "check_data_set", "format_report", "main", "run_check"]
