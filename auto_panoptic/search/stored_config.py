@@ -56,13 +56,16 @@ def _made_from(config_file: str, opts: list[str]) -> tuple[str, str]:
     output_dir = options.pop("OUTPUT_DIR", None)
     versions = [__version__, importlib.metadata.version("detectron2")]
     total = hashlib.sha256(json.dumps([versions, sorted(options.items())]).encode())
-    path = Path(config_file)
     texts = [(Path(__file__).parents[1] / "config.py").read_bytes()]
-    while path is not None:
+    waiting = [Path(config_file)]  # the files that state more come first
+    while waiting:
+        path = waiting.pop(0)
         texts.append(path.read_bytes())
         content = yaml.safe_load(texts[-1])
         output_dir = content.get("OUTPUT_DIR") if output_dir is None else output_dir
-        path = path.parent / content["_BASE_"] if "_BASE_" in content else None
+        bases = content.get("_BASE_", [])
+        bases = [bases] if isinstance(bases, str) else bases[::-1]  # the last of a list counts most
+        waiting[:0] = [path.parent / base for base in bases]
     for text in texts:
         total.update(hashlib.sha256(text).digest())
     return total.hexdigest(), "./output" if output_dir is None else output_dir

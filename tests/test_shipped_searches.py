@@ -1,0 +1,58 @@
+"""Every shipped config of a panoptic supernet: trained, searched, rescored and evaluated on tiny data."""
+
+import json
+
+import pytest
+from toy import PREFIX, ROOT, SMALL, dataset_entries, merged, run_script
+
+from auto_panoptic.explore import Ledger
+
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("supernet*.yaml") if p.parent.name != "pretrain")
+
+# Two operators per site: a fair cycle is two passes, a search cycle two candidates.
+TINY = merged(
+    SMALL,
+    {
+        "MODEL": {"CROSS_ATTENTION": {"RATIOS": [4, 8]}, "SHUFFLENET": {"STAGE_REPEATS": [1, 1, 1, 1]}},
+        "SOLVER": {"MAX_ITER": 1, "STEPS": [], "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1000},
+        "NAS": {
+            "MODELS_PER_CYCLE": 2,
+            "SPACE": {
+                "BACKBONE_OPS": ["shuffle_3x3", "xception_3x3"],
+                "HEAD_OPS": ["dwconv_3x3", "atconv_3x3"],
+            },
+            "BN_RECALIBRATION": {"NUM_IMAGES": 8, "BATCH_SIZE": 2},
+        },
+    },
+)
+
+
+def flat(node, prefix=""):
+    """KEY VALUE ... of a nested mapping."""
+    options = []
+    for key, value in node.items():
+        options += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key, value]
+    return options
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=[str(p.relative_to(ROOT / "configs")) for p in CONFIGS])
+def test_train_search_rescore_evaluate(config, tmp_path, shapes):
+    data = {
+        "COCO_PANOPTIC": dataset_entries(shapes),
+        "TRAIN": f"('{PREFIX}_nas_train',)",
+        "TEST": f"('{PREFIX}_val',)",
+        "SEARCH": f"('{PREFIX}_nas_val',)",
+    }
+    options = (*flat({**TINY, "DATASETS": data}), "OUTPUT_DIR", tmp_path)
+    run_script("train_net", "--config-file", config, *options)
+    run_script("search_net", "--config-file", config, *options)
+    records = Ledger(tmp_path / "search/ledger.jsonl").records
+    assert [record["status"] for record in records] == ["ok", "ok"]
+    architecture = tmp_path / "search/architecture.json"
+    for estimator in ("ridge", "ranks"):  # the second reads what the first stored
+        run_script("search_net", "--config-file", config, "--rescore", "--estimator", estimator, *options)
+        assert json.loads(architecture.read_text())["provenance"]["estimator"] == estimator
+    weights = ("MODEL.WEIGHTS", tmp_path / "model_final.pth", "NAS.ARCHITECTURE", architecture)
+    run_script("train_net", "--config-file", config, "--eval-only", *options, *weights)
+    metrics = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
+    assert {"panoptic_seg/PQ", "sem_seg/mIoU"} <= metrics.keys()
