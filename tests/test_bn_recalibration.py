@@ -16,6 +16,7 @@ from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture
 from auto_panoptic.modeling.extract import extract
 from auto_panoptic.search import CandidateEvaluator, bn_recalibration, recalibrated
+from auto_panoptic.search import evaluate as evaluate_module
 from auto_panoptic.search.bn_recalibration import active_batch_norms
 from auto_panoptic.space import SearchSpace
 
@@ -230,6 +231,32 @@ def trained(cfg):
     model = build_model(cfg)
     answer_strongly(model)
     return model
+
+
+def test_a_moving_average_weighs_both_orientations_by_their_number(cfg, monkeypatch):
+    """A quarter of the images are portraits; so is their weight. A plain average keeps its order."""
+
+    def mapper(image):
+        return {"image": torch.zeros(3, *((2, 1) if image["number"] % 4 == 0 else (1, 2))), **image}
+
+    dicts = [{"number": number} for number in range(2000)]
+    monkeypatch.setattr(evaluate_module, "get_detection_dataset_dicts", lambda *_, **__: dicts)
+
+    def batches(momentum, seed):
+        changed = with_momentum(cfg, momentum)
+        changed.NAS.SEED, changed.NAS.BN_RECALIBRATION.NUM_IMAGES = seed, len(dicts)
+        return evaluate_module.calibration_batches(changed, mapper)
+
+    weights = []
+    for seed in range(30):
+        portraits = [batch[0]["image"].shape[1] == 2 for batch in batches(0.1, seed)]
+        newest_first = [0.1 * 0.9**age for age in range(len(portraits))]
+        weights.append(sum(w for w, p in zip(newest_first, portraits[::-1], strict=True) if p))
+    assert 0.2 < sum(weights) / len(weights) < 0.3 and max(weights) < 0.6
+    numbers = [[sample["number"] for batch in batches(0.1, s) for sample in batch] for s in (3, 3, 4)]
+    assert numbers[0] == numbers[1] != numbers[2] and sorted(numbers[0]) == list(range(2000))
+    portraits = [batch[0]["image"].shape[1] == 2 for batch in batches(0.0, 0)]
+    assert portraits in (sorted(portraits), sorted(portraits)[::-1])
 
 
 def test_the_configured_momentum_is_used(cfg, trained, cycle):

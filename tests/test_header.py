@@ -88,6 +88,8 @@ def test_the_header_changes_with_the_data(tmp_path, shapes):
         finally:
             path.write_bytes(original)
     cfg.defrost()
+    cfg.NAS.BN_RECALIBRATION.MOMENTUM = 0.1  # whose batches were not shuffled once
+    assert data() == {**base, "calibration": f"{base['calibration']} shuffled"}
     cfg.NAS.BN_RECALIBRATION.ENABLED = False
     assert data()["calibration"] != base["calibration"] and data()["search"] == base["search"]
 

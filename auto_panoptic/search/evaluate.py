@@ -51,10 +51,14 @@ def _is_portrait(sample: dict) -> bool:
 
 
 def calibration_batches(cfg, mapper, read: Callable = _batches) -> list[list[dict]]:
-    """The training images of NAS.BN_RECALIBRATION, drawn by NAS.SEED, as ``mapper`` returns them."""
+    """The training images of NAS.BN_RECALIBRATION, drawn by NAS.SEED, as ``mapper`` returns them.
+
+    A moving average forgets its first batches, so there the batches of both orientations are shuffled.
+    """
     settings = cfg.NAS.BN_RECALIBRATION
     dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
-    chosen = np.random.default_rng(cfg.NAS.SEED).permutation(len(dicts))[: settings.NUM_IMAGES]
+    rng = np.random.default_rng(cfg.NAS.SEED)
+    chosen = rng.permutation(len(dicts))[: settings.NUM_IMAGES]
     if len(chosen) < settings.NUM_IMAGES:
         logging.getLogger(__name__).warning(
             "NAS.BN_RECALIBRATION.NUM_IMAGES is %d, DATASETS.TRAIN has %d images: all are used",
@@ -62,7 +66,10 @@ def calibration_batches(cfg, mapper, read: Callable = _batches) -> list[list[dic
             len(dicts),
         )
     dicts = [dicts[i] for i in chosen]
-    return read(dicts, mapper, settings.BATCH_SIZE, _is_portrait, "reading recalibration images")
+    batches = read(dicts, mapper, settings.BATCH_SIZE, _is_portrait, "reading recalibration images")
+    if settings.MOMENTUM:
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+    return batches
 
 
 def path_statistics(cfg, model: torch.nn.Module, weights: str):

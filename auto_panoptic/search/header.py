@@ -58,6 +58,10 @@ def search_header(cfg, space: SearchSpace, weights: str, metrics: Iterable[str] 
     from detectron2.config import CfgNode
 
     policy = search_policy(cfg, space)
+    settings = cfg.NAS.BN_RECALIBRATION
+    calibration = _data_digest(cfg.DATASETS.TRAIN if settings.ENABLED else ())
+    if settings.ENABLED and settings.MOMENTUM:
+        calibration += " shuffled"  # ledgers of earlier versions had landscape images first
     relevant = cfg.clone()
     relevant.defrost()
     relevant.OUTPUT_DIR = relevant.MODEL.WEIGHTS = relevant.NAS.POLICY = ""
@@ -72,7 +76,7 @@ def search_header(cfg, space: SearchSpace, weights: str, metrics: Iterable[str] 
         "weights": _digest([weights]),
         "data": {
             "search": _data_digest(cfg.DATASETS.SEARCH),
-            "calibration": _data_digest(cfg.DATASETS.TRAIN if cfg.NAS.BN_RECALIBRATION.ENABLED else ()),
+            "calibration": calibration,
         },
         "metrics": sorted(metrics),
         "versions": {"auto_panoptic": __version__, "torch": torch.__version__},
