@@ -13,7 +13,7 @@ from modeling_util import make_cfg, make_input, make_model
 from torch import nn
 from toy import Scale, make_config, toy_space
 
-from auto_panoptic.explore import cycle_indices, sampled_paths
+from auto_panoptic.explore import cycle_indices
 from auto_panoptic.modeling import ChoiceBlock
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer, FairCycleTrainer, launch_processes
@@ -47,10 +47,9 @@ def train_regression(sampling="fair"):
     torch.manual_seed(1)
     model = Regression(space)
 
-    def loader(start):
-        world, rank = comm.get_world_size(), comm.get_rank()
-        sampler = PositionalBatchSampler(60, BATCH // world, 0, start, rank=rank, world_size=world)
-        return (data[[index for _, index in batch]] for batch in sampler)
+    world, rank = comm.get_world_size(), comm.get_rank()
+    sampler = PositionalBatchSampler(60, BATCH // world, 0, rank=rank, world_size=world)
+    loader = (data[[index for _, index in batch]] for batch in sampler)
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
     trainer = FairCycleTrainer(model, loader, optimizer, sampling=sampling)
@@ -61,7 +60,6 @@ def train_regression(sampling="fair"):
 def run(trainer, iterations):
     with EventStorage():
         for trainer.iter in range(iterations):
-            trainer.cycle = sampled_paths(trainer.space, 0, trainer.iter, trainer.sampling)
             trainer.run_step()
 
 
@@ -70,12 +68,12 @@ def train_without_objects():
     model = make_model(make_cfg())
     objects = {"boxes": ((4, 4, 40, 40), (10, 20, 60, 60))}
 
-    def loader(start):
-        for number in range(start, 12):
+    def batches():
+        for number in range(12):
             empty = comm.get_rank() == 1 or number in (3, 4, 9)
             yield [make_input(seed=number, **({"boxes": ()} if empty else objects))]
 
-    trainer = FairCycleTrainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.001))
+    trainer = FairCycleTrainer(model, batches(), torch.optim.SGD(model.parameters(), lr=0.001))
     start = {name: value.clone() for name, value in model.state_dict().items()}
     run(trainer, 1)
     return {"start": start, "end": dict(model.state_dict()), "counts": trainer.counter.state_dict()["counts"]}
@@ -114,7 +112,7 @@ class Partly(nn.Module):
 def train_partly():
     model = Partly()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=0.1)
-    run(FairCycleTrainer(model, lambda start: [torch.ones(())], optimizer), 1)
+    run(FairCycleTrainer(model, [torch.ones(())], optimizer), 1)
     return {name: module.weight.item() for name, module in model.named_children()}
 
 
@@ -124,7 +122,7 @@ def train_overflow():
     model = Overflow()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     precision = Precision("cpu", torch.float16)
-    trainer = FairCycleTrainer(model, lambda start: batches[start:], optimizer, precision=precision)
+    trainer = FairCycleTrainer(model, batches, optimizer, precision=precision)
     run(trainer, 3)
     return {
         "weight": model.weight.detach(),
@@ -139,7 +137,7 @@ def train_nan():
     model = Overflow()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     try:
-        run(FairCycleTrainer(model, lambda start: batches[start:], optimizer), 3)
+        run(FairCycleTrainer(model, batches, optimizer), 3)
     except FloatingPointError as error:
         return {"message": str(error), "weight": model.weight.detach()}
 

@@ -226,15 +226,13 @@ def test_uniform_sampling_trains_one_mini_batch_per_step(tmp_path, shapes):
     options = ("NAS.SAMPLING", "uniform", "SOLVER.MAX_ITER", 4, "NAS.SEED", 5)
     trainer = make_trainer(tmp_path, shapes, *options)
     assert trainer.is_supernet and trainer._trainer.space.cycle_length == 12
-    ran = []
-    hook = trainer._hooks[0]
-    original = hook.before_step
+    ran, run_step = [], trainer._trainer.run_step
 
     def recording():
-        original()
-        ran.extend(hook.inner.cycle)
+        run_step()
+        ran.extend(trainer._trainer.cycle)
 
-    hook.before_step = recording
+    trainer._trainer.run_step = recording
     untouched = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.train()
     assert ran == [uniform_path(trainer._trainer.space, 5, iteration) for iteration in range(4)]

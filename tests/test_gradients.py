@@ -220,6 +220,6 @@ def test_losses_that_are_no_numbers_stop_before_the_step():
 
 def test_unknown_modes_are_named():
     with pytest.raises(UserError, match="NAS.GRADIENTS is 'median'; expected one of"):
-        FairCycleTrainer(Additive(toy_space()), lambda start: [], None, gradients="median")
+        FairCycleTrainer(Additive(toy_space()), [], None, gradients="median")
     with pytest.raises(UserError, match="NAS.SAMPLING is 'greedy'; expected one of"):
-        FairCycleTrainer(Additive(toy_space()), lambda start: [], None, sampling="greedy")
+        FairCycleTrainer(Additive(toy_space()), [], None, sampling="greedy")

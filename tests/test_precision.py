@@ -273,10 +273,9 @@ class Steep(nn.Module):
 def run_steep(batches, trainer=None):
     model = Steep()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
-    trainer = FairCycleTrainer(model, lambda start: batches[start:], optimizer, precision=FP16)
+    trainer = FairCycleTrainer(model, batches, optimizer, precision=FP16)
     with EventStorage() as storage:
         for trainer.iter in range(len(batches)):
-            trainer.cycle = fair_cycle(trainer.space, 0, trainer.iter)
             trainer.run_step()
     return trainer, storage.latest()
 
@@ -298,15 +297,15 @@ def test_the_loss_scale_is_part_of_the_checkpoint():
     state = before.state_dict()
     model = Steep()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
-    after = FairCycleTrainer(model, lambda start: [], optimizer, precision=FP16)
+    after = FairCycleTrainer(model, [], optimizer, precision=FP16)
     after.load_state_dict(state)
     assert after.scaler.state_dict() == before.scaler.state_dict()
     assert after.scaler.get_scale() == 2.0**15 and after.skipped_steps == 1
     # Float32 runs carry no scale, and each takes up the other's checkpoint.
-    plain = FairCycleTrainer(model, lambda start: [], optimizer)
+    plain = FairCycleTrainer(model, [], optimizer)
     plain.load_state_dict(state)
     assert set(plain.state_dict()) == {"optimizer", "seed"}
-    fresh = FairCycleTrainer(model, lambda start: [], optimizer, precision=FP16)
+    fresh = FairCycleTrainer(model, [], optimizer, precision=FP16)
     fresh.load_state_dict(plain.state_dict())
     assert fresh.scaler.get_scale() == 2.0**16
 

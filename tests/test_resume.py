@@ -324,7 +324,7 @@ def test_another_number_of_processes_goes_on_with_the_same_paths_and_says_so(tmp
 def test_other_data_under_the_same_name_is_refused(tmp_path, shapes, tmp_path_factory):
     resumable(tmp_path, shapes)
     trainer = make_trainer(tmp_path, shapes, resume=True)
-    assert trainer._images == 14
-    trainer._images = 15
+    state = trainer.state_dict()
+    assert state["images"] == 14
     with pytest.raises(UserError, match="--resume: DATASETS.TRAIN .* had 15 images, now it has 14; rest"):
-        trainer.train()
+        trainer.load_state_dict(state | {"images": 15})

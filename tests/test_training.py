@@ -236,7 +236,7 @@ def test_other_seeds_train_other_weights(tmp_path, shapes, uninterrupted):
 
 def test_a_supernet_is_not_evaluated_but_a_fixed_model_is(tmp_path, shapes):
     names = [type(hook).__name__ for hook in make_trainer(tmp_path, shapes)._hooks]
-    assert "EvalHook" not in names and names[0] == "FairSamplingHook"
+    assert "EvalHook" not in names and names[0] == "FairnessAudit"
     cfg = make_config(tmp_path, shapes, *TOY_NET)
     path = tmp_path / "architecture.json"
     space = SearchSpace.from_config(cfg)

@@ -30,10 +30,10 @@ class Additive(nn.Module):
 def run_cycles(model, losses, cycles, optimizer=None, **options):
     """Train on batches that are the numbers ``losses``; by default SGD with learning rate 1."""
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=1.0)
-    trainer = FairCycleTrainer(model, lambda start: losses[start:], optimizer, **options)
+    trainer = FairCycleTrainer(model, losses, optimizer, **options)
+    trainer.draw = cycles.__getitem__
     with EventStorage():
-        for trainer.iter, cycle in enumerate(cycles):
-            trainer.cycle = cycle
+        for trainer.iter in range(len(cycles)):
             trainer.run_step()
     return trainer
 

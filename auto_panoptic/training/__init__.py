@@ -3,7 +3,7 @@
 from ..errors import run_command
 from .checkpoint import AtomicCheckpointer, RecentMetrics, check_resume
 from .data_loader import build_train_loader
-from .fair_trainer import FairCycleTrainer, FairSamplingHook
+from .fair_trainer import FairCycleTrainer
 from .gradients import build_optimizer, model_space
 from .launch import launch_processes
 from .manifest import has_checkpoint
@@ -17,7 +17,6 @@ __all__ = [
     "AtomicCheckpointer",
     "AutoPanopticTrainer",
     "FairCycleTrainer",
-    "FairSamplingHook",
     "RecentMetrics",
     "build_config",
     "build_lr_scheduler",

@@ -88,6 +88,15 @@ class MappedDataset(torch.utils.data.Dataset):
         return self.mapper(sample)
 
 
+class PositionalLoader(torch.utils.data.DataLoader):
+    """A loader of :class:`PositionalBatchSampler` that can be read from any batch on."""
+
+    def starting_at(self, number: int) -> Iterator[list[dict]]:
+        """Batches from the ``number``-th of the run on."""
+        self.batch_sampler.start = number
+        return iter(self)
+
+
 def _no_collation(batch: list) -> list:
     return batch
 
@@ -97,16 +106,19 @@ def build_mapper(cfg, is_train: bool):
     return (ClassificationMapper if is_classifier(cfg) else PanopticMapper)(cfg, is_train)
 
 
-def build_train_loader(cfg, seed: int, start: int = 0, mapper=None) -> torch.utils.data.DataLoader:
+def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None) -> PositionalLoader:
     """Build the loader of ``cfg.DATASETS.TRAIN``; each item is a list of samples for this rank.
 
     Args:
-        seed: order and augmentation of the samples.
-        start: batches to skip, i.e. batches that a resumed run has already seen.
+        seed: order and augmentation of the samples; by default ``cfg.SEED``, or a drawn one if that is -1.
+        start: batches to skip.
+        mapper: data set record -> sample; by default :func:`build_mapper`.
 
     Raises:
         UserError: no usable image, or SOLVER.IMS_PER_BATCH is not a multiple of the number of processes.
     """
+    if seed is None:
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     try:
         dicts = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
@@ -131,7 +143,7 @@ def build_train_loader(cfg, seed: int, start: int = 0, mapper=None) -> torch.uti
         len(dicts), cfg.SOLVER.IMS_PER_BATCH // world_size, seed, start, sizes, comm.get_rank(), world_size
     )
     logging.getLogger(__name__).info("Training on %d images of %s", len(dicts), list(cfg.DATASETS.TRAIN))
-    return torch.utils.data.DataLoader(
+    return PositionalLoader(
         MappedDataset(dicts, mapper or build_mapper(cfg, is_train=True), seed),
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,

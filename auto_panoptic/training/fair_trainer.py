@@ -5,16 +5,18 @@ A fixed model, a model without choice blocks, and uniform sampling are the case 
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from detectron2.engine import HookBase, TrainerBase
+from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-from ..explore import check_sampling, passes_per_iteration, sampled_paths
+from ..errors import UserError
+from ..explore import check_sampling, sampled_paths
 from ..modeling import apply_architecture, choice_blocks
 from ..space import Architecture
 from .audit import PassCounter
@@ -27,16 +29,18 @@ class FairCycleTrainer(TrainerBase):
 
     Args:
         model: maps a batch to a dict of losses.
-        make_loader: called with the number of batches to skip; returns the data loader.
+        data_loader: gives batches. One with ``starting_at(number)``, as :func:`build_train_loader` makes, is
+            resumed exactly; any other begins anew, and is read again where it ends.
         gradients: "mean" divides each parameter's accumulated gradient by the number of passes of the
             cycle that used it (so every path steps as if trained alone). "sum" leaves the sum; so does
             "lr_scale", whose optimizer divides the learning rates instead (:func:`build_optimizer`).
         seed: of the random choices inside the model (sampled proposals), a function of (seed, iteration).
         sampling: "fair" or "uniform", see :func:`sampled_paths`.
+        path_seed: of the paths.
         precision: number format of the passes; float32 by default.
 
     Attributes:
-        cycle: the architectures of the coming step; :class:`FairSamplingHook` sets it.
+        cycle: the architectures of the latest step.
         counter: activations of every operator, counted after each pass that ran.
         skipped_steps: optimizer steps left out because float16 gradients overflowed.
     """
@@ -44,11 +48,12 @@ class FairCycleTrainer(TrainerBase):
     def __init__(
         self,
         model: torch.nn.Module,
-        make_loader: Callable[[int], Iterable],
+        data_loader: Iterable,
         optimizer: torch.optim.Optimizer,
         gradients: str = "mean",
         seed: int = 0,
         sampling: str = "fair",
+        path_seed: int = 0,
         precision: Precision | None = None,
     ):
         super().__init__()
@@ -57,11 +62,12 @@ class FairCycleTrainer(TrainerBase):
         model.train()
         self.model = model
         self.optimizer = optimizer
-        self.make_loader = make_loader
+        self.data_loader = data_loader
         self.gradients = gradients
         self.seed = seed
         self.space = model_space(model)
         self.sampling = sampling
+        self.path_seed = path_seed
         self.precision = precision or Precision()
         self.scaler = self.precision.scaler()
         self.counter = PassCounter(self.space, sampling)
@@ -71,26 +77,53 @@ class FairCycleTrainer(TrainerBase):
             (block, {name: index for index, name in enumerate(block.candidates)})
             for block in choice_blocks(model).values()
         ]
-        self._batches = None
+        self._batches: Iterator = iter(())
         self._next_batch = -1
 
     def batch(self, number: int):
-        """The ``number``-th batch of the run; consecutive numbers are cheap, others reopen the loader."""
-        if self._batches is None or number != self._next_batch:
-            self._batches = iter(self.make_loader(number))
+        """The ``number``-th batch of the run; consecutive numbers are cheap, others reopen the loader.
+
+        Raises:
+            UserError: the loader gives no batch.
+        """
+        if number != self._next_batch:
+            self._batches = self._open(number)
         self._next_batch = number + 1
-        return next(self._batches)
+        for _ in range(2):
+            try:
+                return next(self._batches)
+            except StopIteration:
+                self._batches = iter(self.data_loader)
+        raise UserError(f"the training data loader, a {type(self.data_loader).__name__}, gives no batch")
+
+    def _open(self, number: int) -> Iterator:
+        if hasattr(self.data_loader, "starting_at"):
+            return self.data_loader.starting_at(number)
+        if number:
+            logging.getLogger(__name__).warning(
+                "%s cannot skip the %d batches that the run has seen: it begins anew",
+                type(self.data_loader).__name__,
+                number,
+            )
+        return iter(self.data_loader)
+
+    def draw(self, iteration: int) -> list[Architecture]:
+        """The paths of a step: with "fair" sampling every operator of every site equally often.
+
+        A function of (space, seed, iteration): all processes agree without a word, and a resumed run
+        continues with the very cycle that comes next.
+        """
+        return sampled_paths(self.space, self.path_seed, iteration, self.sampling)
 
     def run_step(self) -> None:
-        """Zero, K forward/backward passes, average or leave the gradients, one optimizer step.
+        """Draw the paths, zero, K passes forward and backward, average or leave the gradients, step once.
 
         With loss scaling all passes of the cycle share one scale. ``GradScaler.step`` takes it away before
         the optimizer clips and steps, after the averaging over the processes: so every process sees the
         same overflow and skips the same step.
         """
         assert self.model.training, "model was changed to eval mode during training"
-        if len(self.cycle) != passes_per_iteration(self.space, self.sampling):
-            raise RuntimeError("no fair cycle was sampled for this step: register FairSamplingHook")
+        self.cycle = self.draw(self.iter)
         torch.manual_seed(
             int(np.random.SeedSequence([self.seed, self.iter, comm.get_rank()]).generate_state(1)[0])
         )
@@ -175,18 +208,3 @@ class FairCycleTrainer(TrainerBase):
 
 def _full_precision(loss: torch.Tensor) -> torch.Tensor:
     return loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
-
-
-class FairSamplingHook(HookBase):
-    """Before each step, draw its paths: with "fair" sampling every operator of every site equally often.
-
-    The draw is a pure function of (space, seed, iteration), so all processes agree without communication
-    and a resumed run continues with the very cycle that comes next.
-    """
-
-    def __init__(self, inner: FairCycleTrainer, seed: int):
-        self.inner, self.seed = inner, seed
-
-    def before_step(self) -> None:
-        inner = self.inner
-        inner.cycle = sampled_paths(inner.space, self.seed, self.trainer.iter, inner.sampling)

@@ -17,8 +17,8 @@ from ..explore import check_sampling
 from ..modeling.fold import folded
 from .audit import FairnessAudit
 from .checkpoint import AtomicCheckpointer, RecentMetrics
-from .data_loader import build_test_loader, build_train_loader
-from .fair_trainer import FairCycleTrainer, FairSamplingHook
+from .data_loader import PositionalLoader, build_test_loader, build_train_loader
+from .fair_trainer import FairCycleTrainer
 from .gradients import build_optimizer, check_gradients
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
 from .schedule import build_lr_scheduler, check_schedule
@@ -51,20 +51,21 @@ class AutoPanopticTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg):
-        TrainerBase.__init__(self)
+        TrainerBase.__init__(self)  # DefaultTrainer's would wrap the model for one pass per step
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         check_training(cfg)
         self.cfg = cfg
-        self._images: int | None = None  # of the training data; known when it was first opened
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = FairCycleTrainer(
             model,
-            self._open_loader,
+            self._build_seeded_loader(),
             optimizer,
             gradients=cfg.NAS.GRADIENTS,
             seed=self.seed,
             sampling=cfg.NAS.SAMPLING,
+            path_seed=cfg.NAS.SEED,
             precision=Precision.from_config(cfg),
         )
         log_first_convolution(model)
@@ -98,8 +99,7 @@ class AutoPanopticTrainer(DefaultTrainer):
 
     def build_hooks(self):
         built = super().build_hooks()
-        built.insert(0, FairSamplingHook(self._trainer, self.cfg.NAS.SEED))
-        built.insert(1, FairnessAudit(self._trainer.counter, self.cfg.NAS.AUDIT_PERIOD))
+        built.insert(0, FairnessAudit(self._trainer.counter, self.cfg.NAS.AUDIT_PERIOD))
         built.append(RecentMetrics())
         if self.is_supernet:
             # A supernet has no score of its own; the search scores its paths, each with its own statistics.
@@ -123,16 +123,18 @@ class AutoPanopticTrainer(DefaultTrainer):
             for tensor in (*self.model.parameters(), *self.model.buffers()):
                 torch.distributed.broadcast(tensor.data, src=0)
 
-    def _open_loader(self, start: int):
-        loader = build_train_loader(self.cfg, self.seed, start)
-        count = len(loader.dataset)
-        if self._images not in (None, count):
-            raise UserError(
-                f"--resume: DATASETS.TRAIN {list(self.cfg.DATASETS.TRAIN)} had {self._images} images, now it "
-                f"has {count}; restore the data, or start a new run in another OUTPUT_DIR with MODEL.WEIGHTS"
-            )
-        self._images = count
-        return loader
+    def _build_seeded_loader(self):
+        """What :meth:`build_train_loader` makes, for the seed of this run also where SEED is -1."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.SEED = self.seed
+        cfg.freeze()
+        return self.build_train_loader(cfg)
+
+    @property
+    def _images(self) -> int | None:
+        """Number of training images; None where another loader does not tell."""
+        return len(self.data_loader.dataset) if isinstance(self.data_loader, PositionalLoader) else None
 
     def run_step(self) -> None:
         self._trainer.iter = self.iter
@@ -154,7 +156,20 @@ class AutoPanopticTrainer(DefaultTrainer):
             )
         TrainerBase.load_state_dict(self, state)
         self._trainer.load_state_dict(state["_trainer"])
-        self.seed, self._images = self._trainer.seed, state["images"]
+        if self.seed != self._trainer.seed:
+            self.seed = self._trainer.seed
+            self.data_loader = self._build_seeded_loader()
+        if None not in (state["images"], self._images) and state["images"] != self._images:
+            raise UserError(
+                f"--resume: DATASETS.TRAIN {list(self.cfg.DATASETS.TRAIN)} had {state['images']} images, now "
+                f"it has {self._images}; restore the data, or start a new run in another OUTPUT_DIR with "
+                "MODEL.WEIGHTS"
+            )
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        """Batches as a function of (SEED, position); may be overridden by any loader of Detectron2."""
+        return build_train_loader(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg, model):
