@@ -340,7 +340,8 @@ def test_the_reference_settings(data):
         anchors = build_anchor_generator(cfg, [ShapeSpec(stride=4 * 2**i) for i in range(5)])
         for level, stride in zip(anchors([torch.empty(1, 1, 2, 2)] * 5), (4, 8, 16, 32, 64), strict=True):
             cell = stride * torch.tensor([[0.5, 0.5], [1.5, 0.5], [0.5, 1.5], [1.5, 1.5]])
-            assert torch.equal(level.get_centers(), cell.repeat_interleave(3, dim=0))
+            centers = cell.repeat_interleave(3, dim=0)  # three aspect ratios; sides are rounded
+            torch.testing.assert_close(level.get_centers(), centers, rtol=0, atol=1e-4)
         assert (cfg.MODEL.RPN.SMOOTH_L1_BETA, cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA) == (1 / 9, 1)
         for head in (cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
             assert (head.POOLER_TYPE, head.POOLER_SAMPLING_RATIO) == ("ROIAlign", 2)
