@@ -12,7 +12,6 @@ HEAD_OPS = ["dwconv_3x3", "dwconv_5x5", "dfconv_3x3", "dfconv_5x5", "atconv_3x3"
 
 def add_auto_panoptic_config(cfg: CN) -> None:
     """Add the keys of Auto-Panoptic to a Detectron2 config, in place, and register its components."""
-    from . import systems  # noqa: F401
 
     # ------------------------------------------------------------------ architecture search
     cfg.NAS = CN()

@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from auto_panoptic.data.ade20k import panoptic_files  # noqa: E402
-from auto_panoptic.data.prepare_ade20k import prepare_ade20k  # noqa: E402
-from auto_panoptic.data.prepare_command import prepare_splits  # noqa: E402
+from auto_panoptic.data.derive.command import prepare_splits  # noqa: E402
+from auto_panoptic.data.sets.ade20k import panoptic_files  # noqa: E402
+from auto_panoptic.data.sets.ade20k_release import prepare_ade20k  # noqa: E402
 from auto_panoptic.errors import run_command  # noqa: E402
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from auto_panoptic.data import PanopticMapper, register_coco_panoptic, setup_datasets
-from auto_panoptic.data.cityscapes import CATEGORIES, cityscapes_sources, image_file
 from auto_panoptic.data.formats.panoptic_png import segment_records, write_panoptic
 from auto_panoptic.data.register import register_source
+from auto_panoptic.data.sets.cityscapes import CATEGORIES, cityscapes_sources, image_file
 from auto_panoptic.errors import UserError
 
 PHOTOS = (

@@ -5,7 +5,7 @@ import json
 import pytest
 from detectron2.data import MetadataCatalog
 
-from auto_panoptic.data.coco_splits import draw_val_ids, split_json, write_nas_split
+from auto_panoptic.data.sets.coco import draw_val_ids, split_json, write_nas_split
 from auto_panoptic.errors import UserError
 
 

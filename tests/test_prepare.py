@@ -21,10 +21,10 @@ from prepare_util import (  # noqa: F401  data_root is a fixture
     write_coco,
 )
 
-from auto_panoptic.data.files import parallel_map
+from auto_panoptic.data.derive.label_maps import make_label_maps
+from auto_panoptic.data.derive.once import parallel_map
 from auto_panoptic.data.formats import panoptic_png as coco_format
-from auto_panoptic.data.prepare import make_label_maps
-from auto_panoptic.data.prepare_coco import coco_files, prepare_coco
+from auto_panoptic.data.sets.coco_files import coco_files, prepare_coco
 from auto_panoptic.errors import UserError
 
 

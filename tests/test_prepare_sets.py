@@ -21,14 +21,14 @@ from prepare_util import (  # noqa: F401  data_root is a fixture
 )
 from test_data import PHOTOS
 
-from auto_panoptic.data import prepare_panoptic
-from auto_panoptic.data.ade20k import ade20k_sources
-from auto_panoptic.data.cityscapes import cityscapes_sources
-from auto_panoptic.data.coco_splits import draw_val_ids, split_json, write_cityscapes_split
+from auto_panoptic.data.derive import conversion as prepare_panoptic
 from auto_panoptic.data.formats.panoptic_png import read_panoptic
-from auto_panoptic.data.prepare_ade20k import THING_VALUES, describe, prepare_ade20k, read_ids
-from auto_panoptic.data.prepare_cityscapes import describe as describe_cityscapes
-from auto_panoptic.data.prepare_cityscapes import prepare_cityscapes
+from auto_panoptic.data.sets.ade20k import ade20k_sources
+from auto_panoptic.data.sets.ade20k_release import THING_VALUES, describe, prepare_ade20k, read_ids
+from auto_panoptic.data.sets.cityscapes import cityscapes_sources
+from auto_panoptic.data.sets.cityscapes_release import describe as describe_cityscapes
+from auto_panoptic.data.sets.cityscapes_release import prepare_cityscapes
+from auto_panoptic.data.sets.coco import draw_val_ids, split_json, write_cityscapes_split
 from auto_panoptic.errors import UserError
 
 

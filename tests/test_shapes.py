@@ -14,8 +14,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from auto_panoptic.data import ensure_shapes, register_shapes
-from auto_panoptic.data import shapes as shapes_module
-from auto_panoptic.data import shapes_scene as scene
+from auto_panoptic.data.drawn import scene
+from auto_panoptic.data.drawn import shapes as shapes_module
 from auto_panoptic.errors import UserError
 
 SIZES = {"nas_train": 30, "nas_val": 10, "val": 8}

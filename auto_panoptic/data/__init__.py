@@ -5,11 +5,16 @@ Importing this package registers ``shapes_panoptic_{train,val,nas_train,nas_val}
 ``{ade20k,cityscapes}_panoptic_{train,val,nas_train,nas_val}_separated`` and ``imagenet_{train,val}``.
 """
 
-from .ade20k import register_ade20k
-from .cityscapes import register_cityscapes
-from .coco_splits import register_coco_splits
+from .drawn.objects import ensure_shapes_objects, register_shapes_objects
+from .drawn.shapes import ensure_shapes, register_shapes
 from .id_table import id_table
-from .imagenet import (
+from .mapper import PanopticMapper
+from .metadata import panoptic_metadata
+from .register import register_coco_panoptic
+from .sets.ade20k import register_ade20k
+from .sets.cityscapes import register_cityscapes
+from .sets.coco import register_coco_splits
+from .sets.imagenet import (
     EVALUATOR_TYPE,
     ClassificationMapper,
     find_image_folder,
@@ -17,12 +22,7 @@ from .imagenet import (
     register_image_folder,
     register_imagenet,
 )
-from .mapper import PanopticMapper
-from .metadata import panoptic_metadata
-from .register import register_coco_panoptic
 from .setup import log_ids, setup_datasets
-from .shapes import ensure_shapes, register_shapes
-from .shapes_objects import ensure_shapes_objects, register_shapes_objects
 
 __all__ = [
     "EVALUATOR_TYPE",

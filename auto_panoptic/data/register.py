@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from ..errors import UserError
-from .files import build_once, datasets_root, parallel_map
+from .derive.once import build_once, datasets_root, parallel_map
 from .formats import panoptic_png as coco
 from .formats.names import below, name_problem, png_name
 from .formats.panoptic_json import read_json, read_panoptic_json, read_segments

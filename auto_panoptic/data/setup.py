@@ -13,8 +13,8 @@ from ..errors import UserError
 from .consistency import check_metadata
 from .formats.panoptic_json import read_categories
 from .id_table import id_rows, id_table, is_main_process
-from .imagenet import check_classification_input, find_image_folder, is_classifier, register_image_folder
 from .register import find_source, register_coco_panoptic
+from .sets.imagenet import check_classification_input, find_image_folder, is_classifier, register_image_folder
 
 logger = logging.getLogger(__name__)
 

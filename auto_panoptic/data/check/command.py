@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from ...errors import UserError
 from ..formats.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING, Finding
 from ..formats.rules import Categories, index_panoptic_json
-from ..imagenet import EXTENSIONS
+from ..sets.imagenet import EXTENSIONS
 from .images import Counts, Roots, check_file, check_pair, stream
 from .instances import index_instances_json
 from .sets import DataSet, find_data_set, from_paths, read_config

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from ...errors import UserError
-from ..files import _quiet_worker
+from ..derive.once import _quiet_worker
 from ..formats.findings import Finding
 from ..formats.panoptic_png import IGNORE, VOID
 from ..formats.rules import check_segments, is_box, is_number

@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ...config import add_auto_panoptic_config, find_config
 from ...errors import UserError
 from ..formats.rules import read_json_file
-from ..imagenet import find_image_folder
 from ..register import find_source
+from ..sets.imagenet import find_image_folder
 
 
 @dataclasses.dataclass

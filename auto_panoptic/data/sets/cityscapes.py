@@ -13,10 +13,10 @@ from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
-from ..errors import UserError
-from .files import datasets_root
-from .formats.panoptic_json import read_categories
-from .register import PanopticSource, register_source
+from ...errors import UserError
+from ..derive.once import datasets_root
+from ..formats.panoptic_json import read_categories
+from ..register import PanopticSource, register_source
 
 PARTS = {"train": "train", "val": "val", "nas_train": "train", "nas_val": "train"}  # part -> official split
 CATEGORIES = tuple(

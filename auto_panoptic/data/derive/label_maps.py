@@ -16,12 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..errors import UserError
-from .files import filling, parallel_map, replacing
-from .formats import panoptic_png as coco
-from .formats.names import below, png_name
-from .formats.panoptic_json import read_json, read_segments
-from .metadata import semantic_label_map
+from ...errors import UserError
+from ..formats import panoptic_png as coco
+from ..formats.names import below, png_name
+from ..formats.panoptic_json import read_json, read_segments
+from ..metadata import semantic_label_map
+from .once import filling, parallel_map, replacing
 
 SAMPLE = 200  # files that are made a second time and compared
 

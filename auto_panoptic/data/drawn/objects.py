@@ -14,10 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import shapes_scene as scene
-from .files import build_once, datasets_root
-from .formats.panoptic_png import segment_records, write_image
-from .imagenet import ImageFolder, register_folder
+from ..derive.once import build_once, datasets_root
+from ..formats.panoptic_png import segment_records, write_image
+from ..sets.imagenet import ImageFolder, register_folder
+from . import scene
 
 PREFIX = "shapes_objects"
 SEED = 21

@@ -11,10 +11,10 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 from torchvision import transforms
 
-from ..errors import UserError
-from .files import datasets_root
-from .formats.names import name_problem
-from .mapper import seeded
+from ...errors import UserError
+from ..derive.once import datasets_root
+from ..formats.names import name_problem
+from ..mapper import seeded
 
 # ``evaluator_type`` in the metadata of these data sets.
 EVALUATOR_TYPE = "image_classification"

@@ -23,9 +23,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import shapes_scene as scene
-from .files import build_once, datasets_root, parallel_map
-from .formats import panoptic_png as coco
+from ..derive.once import build_once, datasets_root, parallel_map
+from ..formats import panoptic_png as coco
+from . import scene
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def register_shapes(
     Returns:
         The four names.
     """
-    from .register import PanopticSource, register_source
+    from ..register import PanopticSource, register_source
 
     root = Path(root) if root is not None else shapes_root()
     names = []

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from ..errors import UserError
-from .prepare import PanopticFiles, make_label_maps, verify
+from ...errors import UserError
+from ..derive.label_maps import PanopticFiles, make_label_maps, verify
 
 _ZIP = "unpack panoptic_annotations_trainval2017.zip and the panoptic_{}2017.zip in it"
 

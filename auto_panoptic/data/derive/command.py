@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import UserError
-from .files import datasets_root
-from .prepare import PanopticFiles, verify
+from ...errors import UserError
+from .label_maps import PanopticFiles, verify
+from .once import datasets_root
 
 
 def prepare_splits(

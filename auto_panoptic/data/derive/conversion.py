@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
-from .files import filling, parallel_map, replacing
-from .formats import panoptic_png as coco
-from .prepare import fail, is_newer, sample
+from ...errors import UserError
+from ..formats import panoptic_png as coco
+from .label_maps import fail, is_newer, sample
+from .once import filling, parallel_map, replacing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
+from ..derive.conversion import Conversion, SourceImage, convert
+from ..derive.label_maps import PanopticFiles, make_instances, make_label_maps, sample, verify
+from ..derive.once import parallel_map
 from .ade20k import CATEGORIES, FOLDERS, STUFF_IDS, panoptic_files
-from .files import parallel_map
-from .prepare import PanopticFiles, make_instances, make_label_maps, sample, verify
-from .prepare_panoptic import Conversion, SourceImage, convert
 
 # Values in annotations/, by instance class minus 1.
 THING_VALUES = np.array([c["id"] + 1 for c in CATEGORIES if c["isthing"]])

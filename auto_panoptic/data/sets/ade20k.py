@@ -12,12 +12,12 @@ from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 
-from ..errors import UserError
-from .coco_splits import PARTS, write_split
-from .files import datasets_root
-from .formats.panoptic_json import read_panoptic_json
-from .prepare import PanopticFiles, make_label_maps
-from .register import PanopticSource, register_source
+from ...errors import UserError
+from ..derive.label_maps import PanopticFiles, make_label_maps
+from ..derive.once import datasets_root
+from ..formats.panoptic_json import read_panoptic_json
+from ..register import PanopticSource, register_source
+from .coco import PARTS, write_split
 
 FOLDERS = {"train": "training", "val": "validation"}
 # The classes without instance annotations in the ADE20K challenges; the other 100 are things.

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from ..errors import UserError
+from ...errors import UserError
 
 PARTIAL = ".partial-"  # how the names of half-written files begin
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
+from ..derive.conversion import Conversion, SourceImage, convert
+from ..derive.label_maps import PanopticFiles, make_instances, make_label_maps, verify
 from .cityscapes import CATEGORIES, cityscapes_sources
-from .prepare import PanopticFiles, make_instances, make_label_maps, verify
-from .prepare_panoptic import Conversion, SourceImage, convert
 
 _SUFFIX = "_gtFine_instanceIds.png"
 _ISTHING = {c["id"]: bool(c["isthing"]) for c in CATEGORIES}

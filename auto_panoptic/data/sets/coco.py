@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from ..errors import UserError
-from .files import datasets_root, replacing
-from .formats.panoptic_json import read_json
-from .register import PanopticSource, register_source
+from ...errors import UserError
+from ..derive.once import datasets_root, replacing
+from ..formats.panoptic_json import read_json
+from ..register import PanopticSource, register_source
 
 PARTS = ("nas_train", "nas_val")
 

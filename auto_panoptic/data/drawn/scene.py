@@ -16,7 +16,7 @@ import math
 import cv2
 import numpy as np
 
-from .formats.panoptic_png import VOID
+from ..formats.panoptic_png import VOID
 
 # Ids have gaps on purpose, like COCO's: a confusion of category ids and contiguous ids cannot go unseen.
 CATEGORIES = [
