@@ -1,10 +1,6 @@
-"""Every configuration key of Auto-Panoptic, once, with its meaning and the paper's symbol; config files."""
-
-import os
+"""Every configuration key of Auto-Panoptic, once, with its meaning and the paper's symbol."""
 
 from detectron2.config import CfgNode as CN
-
-from .errors import UserError
 
 BACKBONE_OPS = ["shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception_3x3"]
 HEAD_OPS = ["dwconv_3x3", "dwconv_5x5", "dfconv_3x3", "dfconv_5x5", "atconv_3x3", "atconv_5x5"]
@@ -12,6 +8,11 @@ HEAD_OPS = ["dwconv_3x3", "dwconv_5x5", "dfconv_3x3", "dfconv_5x5", "atconv_3x3"
 
 def add_auto_panoptic_config(cfg: CN) -> None:
     """Add the keys of Auto-Panoptic to a Detectron2 config, in place, and register its components."""
+
+    # Modules to import before the rest is read, such as [my.module]. They may register components, and add
+    # keys by a function add_config(cfg). They are found as python -m finds them. Honoured in the config that
+    # a command names, not in its bases, and in KEY VALUE pairs.
+    cfg.IMPORTS = []
 
     # ------------------------------------------------------------------ architecture search
     cfg.NAS = CN()
@@ -155,22 +156,3 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     cfg.TEST.STUFF_AREA = 0
     # The values of TEST.STUFF_AREA that --trim-study compares.
     cfg.TEST.TRIM_AREAS = [0, 256, 1024, 2048, 4096]
-
-
-def find_config(config_file: str) -> str:
-    """Path of a config: the file itself, or that of this name in Detectron2's model zoo.
-
-    Raises:
-        UserError: there is neither.
-    """
-    if os.path.isfile(config_file):
-        return config_file
-    from detectron2 import model_zoo  # needs torch
-
-    try:
-        return model_zoo.get_config_file(config_file)
-    except RuntimeError:
-        raise UserError(
-            f"--config-file: no file {config_file!r}; see configs/ for those that come with the project, or "
-            "name one of Detectron2's model zoo"
-        ) from None

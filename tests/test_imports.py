@@ -13,6 +13,7 @@ ROOMS = (
     "errors",
     "files",
     "config",
+    "read_config",
     "space",
     "explore",
     "modeling",

@@ -22,6 +22,7 @@ import torch
 
 from ..data import setup_datasets
 from ..errors import UserError
+from ..read_config import import_modules
 from ..space import Architecture
 from ..training import AutoPanopticTrainer, load_weights
 from .evaluate import CandidateEvaluator, SearchImages, search_images
@@ -351,6 +352,7 @@ def _candidate_evaluator(cfg, metrics: tuple[str, ...], shared: dict) -> Candida
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cuda" if _import_ray().get_gpu_ids() else "cpu"
+    import_modules(cfg.IMPORTS)
     setup_datasets(cfg)
     cfg.freeze()
     model = AutoPanopticTrainer.build_model(cfg)

@@ -1,14 +1,15 @@
 """Supernet training and retraining: one loop, one checkpoint format, one setup."""
 
 from ..errors import run_command
+from ..read_config import find_config
 from .checkpoint import AtomicCheckpointer, RecentMetrics, check_resume
+from .config import build_config
 from .data_loader import build_train_loader
 from .fair_trainer import FairCycleTrainer
 from .gradients import build_optimizer, model_space
 from .launch import launch_processes
 from .manifest import has_checkpoint
 from .schedule import build_lr_scheduler
-from .setup import build_config, find_config
 from .train import train
 from .trainer import AutoPanopticTrainer, check_training
 from .weights import check_model, check_weights, load_weights

@@ -17,6 +17,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..data import setup_datasets
 from ..errors import UserError, run_command
+from ..read_config import import_modules
 
 
 def launch_processes(main: Callable, args, cfg) -> None:
@@ -67,6 +68,7 @@ def _started(main: Callable, args, cfg) -> None:
 
 
 def _registered(main: Callable, args, cfg) -> None:
+    import_modules(cfg.IMPORTS)
     setup_datasets(cfg)
     main(args, cfg)
 

@@ -9,7 +9,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..data import log_ids
-from .setup import build_config
+from .config import build_config
 from .trainer import AutoPanopticTrainer, check_training
 from .weights import check_model, check_weights
 

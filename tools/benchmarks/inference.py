@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
@@ -23,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import auto_panoptic.systems  # noqa: E402,F401  registers the components
-from auto_panoptic import add_auto_panoptic_config  # noqa: E402
 from auto_panoptic.modeling.fold import folded  # noqa: E402
+from auto_panoptic.read_config import read_config  # noqa: E402
 
 CONFIGS = {
     "panoptic_fpn_r50": "configs/baselines/panoptic_fpn_coco.yaml",
@@ -35,9 +34,7 @@ PARTS = ("backbone", "proposal_generator", "roi_heads", "sem_seg_head")
 
 def network(name: str, device: str) -> torch.nn.Module:
     """The network of a config with random weights, in eval mode; every image yields 100 detections."""
-    cfg = get_cfg()
-    add_auto_panoptic_config(cfg)
-    cfg.merge_from_file(str(ROOT / CONFIGS[name]))
+    cfg = read_config(str(ROOT / CONFIGS[name]))
     cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0

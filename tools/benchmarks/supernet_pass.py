@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -27,18 +26,16 @@ from detectron2.utils.events import EventStorage
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from auto_panoptic import add_auto_panoptic_config  # noqa: E402
 from auto_panoptic.modeling import apply_architecture  # noqa: E402
 from auto_panoptic.modeling.extract import extract  # noqa: E402
+from auto_panoptic.read_config import read_config  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
 
 SIDES = ("supernet", "standalone")
 
 
 def configuration(device: str):
-    cfg = get_cfg()
-    add_auto_panoptic_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs/supernet_coco.yaml"))
+    cfg = read_config(str(ROOT / "configs/supernet_coco.yaml"))
     cfg.MODEL.DEVICE = device
     cfg.MODEL.SHUFFLENET.NORM = "BN"  # one process
     return cfg

@@ -12,12 +12,13 @@ import time
 from collections.abc import Sequence
 
 from ...errors import UserError
+from ...read_config import read_config
 from ..formats.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING, Finding
 from ..formats.rules import Categories, index_panoptic_json
 from ..sets.imagenet import EXTENSIONS
 from .images import Counts, Roots, check_file, check_pair, stream
 from .instances import index_instances_json
-from .sets import DataSet, find_data_set, from_paths, read_config
+from .sets import DataSet, find_data_set, from_paths
 
 _LISTED = 20  # warnings or notes of one kind that are printed
 

@@ -5,10 +5,8 @@ import difflib
 import os
 from collections.abc import Callable, Mapping
 
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ...config import add_auto_panoptic_config, find_config
 from ...errors import UserError
 from ..formats.rules import read_json_file
 from ..register import find_source
@@ -105,24 +103,6 @@ def _from_metadata(name: str) -> DataSet:
         set(metadata.get(f"{kind}_dataset_id_to_contiguous_id", None) or ()) for kind in ("thing", "stuff")
     ]
     return dataclasses.replace(from_paths(name, entry), classes=tuple(ids) if any(ids) else None)
-
-
-def read_config(path: str, opts: list):
-    """The config at ``path``, or of this name in Detectron2's model zoo, with ``opts``; registers no set.
-
-    Raises:
-        UserError: the file or an option cannot be used.
-    """
-    cfg = get_cfg()
-    add_auto_panoptic_config(cfg)
-    file = find_config(path)
-    try:
-        cfg.merge_from_file(file)
-        cfg.merge_from_list(opts)
-    except Exception as error:  # yacs and YAML raise many kinds
-        message = " ".join(str(error.args[0] if error.args else error).split())
-        raise UserError(f"--config-file {path}: {message}") from None
-    return cfg
 
 
 def _entries(cfg, key: str) -> dict:

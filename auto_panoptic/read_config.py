@@ -1,0 +1,173 @@
+"""Reading a config: a YAML file with its bases, KEY VALUE pairs, modules to import. No file runs code."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from .config import add_auto_panoptic_config
+from .errors import UserError
+
+
+def find_config(config_file: str) -> str:
+    """Path of a config: the file itself, or that of this name in Detectron2's model zoo.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if not config_file:
+        raise UserError(
+            "--config-file is missing; give one of configs/*.yaml, for example configs/quick/supernet.yaml"
+        )
+    if os.path.isfile(config_file):
+        return config_file
+    from detectron2 import model_zoo  # needs torch
+
+    try:
+        return model_zoo.get_config_file(config_file)
+    except RuntimeError:
+        raise UserError(
+            f"--config-file: no file {config_file!r}; see configs/ for those that come with the project, or "
+            "name one of Detectron2's model zoo"
+        ) from None
+
+
+def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """The config at ``config_file`` with ``opts``, over the defaults; values are not checked yet.
+
+    The modules of IMPORTS are imported first, so that they can register components. Where one has a function
+    ``add_config(cfg)``, that adds its keys. IMPORTS counts in the file named here and in ``opts``; a base or
+    a file found elsewhere cannot make a command import anything.
+
+    Args:
+        config_file: path of a YAML file, or the name of a config of Detectron2's model zoo, such as
+            ``COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml``.
+        opts: ``KEY VALUE`` pairs that override it.
+
+    Raises:
+        UserError: a file that is missing, no plain YAML or a base of itself; an unknown key; a value of
+            another type; a module that cannot be imported.
+    """
+    path = find_config(config_file)
+    flags = [opt for opt in opts if str(opt).startswith("--")]  # argparse gives the rest of the line to opts
+    if flags:
+        raise UserError(f"{flags[0]} stands after KEY VALUE pairs: options come before them")
+    own, *bases = _read_files(path)
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    modules = _imports(config_file, own.get("IMPORTS"))
+    for base in bases:
+        if missing := set(_imports(config_file, base.get("IMPORTS"))) - set(modules):
+            raise UserError(
+                f"{config_file}: a base of it has IMPORTS {min(missing)}, which only the config you name may "
+                f"do: add IMPORTS: [{', '.join(sorted({*modules, *missing}))}] there"
+            )
+    opts = list(opts)
+    for place in range(0, len(opts) - 1, 2):
+        if opts[place] == "IMPORTS":
+            modules = opts[place + 1] = _imports("command line", opts[place + 1])
+    for module in import_modules(modules):
+        if hasattr(module, "add_config"):
+            module.add_config(cfg)
+    _merge(cfg, config_file, lambda: cfg.merge_from_file(path, allow_unsafe=False))
+    _merge(cfg, "command line", lambda: cfg.merge_from_list(opts))
+    return cfg
+
+
+def import_modules(names: Iterable[str]) -> list:
+    """Import the modules of IMPORTS, looked for as ``python -m`` does: also in the current folder.
+
+    Raises:
+        UserError: one cannot be imported.
+    """
+    modules = []
+    for name in names:
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        try:
+            modules.append(importlib.import_module(name))
+        except ImportError as error:
+            raise UserError(
+                f"IMPORTS: {name!r} cannot be imported ({error}); it is looked for in the current folder and "
+                "on PYTHONPATH"
+            ) from error
+    return modules
+
+
+def _imports(source: str, value) -> list[str]:
+    """The modules that a value of IMPORTS names."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            value = [value]
+    names = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+    if not all(isinstance(n, str) and all(part.isidentifier() for part in n.split(".")) for n in names):
+        raise UserError(f"{source}: IMPORTS is {value!r}; expected a list of modules, [my.module]")
+    return names
+
+
+def _read_files(path: str, above: tuple[str, ...] = ()) -> list[dict]:
+    """Content of a YAML file and of its bases, the file's own first.
+
+    Raises:
+        UserError: one is missing, is no plain YAML, or has itself as a base.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"{above[-1] if above else path}: no file {path!r}, which is its _BASE_")
+    if os.path.realpath(path) in map(os.path.realpath, above):
+        raise UserError(f"{path}: is a _BASE_ of itself, by way of {' and '.join(above)}")
+    if path.endswith(".py"):
+        raise UserError(f"{path}: a Python file is no config here; write it as YAML")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            content = yaml.safe_load(stream)
+    except yaml.constructor.ConstructorError as error:
+        place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(
+            f"{path}: {error.problem}{place}; a config holds plain values, no code is run: write a list or a "
+            "number instead"
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no config; expected YAML with KEY: VALUE lines")
+    bases = content.get("_BASE_", [])
+    bases = bases if isinstance(bases, list) else [bases]
+    found = [content]
+    for base in bases:
+        if not isinstance(base, str) or "://" in base:
+            raise UserError(f"{path}: _BASE_ is {base!r}; expected the path of a YAML file")
+        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        found += _read_files(base, (*above, path))
+    return found
+
+
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in node.items():
+        found += [prefix + key] + (_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [])
+    return found
+
+
+def _merge(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
+    """Run a yacs merge; its exceptions become one line naming the source and the nearest key."""
+    try:
+        merge()
+    except (KeyError, ValueError, AssertionError, TypeError, RecursionError, MemoryError) as error:
+        message = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
+        unknown = re.search(r"Non-existent (?:config )?key: (\S+)", message)
+        if unknown is None:
+            raise UserError(f"{source}: {message}") from None
+        key = unknown[1]
+        near = difflib.get_close_matches(key, _keys(cfg), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "auto_panoptic/config.py lists the keys"
+        raise UserError(f"{source}: unknown config key {key!r}; {hint}") from None
