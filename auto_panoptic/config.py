@@ -8,6 +8,7 @@ HEAD_OPS = ["dwconv_3x3", "dwconv_5x5", "dfconv_3x3", "dfconv_5x5", "atconv_3x3"
 
 def add_auto_panoptic_config(cfg: CN) -> None:
     """Add the keys of Auto-Panoptic to a Detectron2 config, in place, and register its components."""
+    from . import systems  # noqa: F401
 
     # Modules to import before the rest is read, such as [my.module]. They may register components, and add
     # keys by a function add_config(cfg). They are found as python -m finds them. Honoured in the config that
