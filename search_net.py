@@ -239,7 +239,7 @@ def search(args, cfg, candidate_executor):
 def candidate_executor(args, cfg):
     """Context with what evaluates the candidates: this process, or Ray workers."""
     if args.workers is not None:
-        from auto_panoptic.search.workers import RayWorkers
+        from auto_panoptic.search.executors.ray import RayWorkers
 
         return RayWorkers(cfg, args.weights, args.metrics, args.workers, args.ray_address)
     from auto_panoptic.search import CandidateEvaluator

@@ -25,7 +25,7 @@ import json, sys
 from pathlib import Path
 from chaos import driver, worker
 from chaos.report import Plan
-from auto_panoptic.search import workers
+from auto_panoptic.search.executors import ray as workers
 {changes}
 plan = Plan(Path(sys.argv[1]), quick=True)
 plan.folder.mkdir()

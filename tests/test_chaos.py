@@ -16,7 +16,7 @@ from chaos.report import Outcome, Plan, table
 
 from auto_panoptic import files
 from auto_panoptic.explore import ledger
-from auto_panoptic.search import executor
+from auto_panoptic.search.executors import in_process as executor
 
 
 @pytest.fixture

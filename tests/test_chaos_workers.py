@@ -15,7 +15,7 @@ from chaos import processes, worker
 from chaos.report import Plan
 from chaos_util import with_ray
 
-from auto_panoptic.search import executor
+from auto_panoptic.search.executors import in_process as executor
 
 
 @pytest.fixture

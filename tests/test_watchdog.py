@@ -106,7 +106,7 @@ RAY = """
 import sys, ray, workers_run
 from toy import toy_space
 from auto_panoptic.explore import fair_cycle
-from auto_panoptic.search.workers import RayExecutor
+from auto_panoptic.search.executors.ray import RayExecutor
 ray.cloudpickle.register_pickle_by_value(workers_run)
 items = list(enumerate(fair_cycle(toy_space(), seed=0, cycle=0)))
 shared = {"table": {repr(a.indices()): 10.0 for _, a in items}, "folder": sys.argv[1], "seconds": float(sys.argv[2])}

@@ -14,9 +14,9 @@ from workers_run import Evaluate, die, make_evaluate, refuse
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
-from auto_panoptic.search import workers as workers_module
-from auto_panoptic.search.executor import InProcess
-from auto_panoptic.search.workers import RayExecutor, cpu_share
+from auto_panoptic.search.executors import InProcess
+from auto_panoptic.search.executors import ray as workers_module
+from auto_panoptic.search.executors.ray import RayExecutor, cpu_share
 
 ray = pytest.importorskip("ray")
 HERE = Path(__file__).parent

@@ -59,7 +59,7 @@ def toy_search(folder: Path, shapes: Path) -> dict:
 
     from auto_panoptic.explore import fair_cycle
     from auto_panoptic.search import CandidateEvaluator
-    from auto_panoptic.search.workers import RayWorkers
+    from auto_panoptic.search.executors.ray import RayWorkers
     from auto_panoptic.space import SearchSpace
 
     torch.set_num_threads(1)

@@ -5,7 +5,7 @@ What evaluates, and so needs torch and Detectron2, is imported on its first use:
 
 import importlib
 
-from .executor import Executor, InProcess
+from .executors import Executor, InProcess
 from .header import ACCEPTABLE, CYCLE_KEYS, ledger_path, search_header, search_policy
 from .selecting import (
     add_selection_arguments,

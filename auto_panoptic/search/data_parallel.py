@@ -26,7 +26,7 @@ from ..space import Architecture
 from ..training import AutoPanopticTrainer, load_weights
 from .bn_recalibration import recalibrated
 from .evaluate import CandidateEvaluator, search_images
-from .executor import outcome_of
+from .executors import outcome_of
 
 logger = logging.getLogger(__name__)
 

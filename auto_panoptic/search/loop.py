@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..errors import UserError
 from ..explore import Ledger, Policy, Scoreboard
 from ..space import Architecture, SearchSpace
-from .executor import Executor
+from .executors import Executor
 from .header import ledger_path, search_policy
 from .ranking import RankingNoise
 from .results import write_results

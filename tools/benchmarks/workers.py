@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])  # of the workers
 
 from auto_panoptic.explore import fair_cycle  # noqa: E402
-from auto_panoptic.search.workers import RayWorkers  # noqa: E402
+from auto_panoptic.search.executors.ray import RayWorkers  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
 from auto_panoptic.training import AutoPanopticTrainer, build_config  # noqa: E402
 

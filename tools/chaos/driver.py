@@ -9,8 +9,8 @@ import signal
 import time
 from pathlib import Path
 
+from auto_panoptic.search.executors.ray import RayExecutor
 from auto_panoptic.search.watchdog import marked
-from auto_panoptic.search.workers import RayExecutor
 
 from . import pure
 from .kill import until_done

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.search import InProcess
-from auto_panoptic.search.workers import RayWorkers
+from auto_panoptic.search.executors.ray import RayWorkers
 
 from .processes import error_line, fork
 from .report import Outcome, Plan

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from auto_panoptic.search.workers import RayExecutor
+from auto_panoptic.search.executors.ray import RayExecutor
 
 from . import pure
 from .report import Outcome, Plan

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Protocol
 
-from ..space import Architecture
+from ...space import Architecture
 
 logger = logging.getLogger(__name__)
 

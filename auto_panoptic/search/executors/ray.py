@@ -20,14 +20,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..data import setup_datasets
-from ..errors import UserError
-from ..read_config import import_modules
-from ..space import Architecture
-from ..training import AutoPanopticTrainer, load_weights
-from .evaluate import CandidateEvaluator, SearchImages, search_images
-from .executor import outcome_of
-from .watchdog import Watchdog
+from ...data import setup_datasets
+from ...errors import UserError
+from ...read_config import import_modules
+from ...space import Architecture
+from ...training import AutoPanopticTrainer, load_weights
+from ..evaluate import CandidateEvaluator, SearchImages, search_images
+from ..watchdog import Watchdog
+from .in_process import outcome_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,5 @@
+"""Who evaluates the candidates: this process, one rank per candidate, or Ray workers."""
+
+from .in_process import Executor, InProcess, outcome_of
+
+__all__ = ["Executor", "InProcess", "outcome_of"]
