@@ -35,6 +35,7 @@ from auto_panoptic.evaluation import (
     results_table,
     trim_table,
 )
+from auto_panoptic.evaluation.expected import check_expected_results, verify_results
 from auto_panoptic.search import path_statistics
 from auto_panoptic.space import configured_ops
 from auto_panoptic.training import (
@@ -42,12 +43,14 @@ from auto_panoptic.training import (
     build_config,
     check_model,
     check_resume,
+    check_supernet,
     check_training,
     check_weights,
     find_config,
     has_checkpoint,
     launch_processes,
     load_weights,
+    processes,
     run_command,
 )
 
@@ -96,6 +99,7 @@ def evaluate(args, cfg):
         several = len(cfg.DATASETS.TEST) > 1
         for name, part in zip(cfg.DATASETS.TEST, evaluators, strict=True):
             report(args, cfg.OUTPUT_DIR, name, results[name] if several else results, part, several)
+        verify_results(cfg, results)
     return results
 
 
@@ -165,6 +169,10 @@ def check_flags(args, cfg) -> None:
 def check(args):
     """Everything that can be wrong with the input, found before anything is written."""
     cfg = build_config(args.config_file, args.opts)
+    if not args.eval_only:
+        check_training(cfg)
+        cfg = AutoPanopticTrainer.auto_scale_workers(cfg, processes(args))
+    check_expected_results(cfg)
     check_flags(args, cfg)
     check_metrics(cfg, cfg.TEST.METRICS)
     if args.eval_only and not cfg.DATASETS.TEST:
@@ -176,8 +184,8 @@ def check(args):
             "--eval-only scores one network, this config builds a supernet; add NAS.ARCHITECTURE FILE "
             "(the weights may be the supernet's), or score paths with search_net.py"
         )
-    if not args.eval_only:
-        check_training(cfg)
+    if not args.eval_only and any(len(ops) > 1 for ops in configured_ops(cfg).values()):
+        check_supernet(cfg)
     if args.resume and not args.eval_only:
         check_resume(cfg)
         if has_checkpoint(cfg.OUTPUT_DIR):  # MODEL.WEIGHTS was where the run began

@@ -7,11 +7,11 @@ from .config import build_config
 from .data_loader import build_train_loader
 from .fair_trainer import FairCycleTrainer
 from .gradients import build_optimizer, model_space
-from .launch import launch_processes
+from .launch import launch_processes, processes
 from .manifest import has_checkpoint
 from .schedule import build_lr_scheduler
 from .train import train
-from .trainer import AutoPanopticTrainer, check_training
+from .trainer import AutoPanopticTrainer, check_supernet, check_training
 from .weights import check_model, check_weights, load_weights
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "build_train_loader",
     "check_model",
     "check_resume",
+    "check_supernet",
     "check_training",
     "check_weights",
     "find_config",
@@ -32,6 +33,7 @@ __all__ = [
     "launch_processes",
     "load_weights",
     "model_space",
+    "processes",
     "run_command",
     "train",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from detectron2.data import (
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.data.samplers import InferenceSampler
+from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler
 from detectron2.utils import comm
 
 from ..data import ClassificationMapper, PanopticMapper, is_classifier
-from ..errors import UserError
+from ..errors import UserError, one_of
 
+# DATALOADER.SAMPLER_TRAIN
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 # Classified images in a batch of the evaluation; changes no result.
 TEST_BATCH = 64
 
@@ -29,7 +31,8 @@ class PositionalBatchSampler:
 
     The stream is ``shuffle(range(size)) + shuffle(range(size)) + ...``; rank r of R takes every R-th
     element from r on. With ``sizes``, a batch holds only landscape or only portrait images, so that
-    padding is small. Batches depend on nothing but the arguments, hence ``start`` skips batches exactly.
+    padding is small. With ``repeats``, each shuffle holds image i ``repeats[i]`` times, fractions rounded at
+    random. Batches depend on nothing but the arguments, hence ``start`` skips batches exactly.
 
     Args:
         size: number of images.
@@ -37,24 +40,43 @@ class PositionalBatchSampler:
         seed: seed of the shuffles.
         start: batches to skip.
         sizes: (width, height) of each image to group by orientation, or None for no grouping.
+        repeats: (size,) how often to draw each image, at least 1, or None for once.
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, start: int = 0, sizes=None, rank=0, world_size=1
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        repeats: np.ndarray | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ):
         self.size, self.batch_size, self.seed, self.start = size, batch_size, seed, start
         self.portrait = None if sizes is None else [height > width for width, height in sizes]
-        self.rank, self.world_size = rank, world_size
+        self.repeats, self.rank, self.world_size = repeats, rank, world_size
+
+    def _shuffle(self, epoch: int) -> list[int]:
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.repeats is None:
+            return rng.permutation(self.size).tolist()
+        whole = np.floor(self.repeats).astype(int)
+        times = whole + (rng.random(self.size) < self.repeats - whole)
+        return rng.permutation(np.repeat(np.arange(self.size), times)).tolist()
 
     def _stream(self, skip: int) -> Iterator[tuple[int, int]]:
         """This rank's elements, without the first ``skip``."""
-        current = None
-        for position in itertools.count(self.rank + skip * self.world_size, self.world_size):
-            epoch, place = divmod(position, self.size)
-            if epoch != current:
-                current = epoch
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.size).tolist()
-            yield position, order[place]
+        position = self.rank + skip * self.world_size
+        first = 0 if self.repeats is not None else position // self.size
+        begin = first * self.size  # position at which the epoch begins
+        for epoch in itertools.count(first):
+            order = self._shuffle(epoch)
+            while position < begin + len(order):
+                yield position, order[position - begin]
+                position += self.world_size
+            begin += len(order)
 
     def _batches(self, skip: int = 0) -> Iterator[list[tuple[int, int]]]:
         groups = ([], [])
@@ -106,6 +128,17 @@ def build_mapper(cfg, is_train: bool):
     return (ClassificationMapper if is_classifier(cfg) else PanopticMapper)(cfg, is_train)
 
 
+def _repeat_factors(dicts: list[dict], threshold: float) -> np.ndarray:
+    """Detectron2's: images of rare classes come several times."""
+    if any("annotations" not in d for d in dicts):
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN is {SAMPLERS[1]}, which counts the objects of the images, and "
+            f"DATASETS.TRAIN has none; use {SAMPLERS[0]}"
+        )
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, threshold)
+    return factors.double().numpy()
+
+
 def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None) -> PositionalLoader:
     """Build the loader of ``cfg.DATASETS.TRAIN``; each item is a list of samples for this rank.
 
@@ -115,7 +148,8 @@ def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None
         mapper: data set record -> sample; by default :func:`build_mapper`.
 
     Raises:
-        UserError: no usable image, or SOLVER.IMS_PER_BATCH is not a multiple of the number of processes.
+        UserError: no usable image, an unknown sampler, or SOLVER.IMS_PER_BATCH is not a multiple of the
+            number of processes.
     """
     if seed is None:
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -130,6 +164,10 @@ def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None
             f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with objects that are no crowds; to "
             "train on images without, set DATALOADER.FILTER_EMPTY_ANNOTATIONS False"
         ) from None
+    one_of("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
+    repeats = None
+    if cfg.DATALOADER.SAMPLER_TRAIN == SAMPLERS[1]:
+        repeats = _repeat_factors(dicts, cfg.DATALOADER.REPEAT_THRESHOLD)
     # Random crops of one size need no grouping, and listing them read no sizes.
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not is_classifier(cfg)
     world_size = comm.get_world_size()
@@ -140,7 +178,14 @@ def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None
         )
     sizes = [(d["width"], d["height"]) for d in dicts] if grouped else None
     sampler = PositionalBatchSampler(
-        len(dicts), cfg.SOLVER.IMS_PER_BATCH // world_size, seed, start, sizes, comm.get_rank(), world_size
+        len(dicts),
+        cfg.SOLVER.IMS_PER_BATCH // world_size,
+        seed,
+        start,
+        sizes,
+        repeats,
+        comm.get_rank(),
+        world_size,
     )
     logging.getLogger(__name__).info("Training on %d images of %s", len(dicts), list(cfg.DATASETS.TRAIN))
     return PositionalLoader(

@@ -20,6 +20,12 @@ from ..errors import UserError, run_command
 from ..read_config import import_modules
 
 
+def processes(args) -> int:
+    """How many processes the run of these arguments has: torchrun's, or one per GPU."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    return size if size > 1 else max(args.num_gpus, 1) * args.num_machines
+
+
 def launch_processes(main: Callable, args, cfg) -> None:
     """Call ``main(args, cfg)`` in every process of the run.
 
@@ -53,7 +59,7 @@ def launch_processes(main: Callable, args, cfg) -> None:
             args=(args, cfg),
         )
     except ProcessExitedException as error:
-        if error.exit_code in (2, 130):  # it has said why
+        if error.exit_code > 0:  # by sys.exit, and it has said why
             sys.exit(error.exit_code)
         raise
     except KeyboardInterrupt:

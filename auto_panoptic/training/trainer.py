@@ -11,15 +11,17 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from ..errors import UserError
+from ..errors import UserError, at_least, one_of
 from ..evaluation import build_evaluators, check_metrics
+from ..evaluation.expected import check_expected_results, verify_results
 from ..explore import check_sampling
 from ..modeling.fold import folded
 from .audit import FairnessAudit
 from .checkpoint import AtomicCheckpointer, RecentMetrics
-from .data_loader import PositionalLoader, build_test_loader, build_train_loader
+from .data_loader import SAMPLERS, PositionalLoader, build_test_loader, build_train_loader
 from .fair_trainer import FairCycleTrainer
-from .gradients import build_optimizer, check_gradients
+from .gradients import build_optimizer, check_gradients, model_space
+from .precise_bn import PreciseBN
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
 from .schedule import build_lr_scheduler, check_schedule
 from .weights import load_weights
@@ -41,7 +43,39 @@ def check_training(cfg) -> None:
     check_sampling(cfg.NAS.SAMPLING)
     check_precision(cfg)
     check_schedule(cfg)
+    one_of("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
     check_metrics(cfg, cfg.TEST.METRICS)
+    check_expected_results(cfg)
+    at_least("TEST.PRECISE_BN.NUM_ITER", cfg.TEST.PRECISE_BN.NUM_ITER, 1)
+    workers = at_least("SOLVER.REFERENCE_WORLD_SIZE", cfg.SOLVER.REFERENCE_WORLD_SIZE, 0)
+    if workers and cfg.SOLVER.IMS_PER_BATCH % workers:
+        raise UserError(
+            f"SOLVER.REFERENCE_WORLD_SIZE is {workers}; expected 0 or a divisor of SOLVER.IMS_PER_BATCH "
+            f"({cfg.SOLVER.IMS_PER_BATCH})"
+        )
+
+
+def check_supernet(cfg) -> None:
+    """Raise UserError for settings that only a fixed network can obey."""
+    for key, value, neutral, reason in (
+        (
+            "TEST.EVAL_PERIOD",
+            cfg.TEST.EVAL_PERIOD,
+            0,
+            "has no score of its own; search_net.py scores its paths",
+        ),
+        ("TEST.EXPECTED_RESULTS", cfg.TEST.EXPECTED_RESULTS, [], "is not evaluated"),
+        (
+            "TEST.PRECISE_BN.ENABLED",
+            cfg.TEST.PRECISE_BN.ENABLED,
+            False,
+            "needs other statistics for each path; NAS.BN_RECALIBRATION computes them in the search",
+        ),
+    ):
+        if value != neutral:
+            raise UserError(
+                f"{key} is {value}, and this config builds a supernet, which {reason}: set it to {neutral}"
+            )
 
 
 class AutoPanopticTrainer(DefaultTrainer):
@@ -52,15 +86,18 @@ class AutoPanopticTrainer(DefaultTrainer):
 
     def __init__(self, cfg):
         TrainerBase.__init__(self)  # DefaultTrainer's would wrap the model for one pass per step
+        check_training(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         check_training(cfg)
         self.cfg = cfg
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
+        if model_space(model).cycle_length > 1:
+            check_supernet(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = FairCycleTrainer(
             model,
-            self._build_seeded_loader(),
+            self.build_train_loader(self._seeded_config()),
             optimizer,
             gradients=cfg.NAS.GRADIENTS,
             seed=self.seed,
@@ -101,10 +138,56 @@ class AutoPanopticTrainer(DefaultTrainer):
         built = super().build_hooks()
         built.insert(0, FairnessAudit(self._trainer.counter, self.cfg.NAS.AUDIT_PERIOD))
         built.append(RecentMetrics())
+        for i, hook in enumerate(built):
+            if isinstance(hook, hooks.PreciseBN):
+                built[i] = self._precise_bn()
         if self.is_supernet:
             # A supernet has no score of its own; the search scores its paths, each with its own statistics.
             built = [hook for hook in built if not isinstance(hook, hooks.EvalHook)]
         return built
+
+    def _precise_bn(self) -> PreciseBN:
+        cfg = self._seeded_config()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # as Detectron2: it need not be fast
+        count = cfg.TEST.PRECISE_BN.NUM_ITER
+        return PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, self.build_train_loader(cfg), count)
+
+    @staticmethod
+    def auto_scale_workers(cfg, num_workers: int):
+        """Detectron2's SOLVER.REFERENCE_WORLD_SIZE; a period that is on stays on."""
+        scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
+        if scaled is not cfg:
+            scaled.defrost()
+            for new, old, key in (
+                (scaled.SOLVER, cfg.SOLVER, "CHECKPOINT_PERIOD"),
+                (scaled.TEST, cfg.TEST, "EVAL_PERIOD"),
+            ):
+                if old[key]:
+                    new[key] = max(new[key], 1)
+            scaled.freeze()
+        return scaled
+
+    def train(self):
+        """Train to SOLVER.MAX_ITER, evaluate; compare with TEST.EXPECTED_RESULTS.
+
+        Returns:
+            the results of the last evaluation; empty where there was none.
+
+        Raises:
+            SystemExit: results other than expected; with the message, exit code 1.
+        """
+        if self.start_iter >= self.max_iter:
+            logging.getLogger(__name__).warning(
+                "Nothing is left to train: the run in %s has done %d iterations, SOLVER.MAX_ITER is %d",
+                self.cfg.OUTPUT_DIR,
+                self.start_iter,
+                self.max_iter,
+            )
+        TrainerBase.train(self, self.start_iter, self.max_iter)
+        if comm.is_main_process():
+            verify_results(self.cfg, self.last_results)
+        return self.last_results
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from OUTPUT_DIR's newest intact checkpoint if asked, else start from MODEL.WEIGHTS.
@@ -123,13 +206,13 @@ class AutoPanopticTrainer(DefaultTrainer):
             for tensor in (*self.model.parameters(), *self.model.buffers()):
                 torch.distributed.broadcast(tensor.data, src=0)
 
-    def _build_seeded_loader(self):
-        """What :meth:`build_train_loader` makes, for the seed of this run also where SEED is -1."""
+    def _seeded_config(self):
+        """The config with the seed of this run also where SEED is -1."""
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.SEED = self.seed
         cfg.freeze()
-        return self.build_train_loader(cfg)
+        return cfg
 
     @property
     def _images(self) -> int | None:
@@ -158,7 +241,7 @@ class AutoPanopticTrainer(DefaultTrainer):
         self._trainer.load_state_dict(state["_trainer"])
         if self.seed != self._trainer.seed:
             self.seed = self._trainer.seed
-            self.data_loader = self._build_seeded_loader()
+            self.data_loader = self.build_train_loader(self._seeded_config())
         if None not in (state["images"], self._images) and state["images"] != self._images:
             raise UserError(
                 f"--resume: DATASETS.TRAIN {list(self.cfg.DATASETS.TRAIN)} had {state['images']} images, now "
