@@ -383,16 +383,42 @@ def test_unknown_names_of_the_catalogue(catalogue, shapes, tmp_path):
         )
 
 
-def test_other_pickles_are_never_read(tmp_path, saved):
+SCHEMES = ["", "file://", "catalog://", "https://example.org", "detectron2:///", "DETECTRON2://../.."]
+SCHEMES += ["detectron2://../../..", "detectron2://a/../../../..", "detectron2://./../.."]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("suffix", [".pkl", ".pth", ""])
+def test_other_pickles_are_never_read(tmp_path, monkeypatch, shapes, scheme, suffix):
+    """Neither by path nor by a name that leads out of the cache of the catalogue."""
+
     class Malicious:
         def __reduce__(self):
             return (tmp_path / "executed").mkdir, ()
 
-    path = tmp_path / "weights.pkl"
-    path.write_bytes(pickle.dumps(Malicious()))
-    for name in (str(path), "https://example.org/weights.pkl"):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache/of/models"))
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(pickle.dumps({"model": Malicious()}))
+    out = "/".join([".."] * 20) if ".." in scheme else ""
+    name = f"{scheme}{out}{path}"
+    cfg = make_config(tmp_path, shapes, *TINY)
+    for attempt in (
+        lambda: check_weights(cfg, name, to_train=True),
+        lambda: load_weights(TinyResNet(None), name, to_train=True),
+    ):
+        with pytest.raises(UserError, match="MODEL.WEIGHTS: ") as error:
+            attempt()
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_what_may_be_given_instead_of_a_pickle(tmp_path, saved):
+    for name in ("weights.pkl", "https://example.org/weights.pkl"):
         message = refusal(saved()[0], name, to_train=True)
         assert message.startswith("is a pickle, and reading one runs code in it; for Detectron2's own models")
         assert "(detectron2://ImageNetPretrained/MSRA/R-50.pkl), else a .pth file" in message
-    assert not (tmp_path / "executed").exists()
     assert refusal(saved()[0], "https://a.org/m.pth") == "is no file; download it and give its path"
+    with pytest.raises(
+        UserError, match="is no name of Detectron2's catalogue; expected one like detectron2://I"
+    ):
+        load_weights(TinyResNet(None), "detectron2://../R-50.pkl")

@@ -31,6 +31,7 @@ _CLASSIFIER = "BackboneClassifier"
 _BACKBONE = "backbone.bottom_up."
 # Detectron2's own models, downloaded from its authors and read by its own code.
 _CATALOGUE = "detectron2://"
+_CATALOGUE_NAME = re.compile(rf"{_CATALOGUE}\w[\w.+-]*(/\w[\w.+-]*)*", re.ASCII)  # no way out of its folder
 
 
 # ------------------------------------------------------------------ what a model is
@@ -278,6 +279,11 @@ class _Catalogue(DetectionCheckpointer):
 
 
 def _local_file(name: str) -> str:
+    if not _CATALOGUE_NAME.fullmatch(name):
+        raise UserError(
+            f"MODEL.WEIGHTS: {name!r} is no name of Detectron2's catalogue; expected one like "
+            f"{_CATALOGUE}ImageNetPretrained/MSRA/R-50.pkl"
+        )
     try:
         return _Catalogue(torch.nn.Module()).path_manager.get_local_path(name)
     except Exception as error:  # whatever the download may raise
