@@ -36,12 +36,11 @@ from auto_panoptic.evaluation import (
     trim_table,
 )
 from auto_panoptic.evaluation.expected import check_expected_results, verify_results
+from auto_panoptic.modeling import meta_model
 from auto_panoptic.search import path_statistics
-from auto_panoptic.space import configured_ops
 from auto_panoptic.training import (
     AutoPanopticTrainer,
     build_config,
-    check_model,
     check_resume,
     check_supernet,
     check_training,
@@ -50,6 +49,7 @@ from auto_panoptic.training import (
     has_checkpoint,
     launch_processes,
     load_weights,
+    model_space,
     processes,
     run_command,
 )
@@ -179,22 +179,20 @@ def check(args):
         raise UserError("DATASETS.TEST is empty; name the data sets to evaluate on")
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise UserError("--eval-only needs weights; add MODEL.WEIGHTS path/to/model_final.pth")
-    if args.eval_only and any(len(ops) > 1 for ops in configured_ops(cfg).values()):
+    is_supernet = model_space(meta_model(cfg)).cardinality > 1
+    if args.eval_only and is_supernet:
         raise UserError(
             "--eval-only scores one network, this config builds a supernet; add NAS.ARCHITECTURE FILE "
             "(the weights may be the supernet's), or score paths with search_net.py"
         )
-    if not args.eval_only and any(len(ops) > 1 for ops in configured_ops(cfg).values()):
+    if not args.eval_only and is_supernet:
         check_supernet(cfg)
     if args.resume and not args.eval_only:
         check_resume(cfg)
         if has_checkpoint(cfg.OUTPUT_DIR):  # MODEL.WEIGHTS was where the run began
-            check_model(cfg)
             return cfg
     if cfg.MODEL.WEIGHTS:
         check_weights(cfg, cfg.MODEL.WEIGHTS, to_train=not args.eval_only)
-    else:
-        check_model(cfg)
     return cfg
 
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from auto_panoptic.config import BACKBONE_OPS, HEAD_OPS
 from auto_panoptic.errors import UserError
-from auto_panoptic.modeling import build_shufflenet_backbone, choice_blocks
-from auto_panoptic.space import SearchSpace, configured_ops
+from auto_panoptic.modeling import build_shufflenet_backbone, choice_blocks, meta_model
+from auto_panoptic.space import SearchSpace
 from auto_panoptic.systems.panoptic_fpn import BatchTopkRPN
 
 INPUTS = [make_input(), make_input(48, 64, boxes=((5, 5, 30, 30),), seed=1)]
@@ -293,5 +293,5 @@ def test_width_300m(op, body):
 def test_shipped_architectures_fit_the_papers_model(name):
     options = ["NAS.SPACE.HEAD_OPS", ["conv_3x3"]] if name.endswith("_plain") else []
     cfg = make_cfg("NAS.ARCHITECTURE", name, *options, small=False)
-    ops = configured_ops(cfg)
-    assert len(ops) == 56 and all(len(candidates) == 1 for candidates in ops.values())
+    blocks = choice_blocks(meta_model(cfg))
+    assert len(blocks) == 56 and all(len(block.candidates) == 1 for block in blocks.values())

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fvcore.common.config import CfgNode as CN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auto_panoptic.config import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
-from auto_panoptic.space import Architecture, SearchSpace, configured_ops, resolve_architecture_path
+from auto_panoptic.space import Architecture, SearchSpace, load_names, resolve_architecture_path
 
 SPACE = SearchSpace.default()
 # Published genotypes in words: 3, 5, 7 = shuffle block with that kernel, X = xception.
@@ -48,19 +46,6 @@ INDICES = {
     },
 }
 BACKBONE = {"3": "shuffle_3x3", "5": "shuffle_5x5", "7": "shuffle_7x7", "X": "xception_3x3"}
-
-
-def make_cfg(*opts):
-    """The keys that the space reads, without detectron2."""
-    cfg = CN({"DATASETS": {}, "TEST": {}, "INPUT": {}, "SOLVER": {"AMP": {}}})
-    cfg.MODEL = CN({"META_ARCHITECTURE": "AutoPanopticFPN", "MASK_ON": True, "PANOPTIC_FPN": {"COMBINE": {}}})
-    cfg.MODEL.BACKBONE = CN({"NAME": "build_shufflenet_fpn_backbone"})
-    cfg.MODEL.ROI_MASK_HEAD = CN({"NAME": "SearchableMaskHead", "NUM_CONV": 4})
-    cfg.MODEL.SEM_SEG_HEAD = CN({"NAME": "SearchableSemSegFPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5"]})
-    cfg.MODEL.RPN = CN({"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"]})
-    add_auto_panoptic_config(cfg)
-    cfg.merge_from_list(list(opts))
-    return cfg
 
 
 def lists(name):
@@ -193,7 +178,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="architecture.json: cannot write .*No space left"):
+    with pytest.raises(UserError, match="architecture.json: cannot write.*No space left"):
         Architecture.from_indices(SPACE, lists("auto_panoptic_coco")).save(path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["architecture.json"]
 
@@ -202,10 +187,41 @@ def test_hand_written_sites_suffice(tmp_path):
     names = Architecture.from_indices(SPACE, lists("auto_panoptic_coco")).names()
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"sites": names}))
-    assert_decodes(Architecture.load(path), "auto_panoptic_coco")
-    assert Architecture.load(path).space == SPACE
+    assert_decodes(Architecture.load(path, SPACE), "auto_panoptic_coco")
+    assert load_names(path) == names
+    with pytest.raises(UserError, match="mine.json: states no 'space'"):
+        Architecture.load(path)  # which other operators the sites have cannot be known
     path.write_text(json.dumps({"sites": dict(reversed(names.items()))}))
     assert_decodes(Architecture.load(path, SPACE), "auto_panoptic_coco")
+
+
+def test_sites_and_index_lists_without_a_space(tmp_path):
+    path = tmp_path / "mine.json"
+    content = own()
+    del content["space"]
+    path.write_text(json.dumps(content))
+    assert_decodes(Architecture.load(path, SPACE), "auto_panoptic_coco")
+    with pytest.raises(UserError, match="mine.json: holds index lists but no 'space'"):
+        load_names(path)
+    for head in ([0] * 7, content["head"][:6]):
+        path.write_text(json.dumps({**content, "head": head}))
+        with pytest.raises(
+            UserError, match="mine.json: 'head' and 'sites' disagree about '(mask.0|sem_seg.2)'"
+        ):
+            Architecture.load(path, SPACE)
+
+
+def test_names_are_read_once_for_each_version_of_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    first, second = (SPACE.random(np.random.default_rng(i)) for i in range(2))
+    reads = []
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, **kwargs: reads.append(self) or self.read_bytes().decode()
+    )
+    first.save(path)
+    assert load_names(path) == load_names(str(path)) == first.names() and len(reads) == 1
+    second.save(path)
+    assert load_names(path) == second.names() and len(reads) == 2
 
 
 def own(**changes):
@@ -340,18 +356,6 @@ def test_wrong_space_names_sites_values_and_remedy(tmp_path):
         Architecture.load(path, narrow)
     narrow = SearchSpace.from_dict({**SPACE.to_dict(), "backbone.0": ["shuffle_3x3", "xception_3x3"]})
     assert_decodes(Architecture.load(path, narrow), "auto_panoptic_coco")
-
-
-def test_configured_ops_of_a_fixed_model(tmp_path):
-    ops = configured_ops(make_cfg("NAS.ARCHITECTURE", "auto_panoptic_coco", "MODEL.SHUFFLENET.WIDTH", "3.8G"))
-    assert {site: len(o) for site, o in ops.items()} == dict.fromkeys([s.name for s in SPACE.sites], 1)
-    assert ops["mask.0"][0].name == "atconv_3x3"
-    arch = SPACE.random(np.random.default_rng(2))
-    arch.save(tmp_path / "architecture.json")
-    ops = configured_ops(make_cfg("NAS.ARCHITECTURE", str(tmp_path / "architecture.json")))
-    assert {site: o[0].name for site, o in ops.items()} == arch.names()
-    with pytest.raises(UserError, match="auto_panoptic_coco.json: an architecture of another search space"):
-        configured_ops(make_cfg("NAS.ARCHITECTURE", "auto_panoptic_coco", "MODEL.SHUFFLENET.WIDTH", "300M"))
 
 
 def test_resolve_architecture_path(tmp_path):

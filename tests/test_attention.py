@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from modeling_util import make_cfg, num_params
 
 from auto_panoptic.errors import UserError
+from auto_panoptic.modeling import Choices
 from auto_panoptic.space import INTER_OPS, Architecture, effective_ratio, ratio_op, resolve_architecture_path
 from auto_panoptic.systems.panoptic_fpn.attention import AttentionGate, CrossAttention, upsampled_mean
 
@@ -12,10 +13,10 @@ SEMANTIC = {f"p{i}": 128 for i in (2, 3, 4, 5)}
 FOUR_LEVELS = ["p3", "p4", "p5", "p6"]
 
 
-def build(ops=None, f2b_levels=tuple(FPN), align_corners=True, legacy_ratio=False):
-    sites = [f"attention.f2b.{i}" for i in range(4)] + [f"attention.b2f.{i}" for i in range(5)]
+def build(names=None, f2b_levels=tuple(FPN), align_corners=True, legacy_ratio=False):
     return CrossAttention(
-        ops={site: (ops or {}).get(site, INTER_OPS) for site in sites},
+        ops=INTER_OPS,
+        choices=Choices(names),
         foreground_channels=FPN,
         background_channels=SEMANTIC,
         f2b_levels=f2b_levels,
@@ -73,8 +74,7 @@ def test_params_of_one_gate(ratio, five_levels, four_levels, b2f):
 )
 def test_params_of_published_architectures(name, levels, legacy, params):
     architecture = Architecture.load(resolve_architecture_path(name))
-    ops = {site: spec for site, spec in ((s.name, architecture[s.name]) for s in architecture.space.sites)}
-    model = build({site: (spec,) for site, spec in ops.items()}, levels, legacy_ratio=legacy)
+    model = build(architecture.names(), levels, legacy_ratio=legacy)
     assert num_params(model) == params
 
 
@@ -195,12 +195,12 @@ def test_upsampled_mean_by_hand():
 
 
 def test_unknown_level():
-    with pytest.raises(UserError, match=r"F2B_LEVELS is \['p2', 'p7'\]"):
+    with pytest.raises(ValueError, match=r"f2b reads are \['p2', 'p7'\]"):
         build(f2b_levels=["p2", "p7"])
-    with pytest.raises(UserError, match="F2B_LEVELS"):
+    with pytest.raises(ValueError, match="at least one of"):
         build(f2b_levels=[])
 
 
 def test_ratio_without_hidden_unit():
-    with pytest.raises(UserError, match="RATIOS holds 200"):
+    with pytest.raises(ValueError, match="reduction ratio 200 leaves no hidden unit"):
         AttentionGate(512, 128, 200)

@@ -5,7 +5,7 @@ from detectron2.modeling import build_backbone
 from modeling_util import make_cfg, num_params
 from torch import nn
 
-from auto_panoptic.errors import UserError
+from auto_panoptic.modeling import Choices
 from auto_panoptic.modeling.backbones.builders import build_shufflenet_backbone
 from auto_panoptic.modeling.backbones.shufflenet import ShuffleBlock, ShuffleNetV2, make_norm, shuffle_split
 from auto_panoptic.space import BACKBONE_OPS, WIDTHS, Architecture, op, resolve_architecture_path
@@ -20,7 +20,8 @@ def build(width, ops, **kwargs):
         stem_channels=width.stem,
         stage_channels=width.channels,
         stage_repeats=width.repeats,
-        ops={f"backbone.{i}": o for i, o in enumerate(ops)},
+        ops=BACKBONE_OPS,
+        choices=None if ops is None else Choices({f"backbone.{i}": o.name for i, o in enumerate(ops)}),
         **kwargs,
     )
 
@@ -137,21 +138,21 @@ def test_macs_and_params_of_built_networks(width, genotype, macs, params):
         architecture = Architecture.load(resolve_architecture_path(GENOTYPES[genotype]))
         ops = [architecture[f"backbone.{i}"] for i in range(40)]
     with torch.device("meta"):
-        model = build(width, [(o,) for o in ops])
+        model = build(width, ops)
     assert count_macs(model) == macs
     assert num_params(model) == params
 
 
 def test_params_of_the_supernet():
     with torch.device("meta"):
-        model = build("1.3G", [BACKBONE_OPS] * 40)
+        model = build("1.3G", None)
     assert num_params(model) == 28642008
 
 
 @pytest.fixture(scope="module")
 def small_backbone():
     torch.manual_seed(0)
-    return build("300M", [BACKBONE_OPS] * 20)
+    return build("300M", None)
 
 
 def test_strides(small_backbone):
@@ -222,18 +223,18 @@ def test_fpn_layers():
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"spec": op("dwconv_3x3"), "ci": 8, "co": 8, "stride": 1}, "no backbone operator"),
+        ({"spec": op("dwconv_3x3"), "ci": 8, "co": 8, "stride": 1}, "of kind 'dwconv'"),
         ({"spec": op("shuffle_3x3"), "ci": 8, "co": 10, "stride": 1}, "stride-1 block"),
         ({"spec": op("shuffle_3x3"), "ci": 8, "co": 8, "stride": 2}, "stride-2 block"),
         ({"spec": op("shuffle_3x3"), "ci": 6, "co": 6, "stride": 1, "shuffle_method": 2}, "divisible by 4"),
-        ({"spec": op("shuffle_3x3"), "ci": 8, "co": 8, "stride": 1, "shuffle_method": 3}, "SHUFFLE_METHOD"),
+        ({"spec": op("shuffle_3x3"), "ci": 8, "co": 8, "stride": 1, "shuffle_method": 3}, "shuffle method 3"),
     ],
 )
 def test_block_errors(kwargs, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         ShuffleBlock(norm=BN, **kwargs)
 
 
 def test_unknown_norm():
-    with pytest.raises(UserError, match="SyncBN"):
+    with pytest.raises(ValueError, match="SyncBN"):
         make_norm("GN")

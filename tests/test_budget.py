@@ -13,7 +13,7 @@ from auto_panoptic.explore import budget, knapsack
 from auto_panoptic.explore.budget import best_under_budget, check_budget, pareto_front, parse_amount
 from auto_panoptic.space import Cost, CostTables, SearchSpace, cost_tables_from_config
 from auto_panoptic.space.ops import HEAD_OPS
-from auto_panoptic.space.search_space import ChoiceSite
+from auto_panoptic.space.space import ChoiceSite
 
 
 def random_tables(rng):

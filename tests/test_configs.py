@@ -16,8 +16,8 @@ from toy import ROOT
 import auto_panoptic.data
 import auto_panoptic.systems  # noqa: F401  registers the components
 from auto_panoptic import add_auto_panoptic_config
-from auto_panoptic.modeling import choice_blocks
-from auto_panoptic.space import SearchSpace, configured_ops
+from auto_panoptic.modeling import choice_blocks, space_of
+from auto_panoptic.space import Architecture, SearchSpace, resolve_architecture_path
 from auto_panoptic.training.schedule import build_lr_scheduler
 
 FOLDER = ROOT / "configs"
@@ -162,8 +162,13 @@ def test_its_model_builds_and_uses_what_it_states(path, tmp_path, monkeypatch):
     recorder = Recorder(cfg, monkeypatch)
     model = build_on_meta(cfg)
     found = {site: tuple(block.candidates) for site, block in choice_blocks(model).items()}
-    assert found == {site: tuple(op.name for op in ops) for site, ops in configured_ops(cfg).items()}
-    assert found.keys() == {site.name for site in SearchSpace.from_config(cfg).sites}
+    space = SearchSpace.from_config(cfg)
+    assert space_of(model) == space  # of a fixed model too
+    if cfg.NAS.ARCHITECTURE:
+        architecture = Architecture.load(resolve_architecture_path(cfg.NAS.ARCHITECTURE), space)
+        assert found == {site: (name,) for site, name in architecture.names().items()}
+    else:
+        assert found == {site.name: site.names for site in space.sites}
     if is_supernet(cfg):
         assert min(len(ops) for ops in found.values()) > 1
     else:

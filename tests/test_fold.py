@@ -6,6 +6,7 @@ import torch
 from modeling_util import assert_same_outputs, inference, make_cfg, make_input, make_model
 from torch import nn
 
+from auto_panoptic.modeling import Choices
 from auto_panoptic.modeling.backbones.shufflenet import ShuffleNetV2
 from auto_panoptic.modeling.fold import folded
 from auto_panoptic.space import BACKBONE_OPS
@@ -44,10 +45,14 @@ def test_by_hand():
 
 
 def test_the_backbone_keeps_its_function_and_loses_its_norm_layers():
-    ops = {f"backbone.{i}": (spec,) for i, spec in enumerate(BACKBONE_OPS)}
+    choices = Choices({f"backbone.{i}": spec.name for i, spec in enumerate(BACKBONE_OPS)})
     torch.manual_seed(0)
     backbone = ShuffleNetV2(
-        stem_channels=8, stage_channels=[16, 24, 32, 48], stage_repeats=[1, 1, 1, 1], ops=ops
+        stem_channels=8,
+        stage_channels=[16, 24, 32, 48],
+        stage_repeats=[1, 1, 1, 1],
+        ops=BACKBONE_OPS,
+        choices=choices,
     )
     backbone = with_statistics(backbone.double()).train()
     before = copy.deepcopy(backbone.state_dict())

@@ -6,8 +6,7 @@ from detectron2.utils.events import EventStorage
 from modeling_util import make_cfg, make_input, num_params
 from torch import nn
 
-from auto_panoptic.errors import UserError
-from auto_panoptic.modeling import ChoiceBlock
+from auto_panoptic.modeling import ChoiceBlock, Choices
 from auto_panoptic.space import HEAD_OPS, Architecture, resolve_architecture_path
 from auto_panoptic.systems.panoptic_fpn.box_head import GroupNormBoxHead
 from auto_panoptic.systems.panoptic_fpn.mask_head import SearchableMaskHead
@@ -25,7 +24,8 @@ def test_params_of_published_layers(name, params):
     with torch.device("meta"):
         head = SearchableMaskHead(
             ShapeSpec(channels=256),
-            ops={f"mask.{i}": (architecture[f"mask.{i}"],) for i in range(4)},
+            ops=HEAD_OPS,
+            choices=Choices(architecture.names()),
             num_layers=4,
             conv_dim=256,
             num_classes=80,
@@ -107,5 +107,5 @@ def test_box_head():
 
 @pytest.mark.parametrize("options", [("MODEL.ROI_BOX_HEAD.NUM_FC", 0), ("MODEL.ROI_BOX_HEAD.FC_DIM", 100)])
 def test_box_head_errors(options):
-    with pytest.raises(UserError, match="MODEL.ROI_BOX_HEAD"):
+    with pytest.raises(ValueError, match="at least one layer"):
         build_box_head(make_cfg(*options), ShapeSpec(channels=64, height=7, width=7))

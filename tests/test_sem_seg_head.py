@@ -7,8 +7,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.semantic_seg import build_sem_seg_head
 from modeling_util import make_cfg, num_params
 
-from auto_panoptic.errors import UserError
-from auto_panoptic.space import Architecture, op, resolve_architecture_path
+from auto_panoptic.modeling import Choices
+from auto_panoptic.space import HEAD_OPS, Architecture, resolve_architecture_path
 from auto_panoptic.systems.panoptic_fpn.sem_seg_head import SearchableSemSegFPNHead
 
 LEVELS = ("p2", "p3", "p4", "p5")
@@ -22,7 +22,8 @@ def build(ops=("dwconv_3x3", "atconv_3x3"), channels=64, conv_dim=32, num_classe
     torch.manual_seed(0)
     return SearchableSemSegFPNHead(
         kwargs.pop("input_shape", shapes(channels)),
-        ops={f"sem_seg.{i}": (op(name),) for i, name in enumerate(ops)},
+        ops=HEAD_OPS,
+        choices=Choices({f"sem_seg.{i}": name for i, name in enumerate(ops)}),
         num_layers=len(ops),
         conv_dim=conv_dim,
         num_classes=num_classes,
@@ -148,11 +149,11 @@ def test_config():
 @pytest.mark.parametrize(
     "input_shape, message",
     [
-        ({}, "names no backbone output"),
-        (shapes(levels=("p3", "p4")), "COMMON_STRIDE is 4 but the finest of IN_FEATURES, 'p3', has stride 8"),
+        ({}, "at least one level"),
+        (shapes(levels=("p3", "p4")), "'p3', has stride 8; its common stride is 4"),
         (shapes() | {"p5": ShapeSpec(channels=32, stride=32)}, "equal channels"),
     ],
 )
 def test_errors(input_shape, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         build(input_shape=input_shape)

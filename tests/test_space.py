@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-from fvcore.common.config import CfgNode as CN
+from modeling_util import make_cfg
 
-from auto_panoptic.config import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
 from auto_panoptic.space import (
     BACKBONE_OPS,
@@ -13,24 +12,13 @@ from auto_panoptic.space import (
     OpSpec,
     SearchSpace,
     Width,
-    configured_ops,
+    domain,
     op,
     ratio_op,
+    register_ops,
     width_from_config,
 )
-
-
-def make_cfg(*opts):
-    """The keys that the space reads, without detectron2."""
-    cfg = CN({"DATASETS": {}, "TEST": {}, "INPUT": {}, "SOLVER": {"AMP": {}}})
-    cfg.MODEL = CN({"META_ARCHITECTURE": "AutoPanopticFPN", "MASK_ON": True, "PANOPTIC_FPN": {"COMBINE": {}}})
-    cfg.MODEL.BACKBONE = CN({"NAME": "build_shufflenet_fpn_backbone"})
-    cfg.MODEL.ROI_MASK_HEAD = CN({"NAME": "SearchableMaskHead", "NUM_CONV": 4})
-    cfg.MODEL.SEM_SEG_HEAD = CN({"NAME": "SearchableSemSegFPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5"]})
-    cfg.MODEL.RPN = CN({"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"]})
-    add_auto_panoptic_config(cfg)
-    cfg.merge_from_list(list(opts))
-    return cfg
+from auto_panoptic.space import ops as registry
 
 
 def test_default_space_is_the_papers():
@@ -68,8 +56,8 @@ def test_operators_in_published_order_with_attributes():
     ]
     assert rows(INTER_OPS) == [("r4", "se", 0, 4), ("r8", "se", 0, 8), ("r16", "se", 0, 16)]
     assert op("r16") == INTER_OPS[2] and op("r16").ratio == 16
-    assert op("r6") == ratio_op(6) == OpSpec("r6", "se", ratio=6)
-    assert op("conv_3x3") == OpSpec("conv_3x3", "conv", kernel=3)
+    assert op("r6") == ratio_op(6) == OpSpec("r6", "se", "inter", ratio=6)
+    assert op("conv_3x3") == OpSpec("conv_3x3", "conv", "head", kernel=3)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +68,40 @@ def test_unknown_operator_lists_the_known(name):
         UserError, match=r"unknown operator .*shuffle_3x3.*atconv_5x5.*r16.*conv_3x3.*r<ratio>"
     ):
         op(name)
+
+
+def test_registering_operators(monkeypatch):
+    monkeypatch.setattr(registry, "_BY_NAME", dict(registry._BY_NAME))
+    pool = OpSpec("pool_3x3", "pool", "decoder", kernel=3)
+    register_ops(pool, op("dwconv_3x3"))
+    assert op("pool_3x3") == pool
+    for other in (OpSpec("dwconv_3x3", "dwconv", "decoder", kernel=3), OpSpec("r8", "pool", "head")):
+        with pytest.raises(UserError, match=f"operator '{other.name}' is registered already"):
+            register_ops(other)
+
+    # Its choices are an index list of their own, after the published ones; in files too.
+    space = SearchSpace((ChoiceSite("pool.0", (pool,)), ChoiceSite("mask.0", HEAD_OPS)))
+    assert space.groups == ("backbone", "head", "inter", "decoder")
+    architecture = space.architecture({"head": [2], "decoder": [0]})
+    assert architecture.names() == {"pool.0": "pool_3x3", "mask.0": "dfconv_3x3"}
+    assert architecture.indices() == {"backbone": [], "head": [2], "inter": [], "decoder": [0]}
+    assert SearchSpace.from_dict(space.to_dict()) == space
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["shuffle_3x3"], "KEY has 'shuffle_3x3': expected head operators among dwconv_3x3, .*conv_3x3"),
+        (["nothing"], "KEY has 'nothing'"),
+        ([3], "KEY has 3"),
+        ([], "KEY is .*at least one"),
+        (["conv_3x3"] * 2, "KEY is .*each once"),
+    ],
+)
+def test_a_domain_holds_operators_of_its_group(names, message):
+    with pytest.raises(UserError, match=message):
+        domain(names, "head", "KEY")
+    assert domain(["conv_3x3", "dwconv_3x3"], "head", "KEY") == (op("conv_3x3"), op("dwconv_3x3"))
 
 
 @pytest.mark.parametrize("ratio", [0, -1, 4.0, "4", True])
@@ -152,110 +174,6 @@ def test_random_is_uniform_and_reproducible():
         counts[space.random(rng).indices()["head"][3]] += 1
     # Binomial(600, 1/6): mean 100, standard deviation 9.1; five of them.
     assert counts.sum() == 600 and abs(counts - 100).max() < 46
-
-
-def test_from_config_default_is_the_papers_space():
-    assert SearchSpace.from_config(make_cfg()) == SearchSpace.default()
-
-
-@pytest.mark.parametrize(
-    "opts, counts",
-    [
-        (["MODEL.SHUFFLENET.WIDTH", "300M"], (20, 7, 9)),
-        (["MODEL.SHUFFLENET.WIDTH", "3.8G"], (40, 7, 9)),
-        (["MODEL.SHUFFLENET.WIDTH", "custom", "MODEL.SHUFFLENET.STAGE_REPEATS", [1, 2, 3, 1]], (7, 7, 9)),
-        (["MODEL.MASK_ON", False], (40, 3, 9)),
-        (["MODEL.ROI_MASK_HEAD.NUM_CONV", 2, "MODEL.SEM_SEG_HEAD.NUM_LAYERS", 1], (40, 3, 9)),
-        (["MODEL.CROSS_ATTENTION.ENABLED", False], (40, 7, 0)),
-        (["MODEL.RPN.IN_FEATURES", ["p2", "p3"], "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p2"]], (40, 7, 3)),
-    ],
-)
-def test_from_config_counts_sites(opts, counts):
-    space = SearchSpace.from_config(make_cfg(*opts))
-    assert tuple(len(space.group(g)) for g in ("backbone", "head", "inter")) == counts
-
-
-def test_from_config_domains():
-    cfg = make_cfg(
-        *("NAS.SPACE.BACKBONE_OPS", ["xception_3x3", "shuffle_5x5"]),
-        *("NAS.SPACE.HEAD_OPS", ["conv_3x3"]),
-        *("MODEL.CROSS_ATTENTION.RATIOS", [4, 8, 6]),
-    )
-    space = SearchSpace.from_config(cfg)
-    assert space.site("backbone.7").names == ("xception_3x3", "shuffle_5x5")
-    assert space.site("mask.0").names == space.site("sem_seg.2").names == ("conv_3x3",)
-    assert [o.ratio for o in space.site("attention.b2f.4").ops] == [4, 8, 6]
-    assert space.cycle_length == 6
-    assert configured_ops(cfg) == {site.name: site.ops for site in space.sites}
-
-
-R50 = ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"]
-D2_MASK = ["MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"]
-D2_SEM_SEG = ["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead"]
-NO_ATTENTION = ["MODEL.CROSS_ATTENTION.ENABLED", False]
-
-
-def meta(name):
-    return ["MODEL.META_ARCHITECTURE", name]
-
-
-@pytest.mark.parametrize(
-    "opts, parts",
-    [
-        ([], "backbone mask sem_seg attention"),
-        (R50, "mask sem_seg attention"),
-        (["MODEL.BACKBONE.NAME", "build_shufflenet_backbone"], "backbone mask sem_seg attention"),
-        (D2_MASK, "backbone sem_seg attention"),
-        (["MODEL.MASK_ON", False], "backbone sem_seg attention"),
-        (NO_ATTENTION, "backbone mask sem_seg"),
-        # Detectron2's own meta-architecture has no attention, whatever the key says.
-        (meta("PanopticFPN"), "backbone mask sem_seg"),
-        (meta("PanopticFPN") + D2_SEM_SEG, "backbone mask"),
-        (meta("PanopticFPN") + D2_MASK + D2_SEM_SEG, "backbone"),
-        (meta("PanopticFPN") + R50 + D2_MASK + D2_SEM_SEG, ""),
-        (meta("GeneralizedRCNN"), "backbone mask"),
-        (meta("SemanticSegmentor"), "backbone sem_seg"),
-        (meta("BackboneClassifier"), "backbone"),
-        (meta("BackboneClassifier") + ["MODEL.BACKBONE.NAME", "build_shufflenet_backbone"], "backbone"),
-        (meta("BackboneClassifier") + ["MODEL.BACKBONE.NAME", "build_resnet_backbone"], ""),
-    ],
-)
-def test_from_config_holds_the_parts_that_are_ours(opts, parts):
-    space = SearchSpace.from_config(make_cfg(*opts))
-    assert space.parts == tuple(parts.split())
-    assert space.sites == tuple(
-        s for s in SearchSpace.default().sites if s.name.split(".")[0] in parts.split()
-    )
-    assert space.cardinality > 1 or space == SearchSpace(())
-
-
-@pytest.mark.parametrize(
-    "opts, message",
-    [
-        (
-            ["NAS.SPACE.HEAD_OPS", ["shuffle_3x3"]],
-            "NAS.SPACE.HEAD_OPS has 'shuffle_3x3': expected head operators",
-        ),
-        (["NAS.SPACE.BACKBONE_OPS", []], "NAS.SPACE.BACKBONE_OPS is .*at least one"),
-        (["NAS.SPACE.BACKBONE_OPS", ["shuffle_3x3"] * 2], "NAS.SPACE.BACKBONE_OPS is .*each once"),
-        (
-            ["MODEL.SHUFFLENET.WIDTH", "2G"],
-            "MODEL.SHUFFLENET.WIDTH is '2G': expected one of 300M, 1.3G, 3.8G",
-        ),
-        (["MODEL.CROSS_ATTENTION.RATIOS", [0]], "reduction ratio 0"),
-        (
-            ["MODEL.SHUFFLENET.WIDTH", "custom", "MODEL.SHUFFLENET.STAGE_CHANNELS", [96, 240, 481, 960]],
-            r"STAGE_CHANNELS\[2\] is 481: expected an even number greater than the 240",
-        ),
-        (
-            ["MODEL.SHUFFLENET.WIDTH", "custom", "MODEL.SHUFFLENET.STAGE_REPEATS", [8, 8, 16]],
-            r"STAGE_REPEATS is \[8, 8, 16\]: expected four integers",
-        ),
-    ],
-)
-def test_from_config_errors(opts, message):
-    with pytest.raises(UserError, match=message):
-        SearchSpace.from_config(make_cfg(*opts))
 
 
 def test_widths():

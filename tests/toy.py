@@ -13,8 +13,8 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from auto_panoptic.data import ensure_shapes
-from auto_panoptic.modeling import ChoiceBlock
-from auto_panoptic.space import BACKBONE_OPS, HEAD_OPS, INTER_OPS, ChoiceSite, SearchSpace, configured_ops
+from auto_panoptic.modeling import Choices, configured_space
+from auto_panoptic.space import BACKBONE_OPS, HEAD_OPS, INTER_OPS, ChoiceSite, SearchSpace
 from auto_panoptic.training import build_config, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,7 +173,7 @@ class Scale(nn.Module):
 class ToyNet(nn.Module):
     """Stands in for the panoptic model where only the training loop matters.
 
-    A convolution, BatchNorm, and one :class:`Scale` per operator of every site of the config's space. Its
+    A convolution, BatchNorm, and one :class:`Scale` per operator of every site of the panoptic model. Its
     loss depends on the batch and, like sampled proposals, on torch's global generator.
     """
 
@@ -182,9 +182,12 @@ class ToyNet(nn.Module):
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.stem = nn.Conv2d(3, 4, 3, stride=8)
         self.norm = nn.BatchNorm2d(4)
+        panoptic, choices = cfg.clone(), Choices.from_config(cfg)
+        panoptic.defrost()
+        panoptic.MODEL.META_ARCHITECTURE = "AutoPanopticFPN"
         self.sites = nn.ModuleList(
-            ChoiceBlock(site, {op.name: Scale(1 + 0.01 * i) for i, op in enumerate(ops)})
-            for site, ops in configured_ops(cfg).items()
+            choices(site.name, site.ops, lambda op, site=site: Scale(1 + 0.01 * site.index(op.name)))
+            for site in configured_space(panoptic).sites
         )
         self.to(self.device)
 

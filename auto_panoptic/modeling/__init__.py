@@ -1,6 +1,6 @@
 """What networks are built from, shared by the systems. Importing it registers the backbones in Detectron2.
 
-- ``choice``     ChoiceBlock, apply_architecture: the only place where a path switches
+- ``choice``     ChoiceBlock, Choices, the space of a model; apply_architecture, where a path switches
 - ``extract``    supernet + architecture -> stand-alone network
 - ``backbones``  ShuffleNetV2 / Xception, alone and with FPN
 - ``layers``     deformable convolution on CPU and CUDA; the searched operators of the heads
@@ -8,13 +8,25 @@
 """
 
 from .backbones import ShuffleNetV2, build_shufflenet_backbone, build_shufflenet_fpn_backbone
-from .choice import ChoiceBlock, apply_architecture, choice_blocks
+from .choice import (
+    ChoiceBlock,
+    Choices,
+    apply_architecture,
+    choice_blocks,
+    configured_space,
+    meta_model,
+    space_of,
+)
 
 __all__ = [
     "ChoiceBlock",
+    "Choices",
     "ShuffleNetV2",
     "apply_architecture",
     "build_shufflenet_backbone",
     "build_shufflenet_fpn_backbone",
     "choice_blocks",
+    "configured_space",
+    "meta_model",
+    "space_of",
 ]

@@ -1,17 +1,40 @@
-"""ChoiceBlock: several candidate operators at one site, exactly one of them active.
+"""Choice blocks: several candidate operators at one site, exactly one of them active.
 
 A supernet and a fixed model are built from the same classes. A supernet's blocks hold every operator of
-their site, a fixed model's blocks hold one. :func:`apply_architecture` is the only place where a path
-switches; no ``forward`` takes a path argument.
+their site, a fixed model's blocks hold one; :class:`Choices` decides when a model is built. The blocks of the
+built model are its search space. :func:`apply_architecture` is the only place where a path switches; no
+``forward`` takes a path argument.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from auto_panoptic.errors import UserError
+from auto_panoptic.space import (
+    Architecture,
+    ChoiceSite,
+    OpSpec,
+    SearchSpace,
+    load_names,
+    op,
+    resolve_architecture_path,
+)
 
-__all__ = ["ChoiceBlock", "apply_architecture", "choice_blocks"]
+__all__ = [
+    "ChoiceBlock",
+    "Choices",
+    "apply_architecture",
+    "choice_blocks",
+    "configured_space",
+    "meta_model",
+    "space_of",
+]
 
 
 class ChoiceBlock(nn.Module):
@@ -19,21 +42,27 @@ class ChoiceBlock(nn.Module):
 
     State-dict keys are ``candidates.<operator name>.*``, so a candidate carries the same name in the
     supernet and in a fixed model that holds nothing else.
+
+    Attributes:
+        site: its name.
+        ops: every operator of the site, in index order; a fixed model holds only one of them.
     """
 
-    def __init__(self, site: str, candidates: Mapping[str, nn.Module]):
+    def __init__(self, site: str, candidates: Mapping[str, nn.Module], ops: Sequence[OpSpec] = ()):
         """
         Args:
             site: stable name of the site, such as ``"backbone.0"`` or ``"mask.3"``.
             candidates: operator name -> module. The first is active until :meth:`select` is called.
+            ops: the operators of the site; by default those of the candidates.
 
         Raises:
-            UserError: no candidate was given.
+            ValueError: no candidate was given.
         """
         super().__init__()
         if not candidates:
-            raise UserError(f"site {site!r} has no operator; list at least one for it in NAS.SPACE")
+            raise ValueError(f"site {site!r} has no operator")
         self.site = site
+        self.ops = tuple(ops) or tuple(op(name) for name in candidates)
         self.candidates = nn.ModuleDict(candidates)
         self._active = next(iter(candidates))
 
@@ -46,12 +75,12 @@ class ChoiceBlock(nn.Module):
         """Make ``op_name`` the active operator.
 
         Raises:
-            UserError: the site has no such candidate.
+            UserError: the block has no such candidate.
         """
         if op_name not in self.candidates:
             raise UserError(
                 f"site {self.site!r} has no operator {op_name!r}; this model holds "
-                f"{sorted(self.candidates)}. A fixed model (NAS.ARCHITECTURE) runs only its own architecture"
+                f"{sorted(self.candidates)}. A fixed model runs only its own architecture"
             )
         self._active = op_name
 
@@ -63,29 +92,137 @@ class ChoiceBlock(nn.Module):
         return f"site={self.site!r}, active={self._active!r}"
 
 
+class Choices:
+    """Makes the choice blocks of a model: with every operator, or with those of one architecture.
+
+    Args:
+        names: {site: operator name} of the fixed model; None for a supernet. May name sites of other models.
+        source: where the names come from, for errors.
+    """
+
+    def __init__(self, names: Mapping[str, str] | None = None, source: str = "the architecture"):
+        self.names = names
+        self.source = source
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Choices:
+        """Those of ``NAS.ARCHITECTURE``, whose file is read once."""
+        if not cfg.NAS.ARCHITECTURE:
+            return cls()
+        path = resolve_architecture_path(cfg.NAS.ARCHITECTURE)
+        return cls(load_names(path), str(path))
+
+    def __call__(self, site: str, ops: Sequence[OpSpec], build: Callable[[OpSpec], nn.Module]) -> ChoiceBlock:
+        """The block of one site.
+
+        Args:
+            site: its name.
+            ops: its operators, in index order.
+            build: makes the module of an operator.
+
+        Raises:
+            UserError: the architecture names no operator for the site, or one that the site has not.
+        """
+        domain = ChoiceSite(site, tuple(ops))
+        chosen = domain.ops if self.names is None else (self._chosen(domain),)
+        return ChoiceBlock(site, {spec.name: build(spec) for spec in chosen}, domain.ops)
+
+    def row(
+        self, prefix: str, ops: Sequence[OpSpec], builds: Sequence[Callable[[OpSpec], nn.Module]]
+    ) -> nn.ModuleList:
+        """The blocks of the sites ``prefix.0``, ``prefix.1``, ...: one for each of ``builds``.
+
+        Raises:
+            UserError: as :meth:`__call__`; the architecture names more sites of the row.
+        """
+        named = sum(site.rpartition(".")[0] == prefix for site in self.names or ())
+        if self.names is not None and named > len(builds):
+            raise UserError(
+                f"{self.source}: an architecture of another search space: it has {named} sites {prefix}.*, "
+                f"this model {len(builds)}; use the config it was searched with"
+            )
+        return nn.ModuleList(self(f"{prefix}.{i}", ops, build) for i, build in enumerate(builds))
+
+    def _chosen(self, site: ChoiceSite) -> OpSpec:
+        if site.name not in self.names:
+            raise UserError(
+                f"{self.source}: an architecture of another search space: it says nothing about site "
+                f"{site.name!r}; use the config it was searched with"
+            )
+        try:
+            return site.ops[site.index(self.names[site.name])]
+        except UserError as error:
+            raise UserError(f"{self.source}: {error}") from None
+
+
 def choice_blocks(model: nn.Module) -> dict[str, ChoiceBlock]:
     """Every :class:`ChoiceBlock` of ``model`` by its site name, in the order of the model's modules.
 
     Raises:
-        UserError: two blocks claim the same site.
+        ValueError: two blocks claim the same site.
     """
     blocks = {}
     for module in model.modules():
         if isinstance(module, ChoiceBlock):
             if module.site in blocks:
-                raise UserError(f"two blocks of the model claim the site {module.site!r}; names must differ")
+                raise ValueError(f"two blocks of the model claim the site {module.site!r}; names must differ")
             blocks[module.site] = module
     return blocks
 
 
-def apply_architecture(model: nn.Module, architecture) -> None:
+def space_of(model: nn.Module) -> SearchSpace:
+    """The search space of ``model``, a supernet or a fixed model of it: its choice blocks, in their order."""
+    return SearchSpace(tuple(ChoiceSite(site, block.ops) for site, block in choice_blocks(model).items()))
+
+
+def meta_model(cfg: CfgNode) -> nn.Module:
+    """The model of ``cfg`` without memory for its weights, on the meta device.
+
+    Raises:
+        UserError: a component or a device of this name does not exist, or settings do not fit together.
+    """
+    meta = cfg.clone()
+    meta.defrost()
+    meta.MODEL.DEVICE = "meta"
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+        with torch.device("meta"):
+            return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(meta)
+    except UserError:
+        raise
+    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the model of this config cannot be built: {reason}") from error
+
+
+def configured_space(cfg: CfgNode) -> SearchSpace:
+    """The search space of the model that ``cfg`` describes; ``NAS.ARCHITECTURE`` plays no part in it.
+
+    Raises:
+        UserError: as :func:`meta_model`.
+    """
+    supernet = cfg.clone()
+    supernet.defrost()
+    supernet.NAS.ARCHITECTURE = ""
+    nodes = {key: node for key, node in supernet.items() if key not in _NOT_OF_THE_MODEL}
+    text = repr(nodes)
+    if text not in _SPACES:
+        _SPACES[text] = space_of(meta_model(supernet))
+    return _SPACES[text]
+
+
+_NOT_OF_THE_MODEL = ("DATALOADER", "DATASETS", "OUTPUT_DIR", "SOLVER")
+_SPACES: dict[str, SearchSpace] = {}  # building a model takes a second, and commands ask more than once
+
+
+def apply_architecture(model: nn.Module, architecture: Architecture) -> None:
     """Make ``architecture`` the path that ``model`` runs from now on.
 
     Nothing changes unless every site fits.
 
     Args:
         model: a supernet, a fixed model, or a wrapper around one (DistributedDataParallel).
-        architecture: an :class:`auto_panoptic.space.Architecture`; its sites must be the model's sites.
+        architecture: its sites must be the model's sites.
 
     Raises:
         UserError: a site is missing on either side, or the model does not hold the chosen operator.

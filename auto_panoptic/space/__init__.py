@@ -1,12 +1,22 @@
 """What is searched: sites, operators, architectures and their cost. Pure data, no torch."""
 
-from .architecture import Architecture, configured_ops, resolve_architecture_path
+from .architecture_file import load_names, resolve_architecture_path
 from .cost import Cost, backbone_cost
 from .cost_tables import CostTables
 from .network import Network
 from .network_cost import cost_tables_from_config, network_cost_tables
-from .ops import BACKBONE_OPS, HEAD_OPS, INTER_OPS, OpSpec, effective_ratio, op, ratio_op
-from .search_space import ChoiceSite, SearchSpace
+from .ops import (
+    BACKBONE_OPS,
+    HEAD_OPS,
+    INTER_OPS,
+    OpSpec,
+    domain,
+    effective_ratio,
+    op,
+    ratio_op,
+    register_ops,
+)
+from .space import Architecture, ChoiceSite, SearchSpace
 from .widths import WIDTHS, Width, width_from_config
 
 __all__ = [
@@ -23,12 +33,14 @@ __all__ = [
     "SearchSpace",
     "Width",
     "backbone_cost",
-    "configured_ops",
     "cost_tables_from_config",
+    "domain",
     "effective_ratio",
+    "load_names",
     "network_cost_tables",
     "op",
     "ratio_op",
+    "register_ops",
     "resolve_architecture_path",
     "width_from_config",
 ]

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..errors import UserError
-from .architecture import Architecture
 from .ops import BACKBONE_OPS, OpSpec
-from .search_space import ChoiceSite, op_at
+from .space import Architecture, ChoiceSite, op_at
 from .widths import Width, get_width
 
 NUM_CLASSES = 1000  # of the ImageNet classifier

@@ -8,10 +8,9 @@ from fractions import Fraction
 from functools import cached_property
 
 from ..errors import UserError
-from .architecture import Architecture
 from .cost import Cost
 from .ops import GROUPS
-from .search_space import SearchSpace, op_at
+from .space import Architecture, SearchSpace, op_at
 
 ZERO = Cost(0, 0)
 

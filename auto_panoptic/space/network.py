@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import UserError
 from .ops import ratio_op
-from .search_space import BACKBONE_BUILDERS, ChoiceSite, SearchSpace
+from .space import ChoiceSite, SearchSpace
 from .widths import WIDTHS, Width, width_from_config
 
+BACKBONE_BUILDERS = ("build_shufflenet_fpn_backbone", "build_shufflenet_backbone")
 RESNET_BLOCKS = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),

@@ -19,7 +19,7 @@ from .cost_tables import ZERO, CostTables
 from .detectron2_cost import conv_cost, linear_cost, positions_of, resnet_cost, sem_seg_cost
 from .network import Network
 from .ops import OpSpec, effective_ratio
-from .search_space import ChoiceSite, SearchSpace
+from .space import ChoiceSite, SearchSpace
 
 
 def cost_tables_from_config(

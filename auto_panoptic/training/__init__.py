@@ -12,7 +12,7 @@ from .manifest import has_checkpoint
 from .schedule import build_lr_scheduler
 from .train import train
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
-from .weights import check_model, check_weights, load_weights
+from .weights import check_weights, load_weights
 
 __all__ = [
     "AtomicCheckpointer",
@@ -23,7 +23,6 @@ __all__ = [
     "build_lr_scheduler",
     "build_optimizer",
     "build_train_loader",
-    "check_model",
     "check_resume",
     "check_supernet",
     "check_training",

@@ -9,8 +9,8 @@ from detectron2.config import CfgNode
 
 from ..data import setup_datasets
 from ..errors import UserError
+from ..modeling import Choices
 from ..read_config import read_config
-from ..space import configured_ops
 
 
 def _check_merging(cfg: CfgNode) -> None:
@@ -38,6 +38,6 @@ def build_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     setup_datasets(cfg)
-    configured_ops(cfg)
+    Choices.from_config(cfg)
     cfg.freeze()
     return cfg

@@ -18,7 +18,6 @@ from ..errors import UserError
 from ..explore import pass_counts, passes_per_iteration
 from ..modeling import choice_blocks
 from ..space import Architecture, ChoiceSite, SearchSpace
-from ..space import op as find_op
 
 GRADIENT_MODES = ("mean", "sum", "lr_scale")
 
@@ -30,10 +29,10 @@ def check_gradients(mode: str) -> None:
 
 
 def model_space(model: torch.nn.Module) -> SearchSpace:
-    """The search space a model spans: its choice blocks and the operators they hold."""
+    """The paths a model can run: its choice blocks and the operators they hold, one in a fixed model."""
     return SearchSpace(
         tuple(
-            ChoiceSite(site, tuple(find_op(name) for name in block.candidates))
+            ChoiceSite(site, tuple(spec for spec in block.ops if spec.name in block.candidates))
             for site, block in choice_blocks(model).items()
         )
     )

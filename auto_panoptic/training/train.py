@@ -9,9 +9,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..data import log_ids
+from ..modeling import meta_model
 from .config import build_config
 from .trainer import AutoPanopticTrainer, check_training
-from .weights import check_model, check_weights
+from .weights import check_weights
 
 
 def train(config_file: str, options: Sequence = ()) -> AutoPanopticTrainer:
@@ -35,7 +36,7 @@ def train(config_file: str, options: Sequence = ()) -> AutoPanopticTrainer:
     if cfg.MODEL.WEIGHTS:
         check_weights(cfg, cfg.MODEL.WEIGHTS, to_train=True)
     else:
-        check_model(cfg)
+        meta_model(cfg)
     default_setup(cfg, default_argument_parser().parse_args(["--config-file", config_file, *options]))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="auto_panoptic")
     log_ids(cfg)

@@ -11,10 +11,9 @@ from itertools import groupby
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..errors import UserError
-from ..modeling import ShuffleNetV2, choice_blocks
+from ..modeling import ShuffleNetV2, choice_blocks, meta_model
 from ..space import SearchSpace
 from ..space.widths import WIDTHS
 
@@ -71,23 +70,6 @@ def _pixels(buffer: torch.Tensor | None) -> list[float] | None:
     if buffer is None or buffer.is_meta:
         return None
     return [float(f"{value:.7g}") for value in buffer.flatten().tolist()]  # as in the config, not in binary
-
-
-def check_model(cfg) -> torch.nn.Module:
-    """The model of ``cfg`` without memory for its weights, on the meta device.
-
-    Raises:
-        UserError: a component or a device of this name does not exist, or settings do not fit together.
-    """
-    meta = cfg.clone()
-    meta.defrost()
-    meta.MODEL.DEVICE = "meta"
-    try:
-        torch.device(cfg.MODEL.DEVICE)
-        with torch.device("meta"):
-            return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(meta)
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"the model of this config cannot be built: {str(error).splitlines()[0]}") from None
 
 
 # ------------------------------------------------------------------ reading
@@ -318,7 +300,7 @@ def check_weights(cfg, path: str, *, to_train: bool = False) -> None:
 
     Weights of Detectron2's catalogue are only downloaded here; they are matched when they are loaded.
     """
-    model = check_model(cfg)
+    model = meta_model(cfg)
     if path.startswith(_CATALOGUE):
         _local_file(path)
         return

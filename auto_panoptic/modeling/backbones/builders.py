@@ -4,7 +4,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 
-from auto_panoptic.space import configured_ops
+from auto_panoptic.modeling.choice import Choices
+from auto_panoptic.space import domain
 from auto_panoptic.space.widths import width_from_config
 
 from .shufflenet import ShuffleNetV2
@@ -13,12 +14,12 @@ __all__ = ["build_shufflenet_backbone", "build_shufflenet_fpn_backbone"]
 
 
 def norm_name(cfg) -> str:
-    """MODEL.SHUFFLENET.NORM, except that "SyncBN" becomes "BN" on a CPU device.
+    """MODEL.SHUFFLENET.NORM, except that "SyncBN" becomes "BN" on a CPU or meta device.
 
     PyTorch has no synchronised BatchNorm there; the weights fit both.
     """
-    on_cpu = str(cfg.MODEL.DEVICE).startswith("cpu")
-    return "BN" if on_cpu and cfg.MODEL.SHUFFLENET.NORM == "SyncBN" else cfg.MODEL.SHUFFLENET.NORM
+    alone = str(cfg.MODEL.DEVICE).startswith(("cpu", "meta"))
+    return "BN" if alone and cfg.MODEL.SHUFFLENET.NORM == "SyncBN" else cfg.MODEL.SHUFFLENET.NORM
 
 
 @BACKBONE_REGISTRY.register()
@@ -29,7 +30,8 @@ def build_shufflenet_backbone(cfg, input_shape: ShapeSpec) -> ShuffleNetV2:
         stem_channels=width.stem,
         stage_channels=width.channels,
         stage_repeats=width.repeats,
-        ops=configured_ops(cfg),
+        choices=Choices.from_config(cfg),
+        ops=domain(cfg.NAS.SPACE.BACKBONE_OPS, "backbone", "NAS.SPACE.BACKBONE_OPS"),
         norm=norm_name(cfg),
         norm_momentum=cfg.MODEL.SHUFFLENET.NORM_MOMENTUM,
         shuffle_method=cfg.MODEL.SHUFFLENET.SHUFFLE_METHOD,

@@ -4,7 +4,8 @@ Shape shorthand: N images, C channels, H x W spatial size; ``ci``/``co`` a block
 Channel arithmetic, widths and initialisation follow the reference code and Single-Path-One-Shot (SPOS).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -12,8 +13,7 @@ from detectron2.modeling import Backbone
 from torch import nn
 from torch.nn import functional as F
 
-from auto_panoptic.errors import UserError
-from auto_panoptic.modeling.choice import ChoiceBlock
+from auto_panoptic.modeling.choice import Choices
 from auto_panoptic.space import OpSpec
 
 __all__ = ["ShuffleBlock", "ShuffleNetV2", "initialize_weights", "make_norm", "shuffle_split"]
@@ -30,11 +30,11 @@ def make_norm(name: str, momentum: float = 0.1) -> Norm:
             supernet, 0.01 for a retrained model).
 
     Raises:
-        UserError: unknown name.
+        ValueError: unknown name.
     """
     layers = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
     if name not in layers:
-        raise UserError(f"MODEL.SHUFFLENET.NORM is {name!r}; allowed are {sorted(layers)}")
+        raise ValueError(f"norm is {name!r}; allowed are {sorted(layers)}")
     return lambda channels: layers[name](channels, eps=1e-5, momentum=momentum)
 
 
@@ -80,7 +80,8 @@ def _xception_branch(ci: int, mid: int, co: int, kernel: int, stride: int, norm:
     return nn.Sequential(*layers)
 
 
-_BRANCHES = {"shuffle": _shuffle_branch, "xception": _xception_branch}
+# What an operator of a kind puts in a block's main branch: (ci, mid, co, kernel, stride, norm) -> module.
+BRANCHES: dict[str, Callable[..., nn.Module]] = {"shuffle": _shuffle_branch, "xception": _xception_branch}
 
 
 class ShuffleBlock(nn.Module):
@@ -94,36 +95,35 @@ class ShuffleBlock(nn.Module):
     def __init__(self, spec: OpSpec, ci: int, co: int, *, stride: int, norm: Norm, shuffle_method: int = 1):
         """
         Args:
-            spec: an operator of kind "shuffle" or "xception".
+            spec: an operator of a kind in :data:`BRANCHES`.
             ci, co: channels. Stride 1 needs ci == co, stride 2 needs co > ci; co must be even.
             stride: 1 or 2.
             norm: function from a channel number to a normalisation layer.
             shuffle_method: see :func:`shuffle_split`.
 
         Raises:
-            UserError: operator or channels do not fit.
+            ValueError: operator or channels do not fit.
         """
         super().__init__()
-        if spec.kind not in _BRANCHES:
-            raise UserError(
-                f"NAS.SPACE.BACKBONE_OPS: {spec.name!r} is no backbone operator; "
-                f"allowed kinds are {sorted(_BRANCHES)}"
+        if spec.kind not in BRANCHES:
+            raise ValueError(
+                f"operator {spec.name!r} of kind {spec.kind!r}: expected one of {sorted(BRANCHES)}"
             )
         if co % 2 or (stride == 1 and ci != co) or (stride == 2 and co <= ci):
-            raise UserError(
-                f"MODEL.SHUFFLENET: a stride-{stride} block cannot go from {ci} to {co} channels; "
-                "stage channels must be even and grow from the stem through every stage"
+            raise ValueError(
+                f"a stride-{stride} block cannot go from {ci} to {co} channels; they must be even and grow "
+                "from the stem through every stage"
             )
         if shuffle_method not in (1, 2) or (shuffle_method == 2 and co % 4):
-            raise UserError(
-                f"MODEL.SHUFFLENET.SHUFFLE_METHOD is {shuffle_method} with {co} channels; "
-                "allowed are 1 (even channels) and 2 (channels divisible by 4)"
+            raise ValueError(
+                f"shuffle method {shuffle_method} with {co} channels; allowed are 1 (even channels) and 2 "
+                "(channels divisible by 4)"
             )
         self.stride = stride
         self.shuffle_method = shuffle_method
         self.in_channels, self.out_channels = ci, co
         branch_in, branch_out = (ci // 2, co // 2) if stride == 1 else (ci, co - ci)
-        self.main = _BRANCHES[spec.kind](branch_in, co // 2, branch_out, spec.kernel, stride, norm)
+        self.main = BRANCHES[spec.kind](branch_in, co // 2, branch_out, spec.kernel, stride, norm)
         if stride == 2:
             self.projection = nn.Sequential(
                 *_conv_norm(ci, ci, spec.kernel, norm, stride=2, groups=ci, relu=False),
@@ -168,7 +168,8 @@ class ShuffleNetV2(Backbone):
         stem_channels: int,
         stage_channels: Sequence[int],
         stage_repeats: Sequence[int],
-        ops: Mapping[str, Sequence[OpSpec]],
+        ops: Sequence[OpSpec],
+        choices: Choices | None = None,
         norm: str = "BN",
         norm_momentum: float = 0.1,
         shuffle_method: int = 1,
@@ -179,16 +180,19 @@ class ShuffleNetV2(Backbone):
             stem_channels: output channels of the 3x3 stride-2 stem (with bias, BN, ReLU, no pooling).
             stage_channels: output channels of the stages.
             stage_repeats: blocks per stage; the first block of each stage has stride 2.
-            ops: site name -> operators; sites ``backbone.0``, ``backbone.1``, ... run through the stages.
+            ops: operators of the sites ``backbone.0``, ``backbone.1``, ..., which run through the stages.
+            choices: which of them are built; by default all.
             norm, norm_momentum: see :func:`make_norm`.
             shuffle_method: see :func:`shuffle_split`.
             in_channels: image channels.
+
+        Raises:
+            ValueError: channels and repeats do not fit each other or the operators.
         """
         super().__init__()
         if len(stage_channels) != len(stage_repeats):
-            raise UserError(
-                "MODEL.SHUFFLENET.STAGE_CHANNELS and STAGE_REPEATS must have the same length, got "
-                f"{list(stage_channels)} and {list(stage_repeats)}"
+            raise ValueError(
+                f"stage channels {list(stage_channels)} and repeats {list(stage_repeats)} differ in length"
             )
         make = make_norm(norm, norm_momentum)
         self.stem = nn.Sequential(
@@ -196,30 +200,19 @@ class ShuffleNetV2(Backbone):
             make(stem_channels),
             nn.ReLU(inplace=True),
         )
-        self.blocks = nn.ModuleList()
         self._stage_ends = {}  # index of a stage's last block -> output name
         self._out_feature_strides, self._out_feature_channels = {}, {}
-        ci = stem_channels
+        builds, ci = [], stem_channels
         for stage, (co, repeats) in enumerate(zip(stage_channels, stage_repeats, strict=True)):
             for i in range(repeats):
-                site = f"backbone.{len(self.blocks)}"
-                stride = 2 if i == 0 else 1
-                self.blocks.append(
-                    ChoiceBlock(
-                        site,
-                        {
-                            spec.name: ShuffleBlock(
-                                spec, ci, co, stride=stride, norm=make, shuffle_method=shuffle_method
-                            )
-                            for spec in ops[site]
-                        },
-                    )
-                )
+                options = {"stride": 2 if i == 0 else 1, "norm": make, "shuffle_method": shuffle_method}
+                builds.append(partial(ShuffleBlock, ci=ci, co=co, **options))
                 ci = co
             name = f"res{stage + 2}"
-            self._stage_ends[len(self.blocks) - 1] = name
+            self._stage_ends[len(builds) - 1] = name
             self._out_feature_strides[name] = 2 ** (stage + 2)
             self._out_feature_channels[name] = co
+        self.blocks = (choices or Choices()).row("backbone", ops, builds)
         self._out_features = list(self._out_feature_strides)
         initialize_weights(self, stem=self.stem[0])
 

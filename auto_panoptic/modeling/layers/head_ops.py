@@ -8,12 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from auto_panoptic.errors import UserError
 from auto_panoptic.space import OpSpec
 
 from .deform import deform_conv2d
 
-__all__ = ["HeadOp", "ModulatedDeformConv2d", "build_head_op"]
+__all__ = ["BUILDERS", "HeadOp", "ModulatedDeformConv2d", "build_head_op"]
 
 GROUPS = 32
 
@@ -72,7 +71,8 @@ def _plain(ci: int, co: int, kernel: int) -> nn.Module:
     return _xavier(nn.Conv2d(ci, co, kernel, padding=(kernel - 1) // 2))
 
 
-_BUILDERS: dict[str, Callable[[int, int, int], nn.Module]] = {
+# How to build an operator of a kind: (input channels, output channels, kernel) -> module that keeps the size.
+BUILDERS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "dwconv": _depthwise,
     "atconv": _atrous,
     "dfconv": ModulatedDeformConv2d,
@@ -94,20 +94,17 @@ def build_head_op(spec: OpSpec, in_channels: int, out_channels: int) -> HeadOp:
     """Build one candidate of a searched head layer.
 
     Args:
-        spec: an operator of kind "dwconv", "atconv", "dfconv" or "conv".
+        spec: an operator of a kind in :data:`BUILDERS`.
         in_channels: input channels.
         out_channels: output channels, a multiple of 32.
 
     Raises:
-        UserError: unknown kind, or channels that GroupNorm(32) cannot divide.
+        ValueError: unknown kind, or channels that GroupNorm(32) cannot divide.
     """
-    if spec.kind not in _BUILDERS:
-        raise UserError(
-            f"NAS.SPACE.HEAD_OPS: {spec.name!r} is no head operator; allowed kinds are {sorted(_BUILDERS)}"
-        )
+    if spec.kind not in BUILDERS:
+        raise ValueError(f"operator {spec.name!r} of kind {spec.kind!r}: expected one of {sorted(BUILDERS)}")
     if out_channels % GROUPS:
-        raise UserError(
-            f"a searched head layer has {out_channels} output channels; GroupNorm needs a multiple of "
-            f"{GROUPS}: check MODEL.ROI_MASK_HEAD.CONV_DIM and MODEL.SEM_SEG_HEAD.CONVS_DIM"
+        raise ValueError(
+            f"a head operator has {out_channels} output channels; GroupNorm needs a multiple of {GROUPS}"
         )
-    return HeadOp(_BUILDERS[spec.kind](in_channels, out_channels, spec.kernel), out_channels)
+    return HeadOp(BUILDERS[spec.kind](in_channels, out_channels, spec.kernel), out_channels)

@@ -5,7 +5,7 @@ Shape shorthand: N images; F2..F6 FPN outputs with C_F channels; S2..S5 subnet o
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from detectron2.config import configurable
@@ -13,9 +13,8 @@ from torch import nn
 from torch.amp import is_autocast_available
 from torch.nn import functional as F
 
-from auto_panoptic.errors import UserError
-from auto_panoptic.modeling.choice import ChoiceBlock
-from auto_panoptic.space import OpSpec, configured_ops, effective_ratio
+from auto_panoptic.modeling.choice import Choices
+from auto_panoptic.space import OpSpec, effective_ratio, ratio_op
 
 __all__ = ["AttentionGate", "CrossAttention", "upsampled_mean"]
 
@@ -73,13 +72,12 @@ class AttentionGate(nn.Module):
             ratio: reduction ratio ("r" in the paper).
 
         Raises:
-            UserError: the ratio leaves no hidden unit.
+            ValueError: the ratio leaves no hidden unit.
         """
         super().__init__()
         if not 1 <= ratio <= out_dim:
-            raise UserError(
-                f"MODEL.CROSS_ATTENTION.RATIOS holds {ratio}, which leaves no hidden unit for {out_dim} "
-                f"channels; use ratios from 1 to {out_dim}"
+            raise ValueError(
+                f"reduction ratio {ratio} leaves no hidden unit for {out_dim} channels; use 1 to {out_dim}"
             )
         self.reduce = nn.Linear(in_dim, out_dim // ratio)
         self.expand = nn.Linear(out_dim // ratio, out_dim)
@@ -101,7 +99,8 @@ class CrossAttention(nn.Module):
     def __init__(
         self,
         *,
-        ops: Mapping[str, Sequence[OpSpec]],
+        ops: Sequence[OpSpec],
+        choices: Choices | None = None,
         foreground_channels: Mapping[str, int],
         background_channels: Mapping[str, int],
         f2b_levels: Sequence[str],
@@ -110,7 +109,8 @@ class CrossAttention(nn.Module):
     ):
         """
         Args:
-            ops: site name -> operators of kind "se".
+            ops: operators of every layer, of kind "se".
+            choices: which of them are built; by default all.
             foreground_channels: FPN level -> channels of the levels that b2f scales (F2..F6), fine to coarse.
             background_channels: semantic level -> channels of the levels that f2b scales (S2..S5), fine to
                 coarse; the first sets the size to which all are resized.
@@ -119,14 +119,14 @@ class CrossAttention(nn.Module):
             legacy_ratio: divide by the last digit of the ratio, 6 for "r16", as the reference code does.
 
         Raises:
-            UserError: an f2b level that is not among the foreground levels; a ratio that cannot be used.
+            ValueError: an f2b level that is not among the foreground levels; a ratio that cannot be used.
         """
         super().__init__()
         unknown = [name for name in f2b_levels if name not in foreground_channels]
         if unknown or not f2b_levels:
-            raise UserError(
-                f"MODEL.CROSS_ATTENTION.F2B_LEVELS is {list(f2b_levels)}; "
-                f"name at least one of {list(foreground_channels)} (MODEL.RPN.IN_FEATURES)"
+            raise ValueError(
+                f"the levels that f2b reads are {list(f2b_levels)}; name at least one of "
+                f"{list(foreground_channels)}"
             )
         self.foreground_levels = list(foreground_channels)
         self.background_levels = list(background_channels)
@@ -135,25 +135,23 @@ class CrossAttention(nn.Module):
         self.legacy_ratio = legacy_ratio
         f2b_dim = sum(foreground_channels[name] for name in self.f2b_levels)
         b2f_dim = sum(background_channels.values())
-        self.f2b = self._layers("attention.f2b", ops, f2b_dim, background_channels.values())
-        self.b2f = self._layers("attention.b2f", ops, b2f_dim, foreground_channels.values())
+        row = (choices or Choices()).row
+        self.f2b = row(
+            "attention.f2b", ops, [partial(self._gate, f2b_dim, d) for d in background_channels.values()]
+        )
+        self.b2f = row(
+            "attention.b2f", ops, [partial(self._gate, b2f_dim, d) for d in foreground_channels.values()]
+        )
 
-    def _layers(self, prefix: str, ops, in_dim: int, out_dims) -> nn.ModuleList:
-        layers = nn.ModuleList()
-        for i, out_dim in enumerate(out_dims):
-            site = f"{prefix}.{i}"
-            candidates = {}
-            for spec in ops[site]:
-                ratio = effective_ratio(spec, self.legacy_ratio)
-                candidates[spec.name] = AttentionGate(in_dim, out_dim, ratio)
-            layers.append(ChoiceBlock(site, candidates))
-        return layers
+    def _gate(self, in_dim: int, out_dim: int, spec: OpSpec) -> AttentionGate:
+        return AttentionGate(in_dim, out_dim, effective_ratio(spec, self.legacy_ratio))
 
     @classmethod
     def from_config(cls, cfg, foreground_channels, background_channels):
         """Arguments besides cfg as in :meth:`__init__`."""
         return {
-            "ops": configured_ops(cfg),
+            "ops": [ratio_op(ratio) for ratio in cfg.MODEL.CROSS_ATTENTION.RATIOS],
+            "choices": Choices.from_config(cfg),
             "foreground_channels": foreground_channels,
             "background_channels": background_channels,
             "f2b_levels": cfg.MODEL.CROSS_ATTENTION.F2B_LEVELS,

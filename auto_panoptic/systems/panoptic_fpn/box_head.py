@@ -7,8 +7,6 @@ from detectron2.modeling import ROI_BOX_HEAD_REGISTRY
 from fvcore.nn import weight_init
 from torch import nn
 
-from auto_panoptic.errors import UserError
-
 __all__ = ["GroupNormBoxHead"]
 
 
@@ -25,13 +23,13 @@ class GroupNormBoxHead(nn.Sequential):
             fc_dim: their output size, a multiple of 32.
 
         Raises:
-            UserError: ``fc_dim`` cannot be divided into 32 groups, or there is no layer.
+            ValueError: ``fc_dim`` cannot be divided into 32 groups, or there is no layer.
         """
         super().__init__()
         if num_fc < 1 or fc_dim < 1 or fc_dim % 32:
-            raise UserError(
-                f"MODEL.ROI_BOX_HEAD has NUM_FC {num_fc} and FC_DIM {fc_dim}; "
-                "NUM_FC must be at least 1 and FC_DIM a multiple of 32 (GroupNorm)"
+            raise ValueError(
+                f"a box head of {num_fc} layers with {fc_dim} outputs: it needs at least one layer, and a "
+                "multiple of 32 outputs (GroupNorm)"
             )
         size = input_shape.channels * input_shape.height * input_shape.width
         self.add_module("flatten", nn.Flatten())

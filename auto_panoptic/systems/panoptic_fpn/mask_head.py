@@ -1,6 +1,7 @@
 """Mask head whose convolution layers are searched."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from detectron2.config import configurable
@@ -11,9 +12,9 @@ from fvcore.nn import weight_init
 from torch import nn
 from torch.nn import functional as F
 
-from auto_panoptic.modeling.choice import ChoiceBlock
+from auto_panoptic.modeling.choice import Choices
 from auto_panoptic.modeling.layers.head_ops import build_head_op
-from auto_panoptic.space import OpSpec, configured_ops
+from auto_panoptic.space import OpSpec, domain
 
 __all__ = ["SearchableMaskHead"]
 
@@ -27,7 +28,8 @@ class SearchableMaskHead(BaseMaskRCNNHead):
         self,
         input_shape: ShapeSpec,
         *,
-        ops: Mapping[str, Sequence[OpSpec]],
+        ops: Sequence[OpSpec],
+        choices: Choices | None = None,
         num_layers: int,
         conv_dim: int,
         num_classes: int,
@@ -36,21 +38,18 @@ class SearchableMaskHead(BaseMaskRCNNHead):
         """
         Args:
             input_shape: channels of the pooled region features.
-            ops: site name -> operators.
+            ops: operators of every searched layer.
+            choices: which of them are built; by default all.
             num_layers: number of searched layers (paper: 4).
             conv_dim: their output channels.
             num_classes: foreground classes, 1 for class-agnostic masks.
             kwargs: see :class:`BaseMaskRCNNHead`.
         """
         super().__init__(**kwargs)
-        self.blocks = nn.ModuleList()
-        channels = input_shape.channels
-        for i in range(num_layers):
-            site = f"mask.{i}"
-            candidates = {spec.name: build_head_op(spec, channels, conv_dim) for spec in ops[site]}
-            self.blocks.append(ChoiceBlock(site, candidates))
-            channels = conv_dim
-        self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)
+        channels = [input_shape.channels] + [conv_dim] * num_layers
+        builds = [partial(build_head_op, in_channels=c, out_channels=conv_dim) for c in channels[:-1]]
+        self.blocks = (choices or Choices()).row("mask", ops, builds)
+        self.deconv = nn.ConvTranspose2d(channels[-1], conv_dim, kernel_size=2, stride=2)
         self.predictor = nn.Conv2d(conv_dim, num_classes, kernel_size=1)
         for layer in (self.deconv, self.predictor):
             weight_init.c2_msra_fill(layer)  # Kaiming normal, fan out; bias 0
@@ -61,7 +60,8 @@ class SearchableMaskHead(BaseMaskRCNNHead):
         return {
             **super().from_config(cfg, input_shape),
             "input_shape": input_shape,
-            "ops": configured_ops(cfg),
+            "ops": domain(cfg.NAS.SPACE.HEAD_OPS, "head", "NAS.SPACE.HEAD_OPS"),
+            "choices": Choices.from_config(cfg),
             "num_layers": head.NUM_CONV,
             "conv_dim": head.CONV_DIM,
             "num_classes": 1 if head.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,

@@ -4,6 +4,7 @@ Shape shorthand: N images, C channels per level, K classes, H x W the size of th
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from detectron2.config import configurable
@@ -12,10 +13,9 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from auto_panoptic.errors import UserError
-from auto_panoptic.modeling.choice import ChoiceBlock
+from auto_panoptic.modeling.choice import Choices
 from auto_panoptic.modeling.layers.head_ops import build_head_op
-from auto_panoptic.space import OpSpec, configured_ops
+from auto_panoptic.space import OpSpec, domain
 
 __all__ = ["SearchableSemSegFPNHead"]
 
@@ -35,7 +35,8 @@ class SearchableSemSegFPNHead(nn.Module):
         self,
         input_shape: Mapping[str, ShapeSpec],
         *,
-        ops: Mapping[str, Sequence[OpSpec]],
+        ops: Sequence[OpSpec],
+        choices: Choices | None = None,
         num_layers: int,
         conv_dim: int,
         num_classes: int,
@@ -47,7 +48,8 @@ class SearchableSemSegFPNHead(nn.Module):
         """
         Args:
             input_shape: level name -> channels and stride; all levels have the same channels.
-            ops: site name -> operators.
+            ops: operators of every searched layer.
+            choices: which of them are built; by default all.
             num_layers: number of searched layers (paper: 3).
             conv_dim: output channels of each (paper: 128).
             num_classes: classes including class 0 = "thing".
@@ -57,20 +59,21 @@ class SearchableSemSegFPNHead(nn.Module):
             align_corners: bilinear convention of both upsampling steps (reference code: True).
 
         Raises:
-            UserError: levels that the shared subnet cannot serve.
+            ValueError: levels that the shared subnet cannot serve.
         """
         super().__init__()
         levels = sorted(input_shape.items(), key=lambda item: item[1].stride)
         if not levels:
-            raise UserError("MODEL.SEM_SEG_HEAD.IN_FEATURES names no backbone output; use [p2, p3, p4, p5]")
+            raise ValueError("the semantic head needs at least one level")
         if levels[0][1].stride != common_stride:
-            raise UserError(
-                f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {common_stride} but the finest of IN_FEATURES, "
-                f"{levels[0][0]!r}, has stride {levels[0][1].stride}; they must be equal"
+            raise ValueError(
+                f"the finest level of the semantic head, {levels[0][0]!r}, has stride {levels[0][1].stride}; "
+                f"its common stride is {common_stride}, they must be equal"
             )
-        channels = levels[0][1].channels
-        if any(shape.channels != channels for _, shape in levels):
-            raise UserError("MODEL.SEM_SEG_HEAD.IN_FEATURES must have equal channels, one subnet serves all")
+        if len({shape.channels for _, shape in levels}) > 1:
+            raise ValueError(
+                "the levels of the semantic head must have equal channels: one subnet serves all"
+            )
         self.in_features = [name for name, _ in levels]
         self.conv_dim = conv_dim
         self.common_stride = common_stride
@@ -78,20 +81,18 @@ class SearchableSemSegFPNHead(nn.Module):
         self.ignore_value = ignore_value
         self.align_corners = align_corners
 
-        self.blocks = nn.ModuleList()
-        for i in range(num_layers):
-            site = f"sem_seg.{i}"
-            candidates = {spec.name: build_head_op(spec, channels, conv_dim) for spec in ops[site]}
-            self.blocks.append(ChoiceBlock(site, candidates))
-            channels = conv_dim
-        self.predictor = nn.Conv2d(channels * len(levels), num_classes, kernel_size=1)
+        channels = [levels[0][1].channels] + [conv_dim] * num_layers
+        builds = [partial(build_head_op, in_channels=c, out_channels=conv_dim) for c in channels[:-1]]
+        self.blocks = (choices or Choices()).row("sem_seg", ops, builds)
+        self.predictor = nn.Conv2d(channels[-1] * len(levels), num_classes, kernel_size=1)
 
     @classmethod
     def from_config(cls, cfg, input_shape: Mapping[str, ShapeSpec]):
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             "input_shape": {name: shape for name, shape in input_shape.items() if name in head.IN_FEATURES},
-            "ops": configured_ops(cfg),
+            "ops": domain(cfg.NAS.SPACE.HEAD_OPS, "head", "NAS.SPACE.HEAD_OPS"),
+            "choices": Choices.from_config(cfg),
             "num_layers": head.NUM_LAYERS,
             "conv_dim": head.CONVS_DIM,
             "num_classes": head.NUM_CLASSES,

@@ -1,33 +1,21 @@
-"""The search space: an ordered list of sites, each with the operators it may take."""
+"""The search space, an ordered list of sites with the operators each may take; and one choice from all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .ops import BACKBONE_OPS, GROUPS, HEAD_OPS, INTER_OPS, OpSpec, op, ratio_op
-from .widths import width_from_config
+from .ops import GROUPS, OpSpec, op
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from .architecture import Architecture
-
-PARTS = ("backbone", "mask", "sem_seg", "attention")
-# The parts that a meta-architecture can have; all of them if it is not listed.
-META_ARCHITECTURE_PARTS = {
-    "BackboneClassifier": ("backbone",),
-    "GeneralizedRCNN": ("backbone", "mask"),
-    "SemanticSegmentor": ("backbone", "sem_seg"),
-    "PanopticFPN": ("backbone", "mask", "sem_seg"),
-}
-BACKBONE_BUILDERS = ("build_shufflenet_fpn_backbone", "build_shufflenet_backbone")
 
 
 @dataclass(frozen=True)
@@ -60,12 +48,12 @@ class ChoiceSite:
 
     @property
     def group(self) -> str:
-        """``backbone``, ``head`` or ``inter``: the index list the site's choice is written to."""
+        """The index list that the site's choice is written to."""
         return self.ops[0].group
 
     @property
     def part(self) -> str:
-        """``backbone``, ``mask``, ``sem_seg`` or ``attention``: what stands before the name's first dot."""
+        """The part of the network: what stands before the name's first dot."""
         return part_of(self.name)
 
     @property
@@ -103,33 +91,20 @@ class SearchSpace:
     @classmethod
     def default(cls) -> SearchSpace:
         """The paper's space: 40 backbone, 4 mask, 3 semantic, 4 + 5 attention sites."""
-        return _build(40, BACKBONE_OPS, 4, 3, HEAD_OPS, 4, 5, INTER_OPS)
+        from ..systems.panoptic_fpn.published import default_space
+
+        return default_space()
 
     @classmethod
     def from_config(cls, cfg) -> SearchSpace:
         """The space of the model that ``cfg`` describes; ``NAS.ARCHITECTURE`` plays no part in it.
 
-        It holds the sites of those parts of the model that are ours; with Detectron2's own backbone and
-        heads it is empty.
+        Raises:
+            UserError: the model cannot be built.
         """
-        node, model = cfg.NAS.SPACE, cfg.MODEL
-        ours = {
-            "backbone": model.BACKBONE.NAME in BACKBONE_BUILDERS,
-            "mask": model.MASK_ON and model.ROI_MASK_HEAD.NAME == "SearchableMaskHead",
-            "sem_seg": model.SEM_SEG_HEAD.NAME == "SearchableSemSegFPNHead",
-            "attention": model.CROSS_ATTENTION.ENABLED,
-        }
-        parts = [p for p in META_ARCHITECTURE_PARTS.get(model.META_ARCHITECTURE, PARTS) if ours[p]]
-        return _build(
-            width_from_config(cfg).num_layers if "backbone" in parts else 0,
-            _domain(node.BACKBONE_OPS, "NAS.SPACE.BACKBONE_OPS", "backbone", BACKBONE_OPS),
-            model.ROI_MASK_HEAD.NUM_CONV if "mask" in parts else 0,
-            model.SEM_SEG_HEAD.NUM_LAYERS if "sem_seg" in parts else 0,
-            _domain(node.HEAD_OPS, "NAS.SPACE.HEAD_OPS", "head", (*HEAD_OPS, op("conv_3x3"))),
-            len(model.SEM_SEG_HEAD.IN_FEATURES) if "attention" in parts else 0,
-            len(model.RPN.IN_FEATURES) if "attention" in parts else 0,
-            tuple(ratio_op(r) for r in model.CROSS_ATTENTION.RATIOS),
-        )
+        from ..modeling.choice import configured_space
+
+        return configured_space(cfg)
 
     @classmethod
     def from_dict(cls, sites: Mapping[str, Sequence[str]]) -> SearchSpace:
@@ -176,8 +151,13 @@ class SearchSpace:
         """The parts of the network that have sites, in order."""
         return tuple(dict.fromkeys(site.part for site in self.sites))
 
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """The index lists: the published ones, then others in the order of their first sites."""
+        return tuple(dict.fromkeys((*GROUPS, *(site.group for site in self.sites))))
+
     def group(self, group: str) -> tuple[ChoiceSite, ...]:
-        """The sites of ``backbone``, ``head`` or ``inter``, in order."""
+        """The sites of an index list, in order."""
         return tuple(site for site in self.sites if site.group == group)
 
     def random(self, rng: np.random.Generator) -> Architecture:
@@ -188,15 +168,13 @@ class SearchSpace:
         """An :class:`Architecture` of this space.
 
         Args:
-            choices: the three index lists ``{"backbone": [...], "head": [...], "inter": [...]}``; or
+            choices: the index lists ``{"backbone": [...], "head": [...], "inter": [...]}``; or
                 ``{site: operator name}``; or one index or operator name per site, in site order.
         """
-        from .architecture import Architecture
-
         if isinstance(choices, Architecture):
             return Architecture.from_names(self, choices.names(), choices.provenance)
         if isinstance(choices, Mapping):
-            is_index_lists = bool(choices) and all(key in GROUPS for key in choices)
+            is_index_lists = bool(choices) and all(key in self.groups for key in choices)
             build = Architecture.from_indices if is_index_lists else Architecture.from_names
             return build(self, choices)
         choices = list(choices)
@@ -240,6 +218,103 @@ class SearchSpace:
         return "; ".join(notes)
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """An immutable mapping from site to operator.
+
+    Two architectures are equal if their spaces and choices are; provenance does not count.
+
+    Attributes:
+        space: the space it belongs to.
+        choices: one operator name per site, in site order.
+        provenance: where it comes from: free-form, JSON-compatible.
+    """
+
+    space: SearchSpace
+    choices: tuple[str, ...]
+    provenance: dict = field(default_factory=dict, compare=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "choices", tuple(self.choices))
+        if len(self.choices) != len(self.space.sites):
+            raise UserError(
+                f"{len(self.choices)} choices for {len(self.space.sites)} sites: give one per site"
+            )
+        for site, name in zip(self.space.sites, self.choices, strict=True):
+            site.index(name)
+
+    @cached_property
+    def _ops(self) -> dict[str, OpSpec]:
+        return {
+            site.name: site.ops[site.index(name)]
+            for site, name in zip(self.space.sites, self.choices, strict=True)
+        }
+
+    def __getitem__(self, site: str) -> OpSpec:
+        """The operator at ``site``."""
+        self.space.site(site)
+        return self._ops[site]
+
+    def names(self) -> dict[str, str]:
+        """{site name: operator name}, in site order."""
+        return {site.name: name for site, name in zip(self.space.sites, self.choices, strict=True)}
+
+    def indices(self) -> dict[str, list[int]]:
+        """The index lists: the published ``backbone``, ``head`` and ``inter``, then those of other groups."""
+        result = {group: [] for group in self.space.groups}
+        for site, name in zip(self.space.sites, self.choices, strict=True):
+            result[site.group].append(site.index(name))
+        return result
+
+    @classmethod
+    def from_names(cls, space: SearchSpace, names: Mapping[str, str], provenance: dict | None = None):
+        """Build from {site name: operator name}, which must cover the sites of ``space`` exactly."""
+        for name in names:
+            space.site(name)
+        for site in space.sites:
+            if site.name not in names:
+                raise UserError(
+                    f"site '{site.name}' has no operator: expected one of {', '.join(site.names)}"
+                )
+        return cls(space, tuple(names[site.name] for site in space.sites), dict(provenance or {}))
+
+    @classmethod
+    def from_indices(
+        cls, space: SearchSpace, indices: Mapping[str, Sequence[int]], provenance: dict | None = None
+    ):
+        """Build from the index lists; a group without sites may be left out."""
+        if unknown := [key for key in indices if key not in space.groups]:
+            raise UserError(f"unknown index list {unknown[0]!r}: expected {', '.join(space.groups)}")
+        chosen = {}
+        for group in space.groups:
+            sites = space.group(group)
+            values = indices.get(group, ())
+            if isinstance(values, str | Mapping) or not hasattr(values, "__len__"):
+                raise UserError(f"'{group}' is {values!r}: expected a list of {len(sites)} indices")
+            if len(values) != len(sites):
+                raise UserError(f"'{group}' has {len(values)} indices: expected {len(sites)}, one per site")
+            for site, index in zip(sites, values, strict=True):
+                chosen[site.name] = op_at(site, index)
+        return cls(space, tuple(chosen[site.name] for site in space.sites), dict(provenance or {}))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the architecture file, whole or not at all.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        from .architecture_file import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, space: SearchSpace | None = None) -> Architecture:
+        """Read an architecture file; see :func:`auto_panoptic.space.architecture_file.load`."""
+        from .architecture_file import load
+
+        return load(path, space)
+
+
 def part_of(site: str) -> str:
     """The part of the network that a site name begins with."""
     return site.partition(".")[0]
@@ -259,22 +334,3 @@ def op_at(site: ChoiceSite, index: int) -> str:
 def _some(names: list[str], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-def _domain(names, key: str, group: str, allowed: tuple[OpSpec, ...]) -> tuple[OpSpec, ...]:
-    valid = [o.name for o in allowed]
-    for name in names:
-        if name not in valid:
-            raise UserError(f"{key} has {name!r}: expected {group} operators among {', '.join(valid)}")
-    if not names or len(set(names)) != len(names):
-        raise UserError(f"{key} is {list(names)}: expected at least one operator, each once")
-    return tuple(op(name) for name in names)
-
-
-def _build(backbone, backbone_ops, mask, sem_seg, head_ops, f2b, b2f, inter_ops) -> SearchSpace:
-    sites = [ChoiceSite(f"backbone.{i}", backbone_ops) for i in range(backbone)]
-    sites += [ChoiceSite(f"mask.{i}", head_ops) for i in range(mask)]
-    sites += [ChoiceSite(f"sem_seg.{i}", head_ops) for i in range(sem_seg)]
-    sites += [ChoiceSite(f"attention.f2b.{i}", inter_ops) for i in range(f2b)]
-    sites += [ChoiceSite(f"attention.b2f.{i}", inter_ops) for i in range(b2f)]
-    return SearchSpace(tuple(sites))

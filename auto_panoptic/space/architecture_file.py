@@ -1,0 +1,249 @@
+"""Architecture files: our own, which name the operator of every site, and the published index lists."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import write_text
+from .ops import op
+from .space import Architecture, ChoiceSite, SearchSpace, part_of
+
+ARCHITECTURES_DIR = Path(__file__).resolve().parents[2] / "configs" / "architectures"
+
+
+def resolve_architecture_path(name: str | os.PathLike) -> Path:
+    """``name`` itself if it is a file, otherwise the file of that name under ``configs/architectures``."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    shipped = ARCHITECTURES_DIR / f"{name}.json"
+    if shipped.is_file():
+        return shipped
+    known = ", ".join(sorted(p.stem for p in ARCHITECTURES_DIR.glob("*.json"))) or "none"
+    raise UserError(
+        f"NAS.ARCHITECTURE: no architecture file '{name}'; give the path of an architecture.json or a "
+        f"name under {ARCHITECTURES_DIR} ({known})"
+    )
+
+
+def load(path: str | os.PathLike, space: SearchSpace | None = None) -> Architecture:
+    """Read an architecture file, our own or one in the published format.
+
+    The published format is a JSON list holding one object with the three index lists, in the published
+    operator order and for the paper's space. Ours names the operator of every site.
+
+    Args:
+        path: the file.
+        space: the space it must belong to. Without it, the space is the one stated in the file. Parts
+            of the network that ``space`` lacks altogether are left out: the file of a whole network
+            serves a model that has only some of its parts.
+
+    Raises:
+        UserError: no such file, not an architecture file, or an architecture of another space.
+    """
+    content = _read(path)
+    with _errors_of(path):
+        stated = _stated_space(content)
+        names = _names(content, stated)
+        if stated is None and space is None:
+            raise UserError("states no 'space': add it, {site: [operators]}, as search_net.py writes it")
+        if space is None or space == stated:
+            return Architecture.from_names(stated, names, content.get("provenance"))
+        return _fit(names, stated, space, content)
+
+
+@functools.lru_cache(maxsize=8)
+def _names_of_version(path: Path, *_version) -> Mapping[str, str]:
+    content = _read(path)
+    with _errors_of(path):
+        stated = _stated_space(content)
+        if stated is None and _index_lists(content):
+            raise UserError("holds index lists but no 'space' that they refer to: add it, or remove them")
+        return _names(content, stated)
+
+
+def load_names(path: str | os.PathLike) -> Mapping[str, str]:
+    """{site: operator name} of an architecture file of whatever space; read once for each version of it.
+
+    Raises:
+        UserError: no such file, or not an architecture file.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        status = None  # reading it says why
+    version = status and (status.st_ino, status.st_mtime_ns, status.st_size)
+    return _names_of_version(Path(path), version)
+
+
+def save(architecture: Architecture, path: str | os.PathLike) -> None:
+    """Write an architecture file, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content = {
+        "space": architecture.space.to_dict(),
+        "sites": architecture.names(),
+        **architecture.indices(),
+        "provenance": architecture.provenance,
+    }
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"{path}: cannot write the architecture file: {e.strerror or e}") from e
+    write_text(path, _dump(content))
+
+
+# ------------------------------------------------------------------ reading
+
+
+class _errors_of:
+    """Context in which a UserError names the file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, UserError):
+            raise UserError(f"{self.path}: {error}") from error
+
+
+def _read(path) -> dict:
+    """The object that a file holds, alone or in the published list of one."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not a text file"
+        raise UserError(f"{path}: cannot read the architecture file: {reason}") from e
+    try:
+        content = json.loads(text, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as e:
+        raise UserError(
+            f"{path}: not an architecture file: {e}; expected JSON as search_net.py writes"
+        ) from e
+    with _errors_of(path):
+        if isinstance(content, list):
+            if len(content) != 1 or not isinstance(content[0], dict):
+                raise UserError(
+                    f"a list of {len(content)} entries: the published format is a list with one object"
+                )
+            content = content[0]
+            if "sites" in content:
+                raise UserError("'sites' inside a list: an architecture with named sites is a plain object")
+        if not isinstance(content, dict):
+            raise UserError(
+                f"holds a {type(content).__name__}: expected an object with 'sites' or three index lists"
+            )
+        if not isinstance(content.get("provenance", {}), dict):
+            raise UserError(f"'provenance' is {content['provenance']!r}: expected an object")
+    return content
+
+
+def _index_lists(content: dict) -> dict:
+    return {key: value for key, value in content.items() if key not in ("space", "sites", "provenance")}
+
+
+def _stated_space(content: dict) -> SearchSpace | None:
+    """The space a file states; that of bare index lists is the paper's. None: it states none."""
+    if "space" in content:
+        return SearchSpace.from_dict(content["space"])
+    return None if "sites" in content else SearchSpace.default()
+
+
+def _names(content: dict, stated: SearchSpace | None) -> dict[str, str]:
+    """{site: operator name} of a file's content, checked against the space that it states."""
+    indices = _index_lists(content)
+    if stated is not None and (unknown := [key for key in indices if key not in stated.groups]):
+        allowed = ("space", "sites", *stated.groups, "provenance")
+        raise UserError(f"unknown key {unknown[0]!r}: expected {', '.join(allowed)}")
+    if "sites" not in content:
+        if not indices:
+            raise UserError(
+                "no 'sites' and no index lists: expected 'sites' or 'backbone', 'head' and 'inter'"
+            )
+        return Architecture.from_indices(stated, indices).names()
+    sites = content["sites"]
+    if not isinstance(sites, dict) or (not sites and content.get("space") != {}):
+        raise UserError(f"'sites' is {sites!r}: expected an object {{site: operator name}}")
+    for name, value in sites.items():
+        if not isinstance(value, str):
+            raise UserError(f"site '{name}' has {value!r}: expected the name of an operator")
+        if stated is None:
+            ChoiceSite(name, (op(value),))
+    if stated is not None:
+        _check_indices(Architecture.from_names(stated, sites), indices)
+    return sites
+
+
+def _check_indices(architecture: Architecture, indices: dict) -> None:
+    """Raise a UserError where index lists, if there are any, name other operators."""
+    for group, right in architecture.indices().items():
+        if indices and right != indices.get(group, []):
+            raise UserError(
+                f"'{group}' is {indices.get(group, [])!r} but 'sites' names operators {right}: "
+                f"make them agree, or remove the index lists"
+            )
+
+
+def _fit(names, stated: SearchSpace | None, space: SearchSpace, content: dict) -> Architecture:
+    """The choices, by name, in ``space``; domains may differ as long as every choice is in them.
+
+    Sites of parts that ``space`` lacks are left out.
+    """
+    kept = {name: value for name, value in names.items() if part_of(name) in space.parts}
+    if {site.name for site in space.sites} != kept.keys():
+        known = {site.name: site for site in (stated or space).sites}
+        theirs = SearchSpace(tuple(known.get(n) or ChoiceSite(n, (op(o),)) for n, o in kept.items()))
+        raise UserError(
+            "an architecture of another search space (first: the model's, second: the file's): "
+            f"{space.difference(theirs)}; use the config it was searched with"
+        )
+    architecture = Architecture.from_names(space, kept, content.get("provenance"))
+    if stated is None:
+        _check_unstated(architecture, names, _index_lists(content))
+    return architecture
+
+
+def _check_unstated(architecture: Architecture, names: dict, indices: dict) -> None:
+    """:func:`_check_indices` for a file that states no space: its lists run in the order of its sites."""
+    place = dict.fromkeys(indices, 0)
+    for name, value in names.items() if indices else ():
+        group = op(value).group
+        place[group] = place.get(group, 0) + 1
+        given = indices.get(group, [])[: place[group]]
+        if name not in architecture.names():
+            continue
+        right = architecture.space.site(name).index(value)
+        if len(given) < place[group] or given[-1] != right:
+            raise UserError(f"'{group}' and 'sites' disagree about '{name}': remove the index lists")
+
+
+def _unique_keys(pairs):
+    result = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"key {key!r} occurs twice in one object")
+        result[key] = value
+    return result
+
+
+def _dump(content: dict) -> str:
+    """JSON with one site per line and lists kept on their line."""
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            inner = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            text = f"{{\n{inner}\n  }}"
+        else:
+            text = json.dumps(value)
+        lines.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
