@@ -4,7 +4,7 @@
     python search_net.py --cycles 5 --models-per-cycle 12
     python search_net.py --config-file configs/quick/supernet.yaml --weights supernet/model_final.pth --resume
     python search_net.py --policy evolution OUTPUT_DIR output/evolution
-    python search_net.py --num-gpus 8                            # the images of each candidate dealt out
+    python search_net.py --num-gpus 8                            # a candidate per GPU at a time
     torchrun --nproc-per-node 2 search_net.py                    # the same, on two CPU processes
     python search_net.py --rescore --max-macs 250G --pareto      # select anew, evaluate nothing
 
@@ -87,7 +87,7 @@ def parser():
     p.add_argument(
         "--ray-address", metavar="ADDRESS", help="with --workers: join this Ray cluster (auto, or host:port)"
     )
-    group = p.add_argument_group("processes", "share the images of each candidate, as in train_net.py")
+    group = p.add_argument_group("processes", "one candidate each at a time; started as by train_net.py")
     group.add_argument("--num-gpus", type=int, default=1, metavar="N", help="GPUs per machine (default: 1)")
     group.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines (default: 1)")
     group.add_argument(
@@ -127,8 +127,8 @@ def check_arguments(args):
         raise UserError(f"--num-machines {args.num_machines}: add --dist-url tcp://HOST:PORT of machine 0")
     if args.workers is not None and processes(args) > 1:
         raise UserError(
-            f"--workers evaluates whole candidates, {processes(args)} processes share each: leave out "
-            "--workers, or --num-gpus, --num-machines and torchrun"
+            f"--workers starts processes, of which this run has {processes(args)}: leave out --workers, or "
+            "--num-gpus, --num-machines and torchrun"
         )
     if not {"pq"} <= set(args.metrics.split(",")) <= {"pq", "ap", "miou"}:
         raise UserError(
@@ -137,7 +137,7 @@ def check_arguments(args):
 
 
 def processes(args):
-    """Number of processes that share a candidate."""
+    """Number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1")) * args.num_gpus * args.num_machines
 
 
@@ -197,13 +197,14 @@ def main(args, cfg):
     if comm.get_world_size() == 1:
         search(args, cfg, candidate_executor)
         return
-    from auto_panoptic.search.data_parallel import DataParallel, follow, lead, share_evaluator
+    from auto_panoptic.search.executors.ranks import Ranks, follow, leading, rank_evaluator
 
-    evaluator = partial(share_evaluator, cfg, args.weights, args.metrics)
+    make_evaluate = partial(rank_evaluator, cfg, args.weights, args.metrics)
     if comm.is_main_process():
-        lead(partial(search, args, cfg, lambda *_: contextlib.nullcontext(DataParallel(evaluator))))
+        with leading():
+            search(args, cfg, lambda *_: contextlib.nullcontext(Ranks(make_evaluate)))
     else:
-        follow(evaluator)
+        follow(make_evaluate)
 
 
 def search(args, cfg, candidate_executor):
@@ -242,12 +243,9 @@ def candidate_executor(args, cfg):
         from auto_panoptic.search.executors.ray import RayWorkers
 
         return RayWorkers(cfg, args.weights, args.metrics, args.workers, args.ray_address)
-    from auto_panoptic.search import CandidateEvaluator
-    from auto_panoptic.training import AutoPanopticTrainer, load_weights
+    from auto_panoptic.search.evaluate import load_evaluator
 
-    model = AutoPanopticTrainer.build_model(cfg)
-    load_weights(model, args.weights)
-    return contextlib.nullcontext(InProcess(CandidateEvaluator(cfg, model, args.metrics)))
+    return contextlib.nullcontext(InProcess(load_evaluator(cfg, args.weights, args.metrics)))
 
 
 def report_selection(cfg, args):

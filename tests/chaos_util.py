@@ -23,7 +23,7 @@ def passes(drill, plan):
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from chaos import driver, worker
+from chaos import worker
 from chaos.report import Plan
 from auto_panoptic.search.executors import ray as workers
 {changes}

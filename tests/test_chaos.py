@@ -16,7 +16,7 @@ from chaos.report import Outcome, Plan, table
 
 from auto_panoptic import files
 from auto_panoptic.explore import ledger
-from auto_panoptic.search.executors import in_process as executor
+from auto_panoptic.search import loop
 
 
 @pytest.fixture
@@ -91,15 +91,15 @@ def test_failing_candidates(plan):
 
 def test_a_failure_that_counts_is_found(plan, monkeypatch):
     """NaN taken for a score of 99."""
-    honest = executor.outcome_of
+    honest = loop._checked
 
-    def credulous(evaluate, architecture):
-        outcome = honest(evaluate, architecture)
+    def credulous(outcome):
+        outcome = honest(outcome)
         if outcome["status"] == "failed":
             outcome = {**outcome, "status": "ok", "metrics": {"PQ": 99.0}}
         return outcome
 
-    monkeypatch.setattr(executor, "outcome_of", credulous)
+    monkeypatch.setattr(loop, "_checked", credulous)
     found = []
     for policy in ("path_priority", "random"):
         found += failed.fails_at(plan.folder / policy, policy, pure.candidates(policy), 7, "nan")

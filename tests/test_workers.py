@@ -5,16 +5,17 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import test_executors
 import workers_run
 from toy import toy_space
-from workers_run import Evaluate, die, make_evaluate, refuse
+from workers_run import die, make_evaluate
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
-from auto_panoptic.search.executors import InProcess
 from auto_panoptic.search.executors import ray as workers_module
 from auto_panoptic.search.executors.ray import RayExecutor, cpu_share
 
@@ -82,25 +83,37 @@ def expected(**others):
 FAILED = {"status": "failed", "metrics": {}}
 
 
+def on_ray(cluster, workers=2):
+    """Executes as test_executors.in_process, on Ray workers."""
+
+    def execute(task, make, shared, folder):
+        with RayExecutor(make, lambda: shared, workers, cluster.address) as executor:
+            return task(executor)
+
+    execute.in_order = False
+    return execute
+
+
 @pytest.mark.parametrize(
-    "count", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+    "contract",
+    [
+        test_executors.test_every_outcome_once_failures_included,
+        partial(test_executors.test_a_mistake_of_the_user_ends_the_run, place=3),
+        test_executors.test_an_evaluator_that_cannot_be_made_ends_the_run,
+        test_executors.test_a_search_is_continued_with_the_same_result,
+    ],
+    ids=["outcomes", "mistake", "maker", "resume"],
 )
-def test_any_number_of_workers_gives_the_outcomes_of_one_process(cluster, tmp_path, count):
-    """Also for what fails: an exception and a PQ that is no number are results, and not tried again."""
-    events = {"i1": "raise", "i2": float("nan")}
-    (tmp_path / "alone").mkdir()
-    alone = dict(InProcess(Evaluate(table(**events), tmp_path / "alone")).run(ITEMS))
-    with executor(cluster, tmp_path, count, **events) as workers:
-        first = list(workers.run(ITEMS[:4]))
-        second = list(workers.run(ITEMS[4:]))  # the workers serve several runs
-        assert workers.threads == {1: 2, 2: 1, 4: 1}[count]
-    assert sorted(first + second) == sorted(alone.items())
-    assert alone == expected(
-        i1={**FAILED, "seconds": {}, "error": "ArithmeticError: broken candidate"},
-        i2={**FAILED, "seconds": {"evaluation": 0.0}, "error": "PQ is not a number"},
-    )
-    assert calls(tmp_path) == [1] * len(ITEMS)
+def test_the_contract_of_all_executors(cluster, tmp_path, contract):
+    contract(execute=on_ray(cluster), tmp_path=tmp_path)
     assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count, threads", [(1, 2), (4, 1)])
+def test_any_number_of_workers(cluster, tmp_path, count, threads):
+    with executor(cluster, tmp_path, count) as workers:
+        assert dict(workers.run(ITEMS)) == expected() and workers.threads == threads
 
 
 def test_a_killed_worker_is_replaced_and_its_candidate_evaluated_again(cluster, tmp_path):
@@ -125,10 +138,9 @@ def test_a_candidate_that_always_kills_fails_after_three_attempts(cluster, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make, message", [(die, "no worker could start"), (refuse, "^no annotations on")])
-def test_workers_that_cannot_start_end_the_run(cluster, tmp_path, make, message):
-    with executor(cluster, tmp_path, 1, make) as workers:
-        with pytest.raises(UserError, match=message):
+def test_workers_that_cannot_start_end_the_run(cluster, tmp_path):
+    with executor(cluster, tmp_path, 1, die) as workers:
+        with pytest.raises(UserError, match="no worker could start"):
             list(workers.run(ITEMS))
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 class Evaluate:
     """PQ by a table {repr(indices): PQ}; a str in its place is an event.
 
-    "raise": an exception. "kill": SIGKILL, always. "kill once": SIGKILL, the first time. Each call leaves a
-    line in ``folder``/calls.
+    "raise": an exception. "mistake": a UserError. "kill": SIGKILL, always. "kill once": SIGKILL, the first
+    time. Each call leaves a line in ``folder``/calls.
     """
 
     def __init__(self, table, folder, seconds=0.0):
@@ -30,6 +30,10 @@ class Evaluate:
             stream.write(name + "\n")
         time.sleep(self.seconds)
         value = self.table[name]
+        if value == "mistake":
+            from auto_panoptic.errors import UserError
+
+            raise UserError("img.png: no such image")
         if value == "raise":
             raise ArithmeticError("broken candidate")
         if value == "kill" or (value == "kill once" and name not in before):
@@ -38,6 +42,14 @@ class Evaluate:
 
 
 def make_evaluate(shared):
+    return Evaluate(**shared)
+
+
+def make_evaluate_of_rank(shared, rank):
+    """Kills the rank that ``shared`` names, and no other."""
+    shared = dict(shared)
+    if shared.pop("rank") != rank:
+        shared["table"] = {name: 1.0 if v == "kill" else v for name, v in shared["table"].items()}
     return Evaluate(**shared)
 
 

@@ -11,6 +11,7 @@ from detectron2.evaluation import (
     DatasetEvaluators,
     SemSegEvaluator,
 )
+from detectron2.utils import comm
 
 from ..data import EVALUATOR_TYPE
 from ..errors import UserError
@@ -21,8 +22,10 @@ from .panoptic_quality import PanopticQuality
 METRICS = ("pq", "ap", "miou")
 
 
-def _coco_evaluator(dataset_name: str, tasks: tuple, output_dir: str | None) -> COCOEvaluator:
-    kwargs = {"tasks": tasks, "distributed": True, "output_dir": output_dir}
+def _coco_evaluator(
+    dataset_name: str, tasks: tuple, output_dir: str | None, distributed: bool
+) -> COCOEvaluator:
+    kwargs = {"tasks": tasks, "distributed": distributed, "output_dir": output_dir}
     if "use_fast_impl" in inspect.signature(COCOEvaluator.__init__).parameters:
         kwargs["use_fast_impl"] = False  # the official implementation, in pure Python and numpy
     return COCOEvaluator(dataset_name, **kwargs)
@@ -63,6 +66,7 @@ def build_evaluators(
     dataset_name: str,
     output_dir: str | None = None,
     metrics: Sequence[str] = METRICS,
+    distributed: bool = True,
     **options,
 ) -> DatasetEvaluators:
     """The evaluators of one data set; for one of classified images, top-1 and top-5 accuracy.
@@ -72,6 +76,7 @@ def build_evaluators(
         dataset_name: a registered data set.
         output_dir: where evaluators write predictions; None writes none.
         metrics: any of "pq" (panoptic quality), "ap" (box and mask AP), "miou" (of the semantic head).
+        distributed: whether the images are dealt out to the processes of the run.
         options: ``per_image``, ``cache_ground_truth``, ``details``, ``trim_areas``, ``save_predictions`` of
             :class:`PanopticQualityEvaluator`; Detectron2's evaluator knows none of them.
 
@@ -80,22 +85,37 @@ def build_evaluators(
     """
     check_metrics(cfg, metrics)
     if MetadataCatalog.get(dataset_name).get("evaluator_type", None) == EVALUATOR_TYPE:
-        return DatasetEvaluators([ClassificationEvaluator(dataset_name)])
+        return DatasetEvaluators([ClassificationEvaluator(dataset_name, distributed=distributed)])
     records = DatasetCatalog.get(dataset_name)  # makes or derives the files that the evaluators read
     evaluators = []
     if "ap" in metrics:
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        evaluators.append(_coco_evaluator(dataset_name, tasks, output_dir))
+        evaluators.append(_coco_evaluator(dataset_name, tasks, output_dir, distributed))
     if "miou" in metrics:
-        evaluators.append(SemSegEvaluator(dataset_name, distributed=True, output_dir=output_dir))
+        evaluators.append(SemSegEvaluator(dataset_name, distributed, output_dir))
     if "pq" in metrics:
         if cfg.TEST.PANOPTIC_EVALUATOR == "streaming":
-            options["stuff_area"] = cfg.TEST.STUFF_AREA
+            options |= {"stuff_area": cfg.TEST.STUFF_AREA, "distributed": distributed}
             evaluators.append(PanopticQualityEvaluator(dataset_name, output_dir, **options))
         else:
+            if not distributed and comm.get_world_size() > 1:
+                raise UserError(
+                    "TEST.PANOPTIC_EVALUATOR 'detectron2' adds up the predictions of all processes; choose "
+                    "'streaming' where each scores candidates of its own"
+                )
             _check_names(dataset_name, records)
             evaluators.append(COCOPanopticEvaluator(dataset_name, output_dir))
-    return DatasetEvaluators(evaluators)
+    return (DatasetEvaluators if distributed else _OwnEvaluators)(evaluators)
+
+
+class _OwnEvaluators(DatasetEvaluators):
+    """Evaluators of one process, whatever others do: Detectron2 has results in the main process only."""
+
+    def evaluate(self) -> dict:
+        results = {}
+        for evaluator in self._evaluators:
+            results |= evaluator.evaluate()
+        return results
 
 
 def panoptic_evaluator_of(evaluators: DatasetEvaluators) -> PanopticQualityEvaluator | None:

@@ -22,7 +22,8 @@ from ..evaluation import build_evaluators, panoptic_quality_of
 from ..modeling import apply_architecture
 from ..space import Architecture
 from ..training.data_loader import build_mapper
-from ..training.weights import read_checkpoint
+from ..training.trainer import AutoPanopticTrainer
+from ..training.weights import load_weights, read_checkpoint
 from .bn_recalibration import recalibrated
 
 # Resamples of the search images behind a candidate's uncertainty; the same for all candidates of a data set.
@@ -151,7 +152,7 @@ class CandidateEvaluator:
             model.to(memory_format=torch.channels_last)
         self.calibration = images.calibration
         self.data = [
-            (batches, build_evaluators(cfg, name, None, metrics, per_image=True, cache_ground_truth=True))
+            (batches, _evaluators(cfg, name, metrics))
             for name, batches in zip(cfg.DATASETS.SEARCH, images.search, strict=True)
         ]
 
@@ -201,6 +202,19 @@ class CandidateEvaluator:
         quality = panoptic_quality_of(evaluators)
         samples = None if quality is None else quality.bootstrap_samples(BOOTSTRAP_SAMPLES, seed=0)["PQ"]
         return metrics, samples
+
+
+def _evaluators(cfg, name: str, metrics: Sequence[str]) -> DatasetEvaluators:
+    """Those of a data set; of several processes, each scores candidates of its own."""
+    options = {"per_image": True, "cache_ground_truth": True}
+    return build_evaluators(cfg, name, None, metrics, distributed=False, **options)
+
+
+def load_evaluator(cfg, weights: str, metrics: Sequence[str]) -> CandidateEvaluator:
+    """The evaluator of the supernet ``cfg`` with the checkpoint ``weights``."""
+    model = AutoPanopticTrainer.build_model(cfg)
+    load_weights(model, weights)
+    return CandidateEvaluator(cfg, model, metrics)
 
 
 def _mean(scores: list[tuple[dict, np.ndarray | None]]) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -161,6 +162,7 @@ class _Search:
         self._record(place, architecture, outcome, bar)
 
     def _record(self, place: Place, architecture: Architecture, outcome: dict, bar: tqdm) -> dict:
+        outcome = _checked(outcome)
         base = {"cycle": place[0], "index": place[1], "architecture": architecture.indices()}
         record = self.ledger.append({**base, **outcome, **self.describe(architecture)})
         self.records[place] = record
@@ -184,6 +186,13 @@ class _Search:
         records = [self.records[place] for place in places if place in self.records]
         scored = [self._scored(cycle) for cycle in range(len(self.cycles))]
         return write_selection(self.ledger.path.parent, self.policy, scored, records, self.header)
+
+
+def _checked(outcome: dict) -> dict:
+    """The outcome; a failure, if its PQ is no number: that is a fact too, and never selected."""
+    if outcome["status"] == "ok" and not math.isfinite(outcome["metrics"].get("PQ", math.nan)):
+        return {**outcome, "status": "failed", "metrics": {}, "error": "PQ is not a number"}
+    return outcome
 
 
 def write_selection(

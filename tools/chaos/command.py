@@ -17,7 +17,6 @@ from tqdm import tqdm
 from auto_panoptic.errors import UserError
 
 from .changed import changed
-from .driver import driver
 from .failed import nan
 from .journal import journal
 from .kill import kill
@@ -30,7 +29,7 @@ from .report import Outcome, Plan, table
 from .worker import worker
 
 DRILLS: dict[str, Callable[[Plan], Outcome]] = {
-    f.__name__: f for f in (kill, journal, nan, lock, changed, order, memory, worker, driver, real)
+    f.__name__: f for f in (kill, journal, nan, lock, changed, order, memory, worker, real)
 }
 
 

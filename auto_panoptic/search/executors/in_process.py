@@ -1,15 +1,18 @@
-"""Who evaluates the candidates: this process, or others behind the same protocol."""
+"""What all executors share, and the one that evaluates in this process."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Protocol
 
+from ...errors import UserError
 from ...space import Architecture
 
 logger = logging.getLogger(__name__)
+
+
+Evaluate = Callable[[Architecture], tuple[dict, dict]]  # -> metrics in percent, seconds per phase
 
 
 class Executor(Protocol):
@@ -18,18 +21,18 @@ class Executor(Protocol):
     def run(self, items: Iterable[tuple[Hashable, Architecture]]) -> Iterator[tuple[Hashable, dict]]:
         """Yield (key, outcome) once for each (key, architecture), as soon as it is known.
 
-        An outcome has "status" ("ok" or "failed"), "metrics" (with a finite "PQ" if ok, else empty),
-        "seconds" per phase and, if failed, "error": what :func:`outcome_of` returns.
+        An outcome is what :func:`outcome_of` returns: "status" ("ok" or "failed"), "metrics" (empty if
+        failed), "seconds" per phase and, if failed, "error".
+
+        Raises:
+            UserError: as the evaluation did: not the candidate is wrong, but what all of them need.
         """
 
 
 class InProcess:
     """Evaluates one candidate after the other, in the given order, each when its outcome is asked for."""
 
-    def __init__(self, evaluate: Callable[[Architecture], tuple[dict, dict]]):
-        """Args:
-        evaluate: architecture -> (metrics with "PQ" in percent, seconds per phase).
-        """
+    def __init__(self, evaluate: Evaluate):
         self.evaluate = evaluate
 
     def run(self, items: Iterable[tuple[Hashable, Architecture]]) -> Iterator[tuple[Hashable, dict]]:
@@ -38,13 +41,17 @@ class InProcess:
             yield key, outcome_of(self.evaluate, architecture)
 
 
-def outcome_of(evaluate: Callable[[Architecture], tuple[dict, dict]], architecture: Architecture) -> dict:
-    """Facts of one evaluation; a crash or a PQ that is no number is a fact too, and never selected."""
+def outcome_of(evaluate: Evaluate, architecture: Architecture) -> dict:
+    """Facts of one evaluation, a crash included: one broken candidate must not end a search of hours.
+
+    Raises:
+        UserError: as ``evaluate`` did.
+    """
     try:
         metrics, seconds = evaluate(architecture)
-    except Exception as error:  # one broken candidate must not end a search of hours
+    except UserError:
+        raise
+    except Exception as error:
         logger.exception("candidate failed: %s", architecture.indices())
         return {"status": "failed", "metrics": {}, "seconds": {}, "error": f"{type(error).__name__}: {error}"}
-    if not math.isfinite(metrics.get("PQ", math.nan)):
-        return {"status": "failed", "metrics": {}, "seconds": seconds, "error": "PQ is not a number"}
     return {"status": "ok", "metrics": metrics, "seconds": seconds}

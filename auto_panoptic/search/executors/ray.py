@@ -26,7 +26,6 @@ from ...read_config import import_modules
 from ...space import Architecture
 from ...training import AutoPanopticTrainer, load_weights
 from ..evaluate import CandidateEvaluator, SearchImages, search_images
-from ..watchdog import Watchdog
 from .in_process import outcome_of
 
 logger = logging.getLogger(__name__)
@@ -118,7 +117,6 @@ class RayExecutor:
             raise UserError(f"--workers is {workers}; expected at least 1")
         self._ray = _import_ray()
         self._ours = not self._ray.is_initialized()
-        self._watchdog = None  # of a Ray started here
         self._slots: list[_Slot] = []
         self._make_evaluator = make_evaluator
         if self._ours:
@@ -140,18 +138,12 @@ class RayExecutor:
         if address not in (None, "auto"):
             _check_address(address)
         try:
-            self._watchdog = None if address else Watchdog()
-            with self._watchdog or contextlib.nullcontext():
-                context = self._ray.init(
-                    address=address or "local",
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    **({} if address else {"include_dashboard": False}),
-                )
-            if self._watchdog:
-                self._watchdog.remove(context.address_info["session_dir"])
-            # Its own long lines about a dead worker, which stay despite log_to_driver; ours say what follows.
-            self._ray._private.worker._worker_logs_enabled = False
+            self._ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if address else {"include_dashboard": False}),
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"--ray-address {address}" if address else "Ray cannot start on this machine"
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -234,6 +226,8 @@ class RayExecutor:
             outcome = self._ray.get(reference)
         except errors.RayTaskError as error:  # Python's exceptions; a worker that lives
             cause = error.cause if isinstance(error.cause, Exception) else error
+            if isinstance(cause, UserError) and item is not None:
+                raise cause from error
             reason = f"{type(cause).__name__}: {_first_line(cause)}"
             if item is None:
                 slot.failures = ATTEMPTS
@@ -278,15 +272,12 @@ class RayExecutor:
         slot.actor, slot.ready = None, False
 
     def close(self) -> None:
-        """Stop the workers, and Ray if it was started here, with its folder of sockets and logs."""
+        """Stop the workers, and Ray if it was started here."""
         for slot in self._slots:
             self._stop(slot)
         self._slots, self._shared = [], None
         if self._ours:
             self._ray.shutdown()
-        if self._watchdog:
-            self._watchdog.close()
-            self._watchdog = None
 
     def __enter__(self):
         return self
