@@ -59,7 +59,7 @@ def test_the_example_of_the_readme_trains(tmp_path, shapes, monkeypatch, capsys,
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
     with _own_logging():
         exec(compile(example, "README.md", "exec"), {})
-    assert (tmp_path / "output/quickstart/supernet/model_final.pth").is_file()
+    assert (tmp_path / "output/my/model_final.pth").is_file()
     out = capsys.readouterr().out
     assert out.startswith("Ids of my_train\n") and out.count("Ids of my_train\n") == 2  # and in the run's log
     assert f"Training on {SIZES['val']} images of ['my_train']" in out
