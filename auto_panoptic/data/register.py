@@ -16,10 +16,12 @@ from detectron2.data.datasets import load_coco_json
 from ..errors import UserError
 from .derive.once import build_once, datasets_root, parallel_map
 from .formats import panoptic_png as coco
+from .formats.categories import check_categories
+from .formats.json_file import load_object
 from .formats.names import below, name_problem, png_name
-from .formats.panoptic_json import read_json, read_panoptic_json, read_segments
+from .formats.panoptic_json import read_panoptic_json, read_segments
 from .id_table import id_table, is_main_process
-from .metadata import check_categories, panoptic_metadata, semantic_label_map
+from .metadata import panoptic_metadata, semantic_label_map
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +144,7 @@ class PanopticSource:
         """
         self.check_files()
         categories = self.effective_categories
-        entries = read_segments(self.panoptic_json, {c["id"] for c in categories})
+        entries = read_segments(self.panoptic_json, categories)
         self._derive(entries)
         paths, maps = self.paths, panoptic_metadata(categories)
         things, stuff = maps["thing_dataset_id_to_contiguous_id"], maps["stuff_dataset_id_to_contiguous_id"]
@@ -311,7 +313,7 @@ def register_coco_panoptic(
 
     if isinstance(categories, (str, os.PathLike)):
         path = expand(categories)
-        categories = read_json(path, "category file").get("categories")
+        categories = load_object(path, "category file", {"categories": list})["categories"]
         check_categories(categories, path)
     source = PanopticSource(
         name=name,
