@@ -101,7 +101,7 @@ def test_own_data_is_derived_and_loaded(tmp_path, forget_data_sets):
     metadata = MetadataCatalog.get("own")
     assert metadata.evaluator_type == "coco_panoptic_seg"
     assert (metadata.ignore_label, metadata.label_divisor) == (255, 1000)
-    assert metadata.formats.panoptic_json == own["panoptic_json"]
+    assert metadata.panoptic_json == own["panoptic_json"]
     assert Path(metadata.json_file).is_file() and Path(metadata.sem_seg_root).is_dir()
 
 
@@ -176,7 +176,7 @@ def test_partial_set_under_a_wider_category_list(tmp_path, forget_data_sets):
     semantic = np.array(Image.open(records[2]["sem_seg_file_name"]))
     assert sorted(np.unique(semantic)) == [0, 255]  # what the partial set does not list is void
     metadata = MetadataCatalog.get("partial")
-    written = json.loads(Path(metadata.formats.panoptic_json).read_text())
+    written = json.loads(Path(metadata.panoptic_json).read_text())
     assert written["categories"] == CATEGORIES and written["annotations"] == content["annotations"]
 
 

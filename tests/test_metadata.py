@@ -108,26 +108,6 @@ def test_detectron2s_data_sets():
             check_metadata(name, MetadataCatalog.get(name).as_dict())
 
 
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"color": 5}, "category 4 has color 5; expected three values of 0 to 255"),
-        ({"color": "red"}, "category 4 has color 'red'"),
-        ({"color": {"r": 1, "g": 2, "b": 3}}, "category 4 has color {'r': 1, "),
-        ({"color": [1, 2, "3"]}, r"category 4 has color \[1, 2, '3'\]"),
-        ({"color": [1, 2, [3]]}, r"category 4 has color \[1, 2, \[3\]\]"),
-        ({"color": [1, 2, 256]}, r"category 4 has color \[1, 2, 256\]"),
-        ({"color": [1, 2, float("nan")]}, r"category 4 has color \[1, 2, nan\]"),
-        ({"color": [1, 2]}, r"category 4 has color \[1, 2\]"),
-        ({"name": None}, "category 4 has name None; expected a string"),
-        ({"name": 7}, "category 4 has name 7"),
-    ],
-)
-def test_a_category_of_strange_values_is_named(changes, message):
-    with pytest.raises(UserError, match=f"^own: {message}"):
-        check_categories([{**CATEGORIES[0], **changes}, *CATEGORIES[1:]], "own")
-
-
 def test_colors_that_are_allowed():
     for color in (None, [0, 128, 255], (0.0, 1.5, 255.0), np.array([1, 2, 3], np.uint8)):
         check_categories([{**CATEGORIES[0], "color": color}], "own")

@@ -21,7 +21,10 @@ _REDRAW = "write the PNG and segments_info again from the same source"
 KINDS = {
     # The files that describe the set.
     "json-missing": (ERROR, "correct the path, or put the file there (see datasets/README.md)"),
-    "json-broken": (ERROR, "restore the file; a cut download ends in the middle of the JSON"),
+    "json-broken": (
+        ERROR,
+        "restore the file, as UTF-8 without a mark in front; a cut download ends in the middle of the JSON",
+    ),
     "json-format": (ERROR, _JSON_FIELD),
     "file-name": (ERROR, RELATIVE),
     "folder-missing": (ERROR, "correct the path, or set DETECTRON2_DATASETS (see datasets/README.md)"),

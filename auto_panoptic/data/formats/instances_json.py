@@ -9,10 +9,12 @@ import collections
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.structures import BoxMode
 
 from .categories import Categories
 from .findings import Finding, raise_first
-from .json_file import are_numbers, is_box, is_id, read_object
+from .json_file import are_numbers, is_box, is_id, no_collection, read_object
 
 KEYS = {"images": list, "annotations": list, "categories": list}
 
@@ -155,6 +157,8 @@ def _polygon_problem(polygons: list, size: tuple) -> tuple[str, str] | None:
         whole = isinstance(polygon, list) and len(polygon) >= 6 and not len(polygon) % 2
         if not whole or not are_numbers(polygon):
             return "mask-format", f"polygon {str(polygon)[:60]} is no list of at least 3 finite x, y"
+    if leaves_by(polygons, size) <= 0:
+        return None
     low, high = bounds(polygons)
     if min(high) <= 0 or low[0] >= size[0] or low[1] >= size[1]:
         what = f"polygons from {low} to {high} lie outside the image of {size[0]} x {size[1]}"
@@ -173,9 +177,10 @@ def bounds(polygons: list) -> tuple[list, list]:
 
 
 def leaves_by(polygons: list, size: tuple) -> float:
-    """By how many pixels polygons leave an image of ``size`` (W, H)."""
-    low, high = bounds(polygons)
-    return max(-min(low), high[0] - size[0], high[1] - size[1])
+    """By how many pixels polygons leave an image of ``size`` (W, H); not above 0 if they do not."""
+    (width, height), low = size, min(map(min, polygons))
+    x, y = (max(max(polygon[axis::2]) for polygon in polygons) for axis in (0, 1))
+    return max(-low, x - width, y - height)
 
 
 def decode_counts(text: str) -> list[int]:
@@ -227,6 +232,7 @@ def index_instances_json(
     return index, list(index.problems())
 
 
+@no_collection()
 def read_instances(path: str, images: Mapping, things: Mapping) -> dict:
     """Read an instances JSON and check all of it.
 
@@ -250,3 +256,29 @@ def read_instances(path: str, images: Mapping, things: Mapping) -> dict:
         for instance in instances:
             raise_first(value_problems(instance, size, path, image_id))
     return index.instances
+
+
+def by_image(annotations: list) -> dict:
+    """{image id: annotations in the order of the file}."""
+    grouped = collections.defaultdict(list)
+    for annotation in annotations:
+        grouped[annotation["image_id"]].append(annotation)
+    return grouped
+
+
+def detectron2_instance(instance: dict, categories: Mapping) -> dict:
+    """A sound annotation in Detectron2's format.
+
+    Args:
+        instance: the annotation.
+        categories: {category id: contiguous id}.
+    """
+    mask = instance["segmentation"]
+    if isinstance(mask, dict) and isinstance(mask["counts"], list):
+        mask = mask_util.frPyObjects(mask, *mask["size"])
+    result = {key: instance[key] for key in ("iscrowd", "bbox") if key in instance}
+    return result | {
+        "category_id": categories[instance["category_id"]],
+        "segmentation": mask,
+        "bbox_mode": BoxMode.XYWH_ABS,
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 import os
@@ -35,6 +37,18 @@ def is_box(box: object) -> bool:
     return type(box) is list and len(box) == 4 and are_numbers(box) and box[2] > 0 < box[3]
 
 
+@contextlib.contextmanager
+def no_collection():
+    """Leave out garbage collection while many containers are made: it takes as long as the work itself."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def read_object(path: str, what: str, keys: dict) -> tuple[dict | None, list[Finding]]:
     """Read a JSON object whose ``keys`` hold the given types.
 
@@ -49,7 +63,7 @@ def read_object(path: str, what: str, keys: dict) -> tuple[dict | None, list[Fin
     if os.path.exists(path) and not os.path.isfile(path):
         return None, [Finding("json-broken", path, None, f"the {what} is no file")]
     try:
-        with open(path, encoding="utf-8") as file:
+        with no_collection(), open(path, encoding="utf-8") as file:
             content = json.load(file)
     except FileNotFoundError:
         return None, [Finding("json-missing", path, None, f"the {what} does not exist")]

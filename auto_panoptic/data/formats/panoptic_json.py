@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from ...errors import UserError
 from .categories import Categories, check_categories
 from .findings import Finding, raise_first
-from .json_file import is_box, is_id, is_number, load_object, read_object
+from .json_file import is_box, is_id, is_number, load_object, no_collection, read_object
 from .names import name_problem, png_name
 
 logger = logging.getLogger(__name__)
@@ -291,14 +291,23 @@ def read_segments(path: str, categories: Sequence | None = None) -> dict:
     Raises:
         UserError: the first error, with file and entry.
     """
-    content = read_panoptic_json(path)
-    used = content["categories"] if categories is None else categories
+    return _checked(path, categories)[1]
+
+
+def read_images(path: str, categories: Sequence | None = None) -> dict:
+    """{image id: image entry}, those without annotation too; otherwise as :func:`read_segments`."""
+    return _checked(path, categories)[0]
+
+
+def _checked(path: str, categories: Sequence | None) -> tuple[dict, dict]:
+    used = read_panoptic_json(path)["categories"] if categories is None else categories
     things = tuple((category["id"], bool(category["isthing"])) for category in used)
-    return _segments(str(path), _stamp(path), things)
+    return _check_all(str(path), _stamp(path), things)
 
 
 @functools.lru_cache(maxsize=4)
-def _segments(path: str, stamp: tuple, things: tuple) -> dict:
+@no_collection()
+def _check_all(path: str, stamp: tuple, things: tuple) -> tuple[dict, dict]:
     categories = [{"id": i, "isthing": isthing, "name": str(i)} for i, isthing in things]
     index = PanopticIndex(path, _load(path, stamp), categories)
     raise_first(index.problems())
@@ -311,4 +320,4 @@ def _segments(path: str, stamp: tuple, things: tuple) -> dict:
     unlabelled = len(index.images) - len(entries)
     if unlabelled:
         logger.warning("%s: %d images have no annotation and are left out.", path, unlabelled)
-    return dict(sorted(entries.items()))
+    return index.images, dict(sorted(entries.items()))
