@@ -143,7 +143,7 @@ def processes(args):
 
 def search_config(args):
     """The config that the arguments ask for."""
-    from auto_panoptic.data import is_classifier
+    from auto_panoptic.data import holds_classes
     from auto_panoptic.training import build_config
 
     cfg = build_config(args.config_file, args.opts + (["NAS.POLICY", args.policy] if args.policy else []))
@@ -154,8 +154,8 @@ def search_config(args):
     cfg.freeze()
     if cfg.NAS.ARCHITECTURE:
         raise UserError('NAS.ARCHITECTURE is set: a search needs the supernet; set it to ""')
-    if is_classifier(cfg):
-        raise UserError(f"{args.config_file} is a classifier; a search needs a panoptic supernet")
+    if any(holds_classes(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.SEARCH)):
+        raise UserError(f"{args.config_file} is of classified images; a search needs a panoptic supernet")
     return cfg
 
 

@@ -20,12 +20,11 @@ import math
 import os
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from auto_panoptic.data import EVALUATOR_TYPE, log_ids
+from auto_panoptic.data import holds_classes, log_ids
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import (
     build_evaluators,
@@ -44,14 +43,12 @@ from auto_panoptic.training import (
     check_resume,
     check_supernet,
     check_training,
-    check_unused,
     check_weights,
     find_config,
     has_checkpoint,
     launch_processes,
     load_weights,
     model_space,
-    only_run,
     processes,
     run_command,
 )
@@ -128,11 +125,6 @@ def report(args, folder: str, name: str, results: dict, evaluators, several: boo
 
 
 def main(args, cfg):
-    with only_run(cfg.OUTPUT_DIR, fresh=not (args.eval_only or args.resume)):
-        return train_or_evaluate(args, cfg)
-
-
-def train_or_evaluate(args, cfg):
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="auto_panoptic")
     log_ids(cfg)
@@ -156,9 +148,7 @@ def check_flags(args, cfg) -> None:
     for flag in (flag for flag, given in flags.items() if given):
         if not args.eval_only:
             raise UserError(f"{flag} goes with --eval-only; add that, or leave {flag} out")
-        if any(
-            MetadataCatalog.get(n).get("evaluator_type", None) == EVALUATOR_TYPE for n in cfg.DATASETS.TEST
-        ):
+        if any(holds_classes(name) for name in cfg.DATASETS.TEST):
             raise UserError(
                 f"{flag} is for panoptic data sets, DATASETS.TEST holds classified images; drop {flag}"
             )
@@ -194,8 +184,6 @@ def check(args):
         )
     if not args.eval_only and is_supernet:
         check_supernet(cfg)
-    if not args.eval_only and not args.resume:
-        check_unused(cfg.OUTPUT_DIR)
     if args.resume and not args.eval_only:
         check_resume(cfg)
         if has_checkpoint(cfg.OUTPUT_DIR):  # MODEL.WEIGHTS was where the run began

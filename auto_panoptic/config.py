@@ -143,6 +143,8 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     # Data sets of classified images to register before use, for the ImageNet stage. Each entry is a mapping
     # {name: my_train, root: my/train}; the root holds one folder of images per class.
     cfg.DATASETS.IMAGE_FOLDERS = []
+    # Name of the mapper in auto_panoptic.data.DATASET_MAPPER_REGISTRY; "" takes the one the model declares.
+    cfg.INPUT.DATASET_MAPPER_NAME = ""
     # Data sets on which the search scores its candidates.
     cfg.DATASETS.SEARCH = ()
 

@@ -21,6 +21,7 @@ def config_with(**datasets):
     """The default config with these keys of DATASETS."""
     cfg = get_cfg()
     add_auto_panoptic_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "AutoPanopticFPN"
     for key, value in datasets.items():
         cfg.DATASETS[key] = value
     return cfg

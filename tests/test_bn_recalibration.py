@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import update_bn_stats
 from toy import answer_strongly, make_config
 
-from auto_panoptic.data import PanopticMapper
+from auto_panoptic.data import PanopticMapper, with_data_sets
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture
@@ -51,7 +51,7 @@ def scramble(model, seed):
 @pytest.fixture(scope="module")
 def batches(cfg):
     """Ten images in batches of four, four and two."""
-    dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)[:10]
+    dicts = get_detection_dataset_dicts(with_data_sets(cfg).DATASETS.TRAIN, filter_empty=False)[:10]
     mapper = PanopticMapper(cfg, is_train=True)
     samples = [mapper({**d, "sample_seed": 3}) for d in copy.deepcopy(dicts)]
     return [samples[:4], samples[4:8], samples[8:]]

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from toy import answer_strongly, make_config
 
-from auto_panoptic.data import PanopticMapper
+from auto_panoptic.data import PanopticMapper, with_data_sets
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture
 from auto_panoptic.search import CandidateEvaluator, recalibrated
@@ -80,7 +80,7 @@ def test_the_supernet_can_be_trained_afterwards(cfg, supernet, cycle):
     assert {name: id(buffer) for name, buffer in supernet.named_buffers()} == buffers
     tensors = [*supernet.parameters(), *supernet.buffers()]
     assert not any(tensor.is_inference() for tensor in tensors)
-    dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    dicts = get_detection_dataset_dicts(with_data_sets(cfg).DATASETS.TRAIN, filter_empty=False)
     mapper = PanopticMapper(cfg, is_train=True)
     batch = [mapper(copy.deepcopy(dict(sample))) for sample in dicts[:2]]
     losses = []

@@ -13,9 +13,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator
 from toy import ROOT
 
-import auto_panoptic.data
 import auto_panoptic.systems  # noqa: F401  registers the components
 from auto_panoptic import add_auto_panoptic_config
+from auto_panoptic.data import data_set_for
 from auto_panoptic.modeling import choice_blocks, space_of
 from auto_panoptic.space import Architecture, SearchSpace, resolve_architecture_path
 from auto_panoptic.training.schedule import build_lr_scheduler
@@ -190,7 +190,7 @@ def test_its_data_sets_are_known(path):
     # Candidates are ranked neither on what trained them nor on what the result is reported on.
     assert not set(cfg.DATASETS.SEARCH) & {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
     for name in names:
-        metadata = MetadataCatalog.get(name)
+        metadata = MetadataCatalog.get(data_set_for(cfg, name))
         assert len(metadata.thing_classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
         assert len(metadata.stuff_classes) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
 

@@ -75,7 +75,7 @@ def test_own_data_is_derived_and_loaded(tmp_path, forget_data_sets):
     own = write_own(tmp_path)
     register_coco_panoptic("own", **own)
     assert not (tmp_path / "derived").exists()  # lazily
-    records = DatasetCatalog.get("own")
+    records = DatasetCatalog.get("own_separated")
     assert [r["image_id"] for r in records] == [41, 42]
     first, second = records
     assert first["file_name"] == str(tmp_path / "images" / "sub/b.jpg")
@@ -98,7 +98,7 @@ def test_own_data_is_derived_and_loaded(tmp_path, forget_data_sets):
         (0, True),
         (1, True),
     ]
-    metadata = MetadataCatalog.get("own")
+    metadata = MetadataCatalog.get("own_separated")
     assert metadata.evaluator_type == "coco_panoptic_seg"
     assert (metadata.ignore_label, metadata.label_divisor) == (255, 1000)
     assert metadata.panoptic_json == own["panoptic_json"]
@@ -109,11 +109,12 @@ def test_derived_semantic_maps_equal_detectron2s_script(shapes, tmp_path, forget
     """The rule of prepare_panoptic_fpn.py (things 0, stuff 1.., else 255), here from the drawn set's PNGs."""
     arguments = [shapes / "annotations/panoptic_val.json", shapes / "panoptic_val", shapes / "val"]
     register_coco_panoptic("rederived", *map(str, arguments), derived_root=str(tmp_path))
-    for record in DatasetCatalog.get("rederived"):
+    for record in DatasetCatalog.get("rederived_separated"):
         drawn = shapes / "panoptic_stuff_val" / Path(record["sem_seg_file_name"]).name
         assert np.array_equal(cv2.imread(record["sem_seg_file_name"], 0), cv2.imread(str(drawn), 0))
     given = json.loads((shapes / "annotations/instances_val.json").read_text())["annotations"]
-    assert json.loads(Path(MetadataCatalog.get("rederived").json_file).read_text())["annotations"] == given
+    made = Path(MetadataCatalog.get("rederived").json_file).read_text()
+    assert json.loads(made)["annotations"] == given
 
 
 def test_sources_may_be_read_only(tmp_path, forget_data_sets):
@@ -123,7 +124,7 @@ def test_sources_may_be_read_only(tmp_path, forget_data_sets):
         path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
     try:
         register_coco_panoptic("own", **{**own, "derived_root": str(tmp_path / "elsewhere")})
-        assert len(DatasetCatalog.get("own")) == 2
+        assert len(DatasetCatalog.get("own_separated")) == 2
         assert sorted((tmp_path / "source").rglob("*")) == before
     finally:
         for path in before:
@@ -132,18 +133,19 @@ def test_sources_may_be_read_only(tmp_path, forget_data_sets):
 
 def test_derivation_is_reused_and_follows_the_json(tmp_path, forget_data_sets):
     register_coco_panoptic("own", **write_own(tmp_path))
-    DatasetCatalog.get("own")
+    DatasetCatalog.get("own_separated")
     (folder,) = (p for p in (tmp_path / "derived").iterdir() if p.is_dir())
     inode = os.stat(folder).st_ino
-    DatasetCatalog.get("own")
+    DatasetCatalog.get("own_separated")
     assert os.stat(folder).st_ino == inode
     DatasetCatalog.remove("own")
     MetadataCatalog.remove("own")
     register_coco_panoptic(
         "own", **write_own(tmp_path, categories=[*CATEGORIES, {**CATEGORIES[0], "id": 11}])
     )
-    DatasetCatalog.get("own")
-    assert len([p for p in (tmp_path / "derived").iterdir() if p.is_dir()]) == 2
+    DatasetCatalog.get("own_separated")
+    made = json.loads(Path(MetadataCatalog.get("own_separated").json_file).read_text())
+    assert [c["id"] for c in made["categories"]] == [4, 9, 11]
 
 
 def test_registering_twice(tmp_path, forget_data_sets):
@@ -172,7 +174,7 @@ def test_partial_set_under_a_wider_category_list(tmp_path, forget_data_sets):
         MetadataCatalog.remove(name)
     entries[1]["categories"] = full["panoptic_json"]
     setup_datasets(cfg)
-    records = get_detection_dataset_dicts(("full", "partial"), filter_empty=False)
+    records = get_detection_dataset_dicts(("full_separated", "partial_separated"), filter_empty=False)
     semantic = np.array(Image.open(records[2]["sem_seg_file_name"]))
     assert sorted(np.unique(semantic)) == [0, 255]  # what the partial set does not list is void
     metadata = MetadataCatalog.get("partial")

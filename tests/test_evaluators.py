@@ -32,7 +32,7 @@ def val(tmp_path_factory):
     """Name of a small drawn data set."""
     root = ensure_shapes(tmp_path_factory.mktemp("data") / "shapes", sizes=SIZES)
     names = register_shapes(root, prefix="evaluated", sizes=SIZES)
-    yield "evaluated_val"
+    yield "evaluated_val_separated"
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -40,7 +40,7 @@ def val(tmp_path_factory):
 
 def _predict(record, rng, perfect=False):
     """A model's output for one image: the truth, or the truth shifted, relabelled and partly void."""
-    metadata = MetadataCatalog.get("evaluated_val")
+    metadata = MetadataCatalog.get("evaluated_val_separated")
     truth = read_panoptic(record["pan_seg_file_name"])
     pred = np.zeros_like(truth)
     segments = []
@@ -297,7 +297,7 @@ def _official(json_file, monkeypatch):
     evaluation = pytest.importorskip("panopticapi.evaluation")
     single = evaluation.pq_compute_single_core
     monkeypatch.setattr(evaluation, "pq_compute_multi_core", lambda *arguments: single(0, *arguments))
-    truth = _metadata("evaluated_val")
+    truth = _metadata("evaluated_val_separated")
     folder = str(json_file.with_suffix(""))
     found = evaluation.pq_compute(truth.panoptic_json, str(json_file), truth.panoptic_root, folder)
     blocks = (("All", ""), ("Things", "_th"), ("Stuff", "_st"))

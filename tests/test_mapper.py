@@ -23,7 +23,7 @@ def _mapper(is_train=True, **changes):
 def test_mapped_labels_are_exact(tmp_path, forget_data_sets, mask_format):
     """Without resizing, labels and masks are those of the PNG, mirrored or not; the crowd is gone."""
     register_coco_panoptic("own", **write_own(tmp_path))
-    record = DatasetCatalog.get("own")[0]
+    record = DatasetCatalog.get("own_separated")[0]
     mapper = _mapper(mask_format=mask_format)
     semantic = torch.as_tensor(np.array(Image.open(record["sem_seg_file_name"])).astype("int64"))
     cat = torch.zeros(20, 30, dtype=torch.bool)
@@ -44,7 +44,7 @@ def test_mapped_labels_are_exact(tmp_path, forget_data_sets, mask_format):
 
 def test_sample_seed_decides_the_augmentation(tmp_path, forget_data_sets):
     register_coco_panoptic("own", **write_own(tmp_path))
-    record, mapper = DatasetCatalog.get("own")[0], _mapper()
+    record, mapper = DatasetCatalog.get("own_separated")[0], _mapper()
     np.random.seed(0)
     state = np.random.get_state()
     first = mapper({**record, "sample_seed": 5})
@@ -60,7 +60,7 @@ def test_sample_seed_decides_the_augmentation(tmp_path, forget_data_sets):
 
 def test_inference_record_has_no_labels(tmp_path, forget_data_sets):
     register_coco_panoptic("own", **write_own(tmp_path))
-    out = _mapper(is_train=False)(DatasetCatalog.get("own")[0])
+    out = _mapper(is_train=False)(DatasetCatalog.get("own_separated")[0])
     assert "annotations" not in out and "instances" not in out
     assert (out["image_id"], out["height"], out["width"]) == (41, 20, 30)
 
@@ -71,5 +71,5 @@ def test_images_without_usable_boxes_leave_training(tmp_path, forget_data_sets):
     register_coco_panoptic("own", **own)
     assert [r["image_id"] for r in get_detection_dataset_dicts("own", filter_empty=True)] == [41]
     assert [r["image_id"] for r in get_detection_dataset_dicts("own", filter_empty=False)] == [41, 42]
-    mapped = _mapper()(DatasetCatalog.get("own")[1])  # still trainable when filtering is off
+    mapped = _mapper()(DatasetCatalog.get("own_separated")[1])  # still trainable when filtering is off
     assert len(mapped["instances"]) == 0 and mapped["sem_seg"].unique().tolist() == [1]

@@ -12,8 +12,8 @@ from detectron2.data.datasets import register_coco_panoptic_separated
 
 from auto_panoptic.data import id_table, log_ids, panoptic_metadata, register_coco_panoptic, setup_datasets
 from auto_panoptic.data.consistency import check_metadata
-from auto_panoptic.data.formats.categories import check_categories
 from auto_panoptic.data.formats.panoptic_json import read_categories
+from auto_panoptic.data.metadata import check_categories
 from auto_panoptic.errors import UserError
 
 THING_MAP, STUFF_MAP = "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"
@@ -108,6 +108,26 @@ def test_detectron2s_data_sets():
             check_metadata(name, MetadataCatalog.get(name).as_dict())
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"color": 5}, "category 4 has color 5; expected three values of 0 to 255"),
+        ({"color": "red"}, "category 4 has color 'red'"),
+        ({"color": {"r": 1, "g": 2, "b": 3}}, "category 4 has color {'r': 1, "),
+        ({"color": [1, 2, "3"]}, r"category 4 has color \[1, 2, '3'\]"),
+        ({"color": [1, 2, [3]]}, r"category 4 has color \[1, 2, \[3\]\]"),
+        ({"color": [1, 2, 256]}, r"category 4 has color \[1, 2, 256\]"),
+        ({"color": [1, 2, float("nan")]}, r"category 4 has color \[1, 2, nan\]"),
+        ({"color": [1, 2]}, r"category 4 has color \[1, 2\]"),
+        ({"name": None}, "category 4 has name None; expected a string"),
+        ({"name": 7}, "category 4 has name 7"),
+    ],
+)
+def test_a_category_of_strange_values_is_named(changes, message):
+    with pytest.raises(UserError, match=f"^own: {message}"):
+        check_categories([{**CATEGORIES[0], **changes}, *CATEGORIES[1:]], "own")
+
+
 def test_colors_that_are_allowed():
     for color in (None, [0, 128, 255], (0.0, 1.5, 255.0), np.array([1, 2, 3], np.uint8)):
         check_categories([{**CATEGORIES[0], "color": color}], "own")
@@ -165,7 +185,7 @@ def test_class_counts_of_the_config_give_way_with_a_line(tmp_path, caplog, forge
         setup_datasets(cfg)
         setup_datasets(cfg)
     assert [record.getMessage() for record in caplog.records] == [
-        "MODEL.ROI_HEADS.NUM_CLASSES is 2, not 81 as in the config: the things of own"
+        "MODEL.ROI_HEADS.NUM_CLASSES is 2, not 81 as in the config: the thing classes of own"
     ]
 
 
@@ -198,7 +218,11 @@ def test_a_config_logs_the_ids_once_for_sets_that_agree(tmp_path, caplog, capsys
     caplog.clear()
     with caplog.at_level(logging.INFO, "auto_panoptic"):
         log_ids(cfg)
-    assert [record.getMessage() + "\n" for record in caplog.records] == ["Ids of a, b\n" + TABLE]
+    assert [record.getMessage() + "\n" for record in caplog.records] == [
+        "Read as a_separated, b_separated, which has the labels that MODEL.META_ARCHITECTURE AutoPanopticFPN "
+        "needs\n",
+        "Ids of a, b\n" + TABLE,
+    ]
 
 
 def test_the_table_of_133_classes_is_readable():
@@ -214,7 +238,7 @@ def test_the_table_of_133_classes_is_readable():
 def test_things_only(tmp_path, forget_data_sets):
     things = [{"id": 3, "name": "cat", "isthing": 1}]
     register_coco_panoptic("own", **write_own(tmp_path, categories=things))
-    assert id_table("own").splitlines()[-1].endswith("void): none")
+    assert id_table("own_separated").splitlines()[-1].endswith("void): none")
 
 
 # ------------------------------------------------------------------ categories
@@ -251,7 +275,7 @@ def test_isthing_may_be_a_bool(tmp_path, isthing, forget_data_sets):
     """Also numpy's, which Detectron2's evaluator takes for stuff: records carry Python's."""
     categories = [{**c, "isthing": isthing[0 if c["isthing"] else 1]} for c in CATEGORIES]
     register_coco_panoptic("own", **write_own(tmp_path), categories=categories)
-    assert MetadataCatalog.get("own").thing_dataset_id_to_contiguous_id == {4: 0, 9: 1}
-    segments = DatasetCatalog.get("own")[0]["segments_info"]
+    assert MetadataCatalog.get("own_separated").thing_dataset_id_to_contiguous_id == {4: 0, 9: 1}
+    segments = DatasetCatalog.get("own_separated")[0]["segments_info"]
     assert [s["isthing"] for s in segments] == [False, False, True, True]
     assert all(type(s["isthing"]) is bool for s in segments)

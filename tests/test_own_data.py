@@ -59,7 +59,7 @@ def test_the_example_of_the_readme_trains(tmp_path, shapes, monkeypatch, capsys,
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
     with _own_logging():
         exec(compile(example, "README.md", "exec"), {})
-    assert (tmp_path / "output/my/model_final.pth").is_file()
+    assert (tmp_path / "output/quickstart/supernet/model_final.pth").is_file()
     out = capsys.readouterr().out
     assert out.startswith("Ids of my_train\n") and out.count("Ids of my_train\n") == 2  # and in the run's log
     assert f"Training on {SIZES['val']} images of ['my_train']" in out
@@ -80,10 +80,10 @@ def test_stuff_with_id_zero_and_gaps(tmp_path, forget_data_sets):
                 segment["category_id"] = new[segment["category_id"]]
 
     register_coco_panoptic("own", **edit(own, renumber))
-    metadata = MetadataCatalog.get("own")
+    metadata = MetadataCatalog.get("own_separated")
     assert metadata.stuff_dataset_id_to_contiguous_id == {0: 1, 100: 2, -1: 0}
     assert metadata.thing_dataset_id_to_contiguous_id == {50: 0, 1000: 1}
-    first = DatasetCatalog.get("own")[0]
+    first = DatasetCatalog.get("own_separated")[0]
     semantic = np.array(Image.open(first["sem_seg_file_name"]))
     assert (semantic[0, 0], semantic[19, 0], semantic[10, 5], semantic[10, 0]) == (1, 2, 0, 255)
     result, per_class = own_quality("own")
@@ -109,7 +109,7 @@ def test_equal_basenames_in_two_folders(tmp_path, forget_data_sets):
                 entry["file_name"] = f"{folder}/x.png"
 
     register_coco_panoptic("own", **edit(own, into_folders))
-    records = DatasetCatalog.get("own")
+    records = DatasetCatalog.get("own_separated")
     assert [Path(r["file_name"]).parts[-2:] for r in records] == [("a", "x.png"), ("b", "x.png")]
     labels = [set(np.unique(np.array(Image.open(r["sem_seg_file_name"])))) for r in records]
     assert labels == [{0, 1, 255}, {1, 255}]
@@ -117,12 +117,43 @@ def test_equal_basenames_in_two_folders(tmp_path, forget_data_sets):
     assert own_quality("own")[0]["PQ"] == 100
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["annotations"][1].update(file_name="sub/b.png"), "41 and 42 have the same panoptic PNG"),
+        (lambda c: c["images"].append(c["images"][0]), "image id 41 occurs twice"),
+        (lambda c: c["annotations"][0].pop("segments_info"), "lacks 'segments_info'"),
+        (lambda c: c["images"][0].pop("id"), "lacks 'id'"),
+    ],
+)
+def test_contradictions_of_the_json_are_named(tmp_path, change, message, forget_data_sets):
+    register_coco_panoptic("own", **edit(write_own(tmp_path), change))
+    with pytest.raises(UserError, match=message):
+        DatasetCatalog.get("own_separated")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"isthing": 2}, "category 4 has isthing 2; expected 1"),
+        ({"isthing": "yes"}, "category 4 has isthing 'yes'"),
+        ({"isthing": None}, "category 4 has isthing None"),
+        ({"color": [1, 2]}, r"category 4 has color \[1, 2\]"),
+        ({"color": [1, 2, 300]}, r"category 4 has color \[1, 2, 300\]"),
+    ],
+)
+def test_impossible_categories_are_named(tmp_path, change, message, forget_data_sets):
+    categories = [{**CATEGORIES[0], **change}, *CATEGORIES[1:]]
+    with pytest.raises(UserError, match=message):
+        register_coco_panoptic("own", **write_own(tmp_path, categories=categories))
+
+
 def test_colors_are_made_where_they_are_missing(tmp_path, forget_data_sets):
     """As many as classes, all different: Detectron2's visualizer indexes them by class."""
     categories = [{"id": i, "name": f"c{i}", "isthing": i % 2} for i in range(1, 134)]
     categories[4]["color"] = None
     register_coco_panoptic("own", **write_own(tmp_path, categories=categories))
-    metadata = MetadataCatalog.get("own")
+    metadata = MetadataCatalog.get("own_separated")
     assert (len(metadata.thing_colors), len(metadata.stuff_colors)) == (67, 67)
     colors = Counter(map(tuple, [*metadata.thing_colors, *metadata.stuff_colors[1:]]))
     assert len(colors) > 120 and all(0 <= v <= 255 for color in colors for v in color)

@@ -33,7 +33,7 @@ from auto_panoptic.errors import UserError
 
 
 def source_of(sources, part):
-    return next(s for s in sources if s.name.endswith(f"panoptic_{part}_separated"))
+    return next(s for s in sources if s.name.endswith(f"panoptic_{part}"))
 
 
 def segments(annotation):

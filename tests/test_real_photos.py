@@ -139,9 +139,9 @@ def register(name, derived):
 def test_registered(name, tmp_path, forget_data_sets):
     """Class counts, and labels that agree with the panoptic PNGs pixel by pixel."""
     register(name, tmp_path)
-    metadata, (things, stuff, images) = MetadataCatalog.get(name), SETS[name]
+    metadata, (things, stuff, images) = MetadataCatalog.get(f"{name}_separated"), SETS[name]
     assert (len(metadata.thing_classes), len(metadata.stuff_classes)) == (things, stuff + 1)
-    records = DatasetCatalog.get(name)
+    records = DatasetCatalog.get(f"{name}_separated")
     assert len(records) == images
     report = run_check(find_data_set(name), processes=1, progress=False)
     assert (report.number(ERROR), report.done) == (0, images)

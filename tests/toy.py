@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from auto_panoptic.data import ensure_shapes
+from auto_panoptic.data import declare_inputs, ensure_shapes
 from auto_panoptic.modeling import Choices, configured_space
 from auto_panoptic.space import BACKBONE_OPS, HEAD_OPS, INTER_OPS, ChoiceSite, SearchSpace
 from auto_panoptic.training import build_config, run_command
@@ -131,7 +131,6 @@ def _own_logging():
     names = ("detectron2", "fvcore", "auto_panoptic")
     setup_logger.cache_clear()
     before = {name: list(logging.getLogger(name).handlers) for name in names}
-    levels = {name: logging.getLogger(name).level for name in names}
     try:
         yield
     finally:
@@ -140,7 +139,6 @@ def _own_logging():
             for handler in set(logger.handlers) - set(handlers):
                 logger.removeHandler(handler)
             logger.propagate = True
-            logger.setLevel(levels[name])
         setup_logger.cache_clear()
 
 
@@ -169,6 +167,9 @@ class Scale(nn.Module):
 
     def forward(self, x):
         return x * self.weight
+
+
+declare_inputs("ToyNet", labels="separated")  # as the panoptic model that it stands in for
 
 
 @META_ARCH_REGISTRY.register()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import UserError
 from .formats.panoptic_png import IGNORE
-from .metadata import THINGS_LABEL
+from .labels import ALL, SEPARATED, THINGS_LABEL
 
 EVALUATOR_TYPE = "coco_panoptic_seg"
 GROUND_TRUTH = ("panoptic_json", "panoptic_root", "evaluator_type")
@@ -16,11 +16,16 @@ REMEDY = "register its JSON with auto_panoptic.data.register_coco_panoptic, whic
 
 
 def check_metadata(
-    name: str, metadata: Mapping, categories: Sequence[Mapping] | None = None, evaluated: bool = True
+    name: str,
+    metadata: Mapping,
+    categories: Sequence[Mapping] | None = None,
+    evaluated: bool = True,
+    labels: str | None = SEPARATED,
 ) -> None:
     """Check that the metadata is complete and agrees with itself and with the categories of the JSON.
 
-    The conventions are those of Detectron2's ``coco_2017_val_panoptic_separated``.
+    The conventions are those of Detectron2's ``coco_2017_val_panoptic_separated`` or, for labels "all", of
+    ``coco_2017_val_panoptic``.
 
     Args:
         name: of the data set.
@@ -28,6 +33,7 @@ def check_metadata(
         categories: of its panoptic JSON; None if there is none to compare with.
         evaluated: whether it is evaluated on; then it also needs its ground truth, and every class is one of
             the categories.
+        labels: those that the model needs, see :mod:`.labels`; None takes them as the metadata have them.
 
     Raises:
         UserError: names the key and the remedy.
@@ -45,8 +51,13 @@ def check_metadata(
     for kind in ("thing", "stuff"):
         value(f"{kind}_classes")
         _check_map(f"{kind}_dataset_id_to_contiguous_id", value, fail)
-    _check_things(metadata, fail)
-    _check_stuff(metadata, fail)
+    if labels is None:
+        labels = SEPARATED if list(metadata["stuff_classes"][:1]) == ["things"] else ALL
+    if labels == SEPARATED:
+        _check_things(metadata, fail)
+        _check_stuff(metadata, fail)
+    else:
+        _check_all(metadata, fail)
     for kind in ("thing", "stuff"):
         classes, colors = metadata[f"{kind}_classes"], metadata.get(f"{kind}_colors")
         if colors is not None and len(colors) != len(classes):
@@ -104,12 +115,31 @@ def _check_stuff(metadata: Mapping, fail: Callable) -> None:
         )
 
 
+def _check_all(metadata: Mapping, fail: Callable) -> None:
+    """Every class has one label; that of a thing is also its contiguous id."""
+    key, count = "stuff_dataset_id_to_contiguous_id", len(metadata["stuff_classes"])
+    things, labels = metadata["thing_dataset_id_to_contiguous_id"], metadata[key]
+    if list(metadata["stuff_classes"][:1]) == ["things"]:
+        fail("stuff_classes", "starts with 'things'; this model needs a label of its own for every class")
+    differing = [i for i in things if labels.get(i, things[i]) != things[i]]
+    if differing:
+        fail(key, f"gives things {_few(differing)} other labels than thing_dataset_id_to_contiguous_id")
+    if sorted((labels | things).values()) != list(range(count)):
+        fail(
+            key,
+            f"has, with those of the things, the labels {_few((labels | things).values())}, expected each of "
+            f"0..{count - 1} once, the positions in stuff_classes",
+        )
+
+
 def _compare(kind: str, metadata: Mapping, categories: Sequence, evaluated: bool, fail: Callable) -> None:
     """Check one of the two maps against the categories of the JSON."""
     key, names = f"{kind}_dataset_id_to_contiguous_id", metadata[f"{kind}_classes"]
     ids = metadata[key]
     if kind == "stuff":
-        ids = {i: label for i, label in ids.items() if label != THINGS_LABEL}
+        things = metadata["thing_dataset_id_to_contiguous_id"]
+        first = [THINGS_LABEL] if list(names[:1]) == ["things"] else []
+        ids = {i: label for i, label in ids.items() if i not in things and label not in first}
     given = {c["id"]: c["name"] for c in categories if bool(c["isthing"]) == (kind == "thing")}
     missing = set(given) - set(ids)
     if missing:

@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from .formats.panoptic_png import IGNORE
-from .metadata import THINGS_LABEL
+from .labels import THINGS_LABEL
 
 WIDTH = 110  # characters of a line
 
@@ -40,24 +40,24 @@ def id_rows(name: str) -> list[str]:
     """Lines of the table of a registered data set, without its name."""
     metadata = MetadataCatalog.get(name)
     things, stuff = metadata.thing_dataset_id_to_contiguous_id, metadata.stuff_dataset_id_to_contiguous_id
-    stuff = {i: label for i, label in stuff.items() if label != THINGS_LABEL}
+    what = f"label, of the semantic head ({IGNORE} void)"
+    if list(metadata.stuff_classes[:1]) == ["things"]:  # the labels "separated"
+        stuff = {i: label for i, label in stuff.items() if label != THINGS_LABEL}
+        what = f"stuff label, of the semantic head ({THINGS_LABEL} is any thing, {IGNORE} void)"
     return [
         *_block("data set id -> thing id, of the box and mask heads", things, metadata.thing_classes),
-        *_block(
-            f"data set id -> stuff label, of the semantic head ({THINGS_LABEL} is any thing, {IGNORE} void)",
-            stuff,
-            metadata.stuff_classes,
-        ),
+        *_block(f"data set id -> {what}", stuff, metadata.stuff_classes),
     ]
 
 
-def id_table(*names: str) -> str:
+def id_table(*names: str, title: str = "") -> str:
     """The classes of registered data sets with their ids.
 
     Args:
         names: one or more panoptic data sets; the table is that of the first.
+        title: what to call them, by default their names.
 
     Returns:
-        text with one cell "data set id -> thing id or stuff label, name" per class, in columns.
+        text with one cell "data set id -> thing id or label, name" per class, in columns.
     """
-    return "\n".join([f"Ids of {', '.join(names)}", *id_rows(names[0])])
+    return "\n".join([f"Ids of {title or ', '.join(names)}", *id_rows(names[0])])

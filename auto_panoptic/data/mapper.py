@@ -1,12 +1,24 @@
 """From a data set record to what a panoptic model trains on."""
 
 import contextlib
+import copy
 import random
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from detectron2.data import DatasetMapper
+from fvcore.common.registry import Registry
+
+from ..errors import one_of
+from .labels import inputs_of
+
+DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
+DATASET_MAPPER_REGISTRY.__doc__ = """
+Mappers by name, for INPUT.DATASET_MAPPER_NAME. Called with (cfg, is_train), they return a callable from a
+record of a data set to what the model takes.
+"""
 
 # Decoded masks are read-only; Detectron2 stacks them, which copies.
 warnings.filterwarnings(
@@ -35,6 +47,22 @@ def seeded(seed: int | None):
         torch.set_rng_state(torch_state)
 
 
+def mapper_name(cfg) -> str:
+    """The name of the config's mapper; raises UserError if no mapper has it."""
+    name = cfg.INPUT.DATASET_MAPPER_NAME or inputs_of(cfg).mapper or PanopticMapper.__name__
+    return one_of("INPUT.DATASET_MAPPER_NAME", name, sorted(name for name, _ in DATASET_MAPPER_REGISTRY))
+
+
+def build_mapper(cfg, is_train: bool) -> Callable[[dict], dict]:
+    """The mapper INPUT.DATASET_MAPPER_NAME, else the one the model declares, else :class:`PanopticMapper`.
+
+    Raises:
+        UserError: no mapper has that name.
+    """
+    return DATASET_MAPPER_REGISTRY.get(mapper_name(cfg))(cfg, is_train)
+
+
+@DATASET_MAPPER_REGISTRY.register()
 class PanopticMapper(DatasetMapper):
     """Detectron2's mapper for images with instances and a semantic map.
 
@@ -54,10 +82,8 @@ class PanopticMapper(DatasetMapper):
             return super().__call__(dataset_dict)
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
-        configured = self.instance_mask_format
+        mapper = self
         if any(isinstance(a.get("segmentation"), dict) for a in dataset_dict["annotations"]):
-            self.instance_mask_format = "bitmask"
-        try:
-            super()._transform_annotations(dataset_dict, transforms, image_shape)
-        finally:
-            self.instance_mask_format = configured
+            mapper = copy.copy(self)
+            mapper.instance_mask_format = "bitmask"
+        DatasetMapper._transform_annotations(mapper, dataset_dict, transforms, image_shape)

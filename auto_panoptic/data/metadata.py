@@ -4,14 +4,19 @@ Three kinds of ids occur; confusing them is the most common way to lose a day:
 
 - the *data set id* of a category, as in the JSON (may have gaps);
 - the *thing* contiguous id, 0..T-1, predicted by the box and mask heads;
-- the *stuff* label, predicted by the semantic head: 0 means "any thing", stuff classes are 1..S, void is 255.
+- the *label*, predicted by the semantic head, see :mod:`.labels`; void is 255.
 """
 
 import colorsys
+import numbers
+from collections.abc import Mapping
 
-from .formats.categories import label_map
+import numpy as np
 
-THINGS_LABEL = 0
+from ..errors import UserError
+from .formats.panoptic_png import IGNORE
+from .labels import ALL, SEPARATED, THINGS_LABEL, label_map
+
 THINGS_COLOR = [82, 18, 128]  # as in Detectron2's "coco_2017_*_panoptic_separated"
 
 
@@ -28,35 +33,86 @@ def _short_names(names: list) -> list:
     return short if len(set(short)) == len(short) else names
 
 
-def panoptic_metadata(categories: list) -> dict:
-    """Metadata as of Detectron2's ``coco_2017_val_panoptic_separated``, for any category list.
+def _is_color(color) -> bool:
+    if not isinstance(color, (list, tuple, np.ndarray)) or len(color) != 3:
+        return False
+    return all(isinstance(value, numbers.Real) and 0 <= value <= 255 for value in color)
+
+
+def check_categories(categories: list, where: str) -> None:
+    """Check a COCO-panoptic category list.
+
+    Raises:
+        UserError: missing keys, ids that are duplicated or no integers, a name that is no string, "isthing"
+            other than 0 or 1, a color that is no RGB triple, more than 254 stuff classes.
+    """
+    if not isinstance(categories, (list, tuple)) or not categories:
+        raise UserError(f"{where}: 'categories' must be a non-empty list of COCO-panoptic categories.")
+    for category in categories:
+        if not isinstance(category, Mapping):
+            raise UserError(f"{where}: category {category!r} is no mapping with 'id', 'name' and 'isthing'.")
+        missing = {"id", "name", "isthing"} - set(category)
+        if missing:
+            raise UserError(
+                f"{where}: category {category} lacks {sorted(missing)}; a COCO-panoptic category has "
+                "'id', 'name' and 'isthing' (1 for things, 0 for stuff)."
+            )
+        if type(category["id"]) is not int or category["id"] < 0:
+            raise UserError(f"{where}: category id {category['id']!r} is not an integer >= 0.")
+        if not isinstance(category["name"], str):
+            raise UserError(
+                f"{where}: category {category['id']} has name {category['name']!r}; expected a string."
+            )
+        if not isinstance(category["isthing"], (bool, np.bool_, int)) or category["isthing"] not in (0, 1):
+            raise UserError(
+                f"{where}: category {category['id']} has isthing {category['isthing']!r}; expected 1 (thing) "
+                "or 0 (stuff)."
+            )
+        color = category.get("color")
+        if color is not None and not _is_color(color):
+            raise UserError(
+                f"{where}: category {category['id']} has color {color!r}; expected three values of 0 to 255."
+            )
+    ids = [category["id"] for category in categories]
+    twice = sorted({i for i in ids if ids.count(i) > 1})
+    if twice:
+        raise UserError(f"{where}: category ids {twice} occur more than once; make them unique.")
+    stuff = sum(1 for category in categories if not category["isthing"])
+    if stuff >= IGNORE:
+        raise UserError(f"{where}: {stuff} stuff classes; label maps of 8 bits hold at most {IGNORE - 1}.")
+
+
+def panoptic_metadata(categories: list, labels: str = SEPARATED) -> dict:
+    """Metadata in Detectron2's conventions, for any category list.
 
     Classes are numbered by ascending data set id (supplement: COCO's 53 stuff classes become 1..53).
 
     Args:
         categories: COCO-panoptic categories ("id", "name", "isthing", optionally "color").
+        labels: "separated", as ``coco_2017_val_panoptic_separated``: the first of the stuff classes is
+            "things"; "all", as ``coco_2017_val_panoptic``: the stuff classes are all classes. (There
+            Detectron2's thing classes are all of them too; here they are the things, which lead the labels.)
 
     Returns:
         dict with ``thing_classes``, ``thing_colors``, ``thing_dataset_id_to_contiguous_id``,
-        ``stuff_classes`` (the first is "things"), ``stuff_colors``, ``stuff_dataset_id_to_contiguous_id``.
+        ``stuff_classes``, ``stuff_colors``, ``stuff_dataset_id_to_contiguous_id``.
     """
     ordered = sorted(categories, key=lambda category: category["id"])
-    colors = {c["id"]: _color(c, i) for i, c in enumerate(ordered)}
-    things = [c for c in ordered if c["isthing"]]
-    stuff = [c for c in ordered if not c["isthing"]]
-    stuff_ids = {c["id"]: i for i, c in enumerate(stuff, start=1)}
-    # Detectron2 files "things" under data set id 0; a stuff class with that id would be lost to it.
-    stuff_ids[0 if 0 not in stuff_ids else -1] = THINGS_LABEL
+    by_id = {c["id"]: {**c, "color": _color(c, i)} for i, c in enumerate(ordered)}
+    label_of = label_map(categories, labels)
+    things = [i for i in label_of if by_id[i]["isthing"]]
+    stuff = [i for i in label_of if labels == ALL or not by_id[i]["isthing"]]
+    names, colors = [by_id[i]["name"] for i in stuff], [by_id[i]["color"] for i in stuff]
+    stuff_ids = {i: label_of[i] for i in stuff}
+    if labels == SEPARATED:
+        names, colors = ["things", *_short_names(names)], [THINGS_COLOR, *colors]
+        # Detectron2 files "things" under data set id 0; a stuff class with that id would be lost to it.
+        stuff_ids[0 if 0 not in stuff_ids else -1] = THINGS_LABEL
     return {
-        "thing_classes": [c["name"] for c in things],
-        "thing_colors": [colors[c["id"]] for c in things],
-        "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(things)},
-        "stuff_classes": ["things", *_short_names([c["name"] for c in stuff])],
-        "stuff_colors": [THINGS_COLOR, *(colors[c["id"]] for c in stuff)],
+        "thing_classes": [by_id[i]["name"] for i in things],
+        "thing_colors": [by_id[i]["color"] for i in things],
+        "thing_dataset_id_to_contiguous_id": {i: n for n, i in enumerate(things)},
+        "stuff_classes": names,
+        "stuff_colors": colors,
         "stuff_dataset_id_to_contiguous_id": stuff_ids,
     }
-
-
-def semantic_label_map(categories: list) -> dict:
-    """{data set id: semantic label}: every thing 0, stuff 1..S by ascending id."""
-    return label_map({category["id"]: category["isthing"] for category in categories})

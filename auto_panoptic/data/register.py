@@ -11,34 +11,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
 from ..errors import UserError
 from .derive.once import build_once, datasets_root, parallel_map
 from .formats import panoptic_png as coco
-from .formats.categories import check_categories
-from .formats.instances_json import by_image, detectron2_instance, read_instances
-from .formats.json_file import load_object, no_collection
 from .formats.names import below, name_problem, png_name
-from .formats.panoptic_json import read_images, read_panoptic_json, read_segments
+from .formats.panoptic_json import read_json, read_panoptic_json, read_segments
 from .id_table import id_table, is_main_process
-from .metadata import panoptic_metadata, semantic_label_map
+from .labels import ALL, SEPARATED, SUFFIX, label_map
+from .metadata import check_categories, panoptic_metadata
 
 logger = logging.getLogger(__name__)
 
+EVALUATOR_TYPE = "coco_panoptic_seg"  # as Detectron2's
 LABEL_DIVISOR = 1000
 DERIVED_VERSION = 1
-_SOURCES: dict = {}  # registered name -> PanopticSource
 
 
 @dataclasses.dataclass(frozen=True)
 class PanopticSource:
-    """Where a registered data set lives; loads it in Detectron2's standard format.
+    """Where a data set lives; loads it in Detectron2's standard format, with either kind of labels.
 
     Args:
-        name: registered name.
+        name: with the labels "all", see :mod:`.labels`; with "separated" it has their suffix.
         panoptic_json, panoptic_root, image_root: the COCO-panoptic data.
         categories: category dicts that replace the JSON's, or None.
-        instances_json, sem_seg_root: None to derive them from the panoptic PNGs on the first load.
+        instances_json, sem_seg_root: None to derive them from the panoptic PNGs on the first load. The label
+            maps are those of "separated"; those of "all" are always derived.
         derived_root: parent of the derived files; None for ``$DETECTRON2_DATASETS/derived``.
         check: called as soon as a config names the set; raises UserError where files are missing. Given with
             categories that are those of the JSON.
@@ -70,45 +70,50 @@ class PanopticSource:
         return read_panoptic_json(self.panoptic_json)["categories"]
 
     @property
+    def names(self) -> dict[str, str]:
+        """{labels: registered name}."""
+        return {ALL: self.name, SEPARATED: self.name + SUFFIX}
+
+    @property
     def _rewrites_json(self) -> bool:
         return self.categories is not None and self.prepare is None and self.check is None
 
     @functools.cached_property
-    def derived(self) -> Path | None:
-        """Folder of the derived files, or None if nothing is derived."""
-        if self.instances_json and self.sem_seg_root and not self._rewrites_json:
-            return None
+    def derived(self) -> Path:
+        """Folder of the derived files, where there are any."""
         root = Path(self.derived_root) if self.derived_root else datasets_root() / "derived"
-        return root / (self.derived_name or f"{self.name}-{self._hash()[:12]}")
+        return root / (self.derived_name or f"{self.name}-{self._identity()[:12]}")
 
-    def _hash(self) -> str:
-        """Hash of what the derived files depend on, but for the PNGs themselves."""
-        inputs = [DERIVED_VERSION, self.effective_categories, os.path.abspath(self.panoptic_root)]
-        key = hashlib.sha256(json.dumps(inputs).encode())
-        try:
-            with open(self.panoptic_json, "rb") as file:
-                while block := file.read(1 << 22):
-                    key.update(block)
-        except OSError as error:
-            raise UserError(
-                f"panoptic JSON {self.panoptic_json} cannot be read ({error.strerror})."
-            ) from error
-        return key.hexdigest()
+    def _identity(self) -> str:
+        """Tells data sets of one name apart: hash of the paths and the given categories."""
+        paths = [os.path.abspath(path) for path in (self.panoptic_json, self.panoptic_root)]
+        inputs = [DERIVED_VERSION, *paths, self.categories]
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
     def image_path(self, image: dict) -> str:
         """Path of an image, from its entry in the JSON."""
         return os.path.join(self.image_root, self.locate(image) if self.locate else image["file_name"])
 
-    @property
-    def paths(self) -> dict:
+    def paths(self, labels: str) -> dict:
         """The paths that go into the metadata, given or derived."""
         folder = self.derived
+        semantic = str(folder / "semantic") if labels == SEPARATED else f"{folder}-all/semantic"
         return {
             "panoptic_json": str(folder / "panoptic.json") if self._rewrites_json else self.panoptic_json,
             "panoptic_root": self.panoptic_root,
             "image_root": self.image_root,
             "json_file": self.instances_json or str(folder / "instances.json"),
-            "sem_seg_root": self.sem_seg_root or str(folder / "semantic"),
+            "sem_seg_root": (self.sem_seg_root if labels == SEPARATED else None) or semantic,
+        }
+
+    def metadata(self, labels: str) -> dict:
+        """The metadata in Detectron2's conventions for these labels."""
+        return {
+            "evaluator_type": EVALUATOR_TYPE,
+            "ignore_label": coco.IGNORE,
+            "label_divisor": LABEL_DIVISOR,
+            **self.paths(labels),
+            **panoptic_metadata(self.effective_categories, labels),
         }
 
     def check_files(self) -> None:
@@ -134,8 +139,11 @@ class PanopticSource:
                     "correct the path, or set DETECTRON2_DATASETS (see datasets/README.md)."
                 )
 
-    def load(self) -> list:
+    def load(self, labels: str = SEPARATED) -> list:
         """Load in Detectron2's standard format, as for ``coco_2017_*_panoptic_separated``.
+
+        Args:
+            labels: "all" or "separated".
 
         Returns:
             list of dicts, by image id: file_name, image_id, height, width, annotations (contiguous category
@@ -144,43 +152,56 @@ class PanopticSource:
         """
         self.check_files()
         categories = self.effective_categories
-        entries = read_segments(self.panoptic_json, categories)
-        instances = None
-        if self.instances_json is not None:
-            isthing = {c["id"]: c["isthing"] for c in categories}
-            images = read_images(self.panoptic_json, categories)
-            instances = read_instances(self.instances_json, images, isthing)
-        self._derive(entries)
-        paths, maps = self.paths, panoptic_metadata(categories)
+        entries = read_segments(self.panoptic_json, {c["id"] for c in categories})
+        if labels == ALL and len(categories) >= coco.IGNORE:
+            raise UserError(
+                f"data set {self.name}: {len(categories)} classes; label maps of 8 bits hold at most "
+                f"{coco.IGNORE - 1}."
+            )
+        self._derive(entries, labels)
+        paths, maps = self.paths(labels), panoptic_metadata(categories, labels)
         things, stuff = maps["thing_dataset_id_to_contiguous_id"], maps["stuff_dataset_id_to_contiguous_id"]
-        if instances is None:
-            content = load_object(paths["json_file"], "instances JSON", {"annotations": list})
-            instances = by_image(content["annotations"])
-        with no_collection():
-            return [
-                {
-                    "file_name": self.image_path(image),
-                    "image_id": image_id,
-                    "height": image["height"],
-                    "width": image["width"],
-                    "annotations": [detectron2_instance(i, things) for i in instances.get(image_id, [])],
-                    "sem_seg_file_name": os.path.join(
-                        paths["sem_seg_root"], png_name(annotation["file_name"])
-                    ),
-                    "pan_seg_file_name": os.path.join(self.panoptic_root, annotation["file_name"]),
-                    "segments_info": [_contiguous(s, things, stuff) for s in annotation["segments_info"]],
-                }
-                for image_id, (image, annotation) in entries.items()
-            ]
+        # Without a name, Detectron2's loader leaves category ids and the metadata alone.
+        records = {r["image_id"]: r for r in load_coco_json(paths["json_file"], self.image_root)}
+        extra = [i for i, record in records.items() if i not in entries and record["annotations"]]
+        differing = sorted(set(entries) - set(records)) + extra
+        if differing:
+            raise UserError(
+                f"data set {self.name}: {paths['json_file']} and {self.panoptic_json} hold different images, "
+                f"e.g. id {differing[0]}; leave instances_json out to have it derived."
+            )
+        for image_id, (image, annotation) in entries.items():
+            record = records[image_id]
+            record["file_name"] = self.image_path(image)
+            record["sem_seg_file_name"] = os.path.join(
+                paths["sem_seg_root"], png_name(annotation["file_name"])
+            )
+            record["pan_seg_file_name"] = os.path.join(self.panoptic_root, annotation["file_name"])
+            for instance in record["annotations"]:
+                if instance["category_id"] not in things:
+                    raise UserError(
+                        f"{paths['json_file']}: image {image_id} has an instance of category_id "
+                        f"{instance['category_id']}, which is no thing of data set {self.name}."
+                    )
+                instance["category_id"] = things[instance["category_id"]]
+            record["segments_info"] = [_contiguous(s, things, stuff) for s in annotation["segments_info"]]
+        return [records[image_id] for image_id in entries]
 
-    def _derive(self, entries: dict) -> None:
-        folder = self.derived
-        if folder is None:
+    def _derive(self, entries: dict, labels: str) -> None:
+        if labels == ALL:
+            build_once(
+                Path(f"{self.derived}-all"),
+                is_complete=lambda found: (found / "complete").is_file(),
+                build=functools.partial(self._build_all, entries),
+                ours=lambda f: True,
+            )
+        if self.instances_json and (self.sem_seg_root or labels == ALL) and not self._rewrites_json:
             return
+        folder = self.derived
 
         def build(target: Path) -> None:
             logger.info("Deriving instances and semantic maps of %s into %s ...", self.name, folder)
-            labels = semantic_label_map(self.effective_categories)
+            labels = label_map(self.effective_categories)
             things = {c["id"] for c in self.effective_categories if c["isthing"]}
             semantic = target / "semantic" if self.sem_seg_root is None else None
             job = functools.partial(_derive_image, self.panoptic_root, semantic, labels, things)
@@ -200,12 +221,15 @@ class PanopticSource:
 
         def is_complete(found: Path) -> bool:
             mark = found / "complete"
-            by_hash = self.derived_name is None  # then the folder's name says what it was derived from
-            return mark.is_file() and (
-                by_hash or mark.stat().st_mtime >= os.stat(self.panoptic_json).st_mtime
-            )
+            return mark.is_file() and mark.stat().st_mtime >= os.stat(self.panoptic_json).st_mtime
 
         build_once(folder, is_complete=is_complete, build=build, ours=lambda f: True)
+
+    def _build_all(self, entries: dict, target: Path) -> None:
+        labels = label_map(self.effective_categories, ALL)
+        job = functools.partial(_derive_image, self.panoptic_root, target / "semantic", labels, set())
+        parallel_map(job, entries.values(), title=f"deriving {self.name}")
+        (target / "complete").touch()
 
 
 def _contiguous(segment: dict, things: dict, stuff: dict) -> dict:
@@ -230,45 +254,57 @@ def _derive_image(panoptic_root: str, semantic: Path | None, labels: dict, thing
     return coco.instance_annotations(ids, annotation["segments_info"], things, image["id"])
 
 
-def register_source(source: PanopticSource) -> bool:
-    """Register a source in Detectron2's catalogs; doing it twice with the same arguments is allowed.
-
-    Returns:
-        whether it is new.
-
-    Raises:
-        UserError: the name is taken by something else, or leads out of the folders that are named after it.
-    """
-    name = source.name
-    problem = name_problem(name)  # folders are named after it
-    if problem:
-        raise UserError(f"data set name {name!r} {problem}; choose another name.")
-    if name in _SOURCES and name in DatasetCatalog.list():
-        if _SOURCES[name] == source:
-            return False
-        raise UserError(
-            f"data set name {name!r} is already registered with other arguments; choose another name."
-        )
-    if name in DatasetCatalog.list():
-        raise UserError(
-            f"data set name {name!r} is already registered by somebody else; choose another name."
-        )
-    maps = panoptic_metadata(source.effective_categories)
-    MetadataCatalog.get(name).set(
-        evaluator_type="coco_panoptic_seg",
-        ignore_label=coco.IGNORE,
-        label_divisor=LABEL_DIVISOR,
-        **source.paths,
-        **maps,
-    )
-    DatasetCatalog.register(name, source.load)
-    _SOURCES[name] = source
-    return True
+def owner_of(name: str, kind: type):
+    """The object of class ``kind`` whose loader is registered under ``name``, or None."""
+    loader = DatasetCatalog[name] if name in DatasetCatalog.list() else None
+    owner = getattr(getattr(loader, "func", loader), "__self__", None)  # of a method, or of its partial
+    return owner if isinstance(owner, kind) else None
 
 
 def find_source(name: str) -> PanopticSource | None:
-    """The source registered here under ``name``, or None."""
-    return _SOURCES.get(name)
+    """The source registered here under ``name``, with either labels, or None."""
+    return owner_of(name, PanopticSource)
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for a name of a data set that leads out of the folders that are named after it."""
+    problem = name_problem(name)
+    if problem:
+        raise UserError(f"data set name {name!r} {problem}; choose another name.")
+
+
+def register_source(source: PanopticSource) -> bool:
+    """Register a source in Detectron2's catalogs, with both kinds of labels.
+
+    Doing it twice with the same arguments is allowed; then classes are read anew if the JSON has changed.
+
+    Returns:
+        whether there is anything new.
+
+    Raises:
+        UserError: a name is taken by something else, or leads out of the folders that are named after it.
+    """
+    check_name(source.name)
+    removed = source.name not in DatasetCatalog.list()  # then its sibling is forgotten too
+    for name in source.names.values():
+        found = find_source(name)
+        if removed and found and found.name == source.name:
+            DatasetCatalog.remove(name)
+        elif name in DatasetCatalog.list() and found != source:
+            whom = "with other arguments" if found else "by somebody else"
+            raise UserError(f"data set name {name!r} is already registered {whom}; choose another name.")
+    new = False
+    for labels, name in source.names.items():
+        metadata, known = source.metadata(labels), MetadataCatalog.get(name).as_dict()
+        if name in DatasetCatalog.list():
+            if all(known.get(key) == value for key, value in metadata.items()):
+                continue
+            DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+        MetadataCatalog.get(name).set(**{**known, **metadata})
+        DatasetCatalog.register(name, functools.partial(source.load, labels))
+        new = True
+    return new
 
 
 def register_coco_panoptic(
@@ -285,10 +321,11 @@ def register_coco_panoptic(
 ) -> None:
     """Register a data set in COCO-panoptic format for training, search and evaluation.
 
-    Sets the complete metadata in the conventions of Detectron2's ``coco_2017_val_panoptic_separated``
-    (things are semantic label 0, stuff 1..S, void 255) and a loader. What is not given is derived from the
-    panoptic PNGs when the data set is first loaded; the sources may be read-only. A config that names the set
-    gets its class counts from it (:func:`.setup_datasets`).
+    Sets the complete metadata and a loader, once as ``name`` (every class has a label of its own) and once as
+    ``name_separated`` (things are label 0, stuff 1..S), in the conventions of Detectron2's
+    ``coco_2017_val_panoptic`` and ``coco_2017_val_panoptic_separated``. A config may name either: a model
+    gets the labels that it needs, and its class counts (:func:`.setup_datasets`). What is not given is
+    derived from the panoptic PNGs when the data set is first loaded; the sources may be read-only.
 
     Args:
         name: name for ``cfg.DATASETS.TRAIN`` and so on.
@@ -298,7 +335,7 @@ def register_coco_panoptic(
         categories: replaces the JSON's categories: a list of category dicts, or the path of a JSON file
             that has "categories". Gives several sets the same classes, also where one lists only a part.
         instances_json: COCO instances JSON of the same images. Derived masks are the visible regions.
-        sem_seg_root: folder of semantic PNGs named like the panoptic PNGs.
+        sem_seg_root: folder of semantic PNGs of ``name_separated``, named like the panoptic PNGs.
         derived_root: folder for derived files, ``$DETECTRON2_DATASETS/derived`` by default. Delete the
             set's folder in it after editing panoptic PNGs without changing the JSON.
         show_ids: print the table of its ids (:func:`.id_table`), in the main process.
@@ -312,7 +349,7 @@ def register_coco_panoptic(
 
     if isinstance(categories, (str, os.PathLike)):
         path = expand(categories)
-        categories = load_object(path, "category file", {"categories": list})["categories"]
+        categories = read_json(path, "category file").get("categories")
         check_categories(categories, path)
     source = PanopticSource(
         name=name,
@@ -325,7 +362,7 @@ def register_coco_panoptic(
         derived_root=expand(derived_root),
     )
     if register_source(source) and show_ids and is_main_process():
-        print(id_table(name))
+        print(id_table(source.names[SEPARATED], title=name))
 
 
 def _plain(categories: Sequence) -> tuple:

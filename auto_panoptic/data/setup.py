@@ -13,11 +13,17 @@ from ..errors import UserError
 from .consistency import check_metadata
 from .formats.panoptic_json import read_categories
 from .id_table import id_rows, id_table, is_main_process
+from .labels import SEPARATED, check_kind, data_set_for, data_set_names, holds_classes, inputs_of
+from .mapper import build_mapper, mapper_name
 from .register import find_source, register_coco_panoptic
-from .sets.imagenet import check_classification_input, find_image_folder, is_classifier, register_image_folder
+from .sets.imagenet import find_image_folder, register_image_folder
 
 logger = logging.getLogger(__name__)
 
+# What is counted -> the heads below MODEL whose NUM_CLASSES it is, how it is called, how to make sets agree.
+HEADS = {"things": ("ROI_HEADS",), "labels": ("SEM_SEG_HEAD",), "classes": ("CLASSIFIER",)}
+KINDS = {"things": "thing classes", "labels": "stuff classes", "classes": "classes"}
+REMEDIES = {"classes": "give both the same class folders"}
 _METADATA_PATHS = {
     "panoptic_json": "the panoptic JSON",
     "panoptic_root": "a folder of panoptic PNGs",
@@ -70,51 +76,24 @@ def _check_data_set(name: str) -> None:
             )
 
 
-def _classes(name: str) -> tuple:
-    """Thing and stuff classes of a data set."""
+def _classes(name: str) -> dict[str, list]:
+    """{what is counted: class names} of a data set: "classes" of a folder, else "things" and "labels"."""
+    folder = find_image_folder(name)
+    if folder is not None:
+        return {"classes": folder.classes}
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes", None) is None or metadata.get("stuff_classes", None) is None:
         DatasetCatalog.get(name)  # some loaders set the metadata
-    found = []
-    for key in ("thing_classes", "stuff_classes"):
+    found = {}
+    for what, key in (("things", "thing_classes"), ("labels", "stuff_classes")):
         classes = metadata.get(key, None)
-        if not classes:
+        if classes is None or (what == "labels" and not classes):
             raise UserError(
                 f"data set {name} has no {key} in its metadata; panoptic segmentation needs both. Register "
                 "it with auto_panoptic.data.register_coco_panoptic."
             )
-        found.append(list(classes))
-    return tuple(found)
-
-
-def _check_kind(cfg, name: str) -> None:
-    """Raise UserError where a classifier meets a panoptic data set, or the reverse."""
-    model = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
-    if is_classifier(cfg) and find_image_folder(name) is None:
-        raise UserError(
-            f"data set {name} is no folder of classified images, which {model} needs; use imagenet_train and "
-            "imagenet_val, or register your own under DATASETS.IMAGE_FOLDERS"
-        )
-    if not is_classifier(cfg) and find_image_folder(name) is not None:
-        raise UserError(
-            f"data set {name} holds classified images, which only MODEL.META_ARCHITECTURE BackboneClassifier "
-            f"reads; {model} needs a panoptic data set (see datasets/README.md)"
-        )
-
-
-def _set_up_classification(cfg, names: list) -> None:
-    """Derive MODEL.CLASSIFIER.NUM_CLASSES from data sets of ImageFolder layout."""
-    check_classification_input(cfg)
-    classes = find_image_folder(names[0]).classes
-    for name in names[1:]:
-        others = find_image_folder(name).classes
-        if others != classes:
-            differing = sorted(set(classes) ^ set(others))[:5]
-            raise UserError(
-                f"data sets {names[0]} and {name} have different classes ({len(classes)} and {len(others)} "
-                f"folders; e.g. {differing}); give both the same class folders"
-            )
-    _derive(cfg.MODEL.CLASSIFIER, "MODEL.CLASSIFIER.NUM_CLASSES", len(classes), f"folders of {names[0]}")
+        found[what] = list(classes)
+    return found
 
 
 def _derive(node, key: str, count: int, what: str) -> None:
@@ -124,47 +103,53 @@ def _derive(node, key: str, count: int, what: str) -> None:
     node.NUM_CLASSES = count
 
 
-def _check_metadata(name: str, evaluated: bool) -> None:
+def _check_metadata(cfg, name: str, evaluated: bool) -> None:
     """Check the metadata of a panoptic data set, against its JSON where that is there already."""
-    metadata = MetadataCatalog.get(name).as_dict()
+    metadata, labels = MetadataCatalog.get(data_set_for(cfg, name)).as_dict(), inputs_of(cfg).labels
     path = metadata.get("panoptic_json")
     there = path is not None and os.path.isfile(path)
-    check_metadata(name, metadata, read_categories(path) if there else None, evaluated)
+    check_metadata(name, metadata, read_categories(path) if there else None, evaluated, labels)
+    if labels == SEPARATED and not metadata["thing_classes"]:
+        raise UserError(
+            f"data set {name} has no thing class, and MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} "
+            "trains boxes and masks of things; give it a set with things, or another model"
+        )
 
 
-def _set_up_panoptic(cfg, names: list) -> None:
-    """Derive the class counts of the heads from panoptic data sets."""
-    things, stuff = _classes(names[0])
-    evaluated = {*cfg.DATASETS.TEST, *cfg.DATASETS.SEARCH}
-    for name in names:
-        _classes(name)
-        _check_metadata(name, name in evaluated)
-    for name in names[1:]:
-        for kind, expected, classes in zip(("thing", "stuff"), (things, stuff), _classes(name), strict=True):
-            if classes != expected:
-                differing = sorted(set(classes) ^ set(expected))[:5]
+def _check_same_classes(classes: dict[str, dict]) -> None:
+    """Raise UserError where the data sets of a config have different classes; {name: :func:`_classes`}."""
+    (first, expected), *others = classes.items()
+    for name, found in others:
+        if set(found) != set(expected):
+            raise UserError(
+                f"data sets {first} and {name}: one holds classified images, the other panoptic ones; name "
+                "sets of one kind"
+            )
+        for what, names in expected.items():
+            if found[what] != names:
+                differing = sorted(set(names) ^ set(found[what]))[:5]
+                remedy = REMEDIES.get(what, "register both with the same 'categories'")
                 raise UserError(
-                    f"data sets {names[0]} and {name} have different {kind} classes ({len(expected)} and "
-                    f"{len(classes)}; e.g. {differing}); register both with the same 'categories'."
+                    f"data sets {first} and {name} have different {KINDS[what]} ({len(names)} and "
+                    f"{len(found[what])}; e.g. {differing}); {remedy}"
                 )
-    _derive(cfg.MODEL.ROI_HEADS, "MODEL.ROI_HEADS.NUM_CLASSES", len(things), f"things of {names[0]}")
-    what = f"stuff classes of {names[0]} and 'things'"
-    _derive(cfg.MODEL.SEM_SEG_HEAD, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", len(stuff), what)
 
 
-def data_set_names(cfg) -> list:
-    """All data sets named in the config, once each: TRAIN, TEST, SEARCH."""
-    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.DATASETS.get("SEARCH", ()))
-    return list(dict.fromkeys(names))
+def _count_classes(cfg, name: str, classes: dict) -> None:
+    """Set the NUM_CLASSES of every head from the classes of the data set ``name``."""
+    for what, names in classes.items():
+        for head in HEADS[what]:
+            if head in cfg.MODEL and "NUM_CLASSES" in cfg.MODEL[head]:
+                _derive(cfg.MODEL[head], f"MODEL.{head}.NUM_CLASSES", len(names), f"{KINDS[what]} of {name}")
 
 
 def setup_datasets(cfg) -> None:
     """Register and check the config's data sets, and derive the class counts from them, in place.
 
-    Registers ``cfg.DATASETS.COCO_PANOPTIC`` and ``cfg.DATASETS.IMAGE_FOLDERS``, and sets
-    ``MODEL.ROI_HEADS.NUM_CLASSES`` (things) and ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` (stuff and "things"), or
-    ``MODEL.CLASSIFIER.NUM_CLASSES`` in the ImageNet stage; a count that differs from the config's is logged.
-    The built-in panoptic set is drawn on its first use, not here.
+    Registers ``cfg.DATASETS.COCO_PANOPTIC`` and ``cfg.DATASETS.IMAGE_FOLDERS``, and sets the ``NUM_CLASSES``
+    of the heads (:data:`HEADS`): things, labels of the semantic head, or classes of images; a count that
+    differs from the config's is logged. The config keeps the names of its data sets, those that
+    :func:`.data_set_for` gives are read. The built-in panoptic set is drawn on its first use, not here.
 
     Args:
         cfg: a config, frozen or not; it stays so.
@@ -181,11 +166,20 @@ def setup_datasets(cfg) -> None:
         raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty; name at least one data set.")
     for name in names:
         _check_data_set(name)
-        _check_kind(cfg, name)
+        check_kind(cfg, name)
+    classes = {name: _classes(data_set_for(cfg, name)) for name in names}
+    evaluated = {*cfg.DATASETS.TEST, *cfg.DATASETS.SEARCH}
+    for name in names:
+        if "labels" in classes[name]:
+            _check_metadata(cfg, name, name in evaluated)
+    _check_same_classes(classes)
+    mapper_name(cfg)
+    if "classes" in classes[names[0]]:
+        build_mapper(cfg, is_train=True)  # checks its settings
     frozen = cfg.is_frozen()
     cfg.defrost()
     try:
-        (_set_up_classification if is_classifier(cfg) else _set_up_panoptic)(cfg, names)
+        _count_classes(cfg, names[0], classes[names[0]])
     finally:
         if frozen:
             cfg.freeze()
@@ -193,10 +187,14 @@ def setup_datasets(cfg) -> None:
 
 def log_ids(cfg) -> None:
     """Log which id stands for which class in the config's panoptic data sets, once for those that agree."""
-    if is_classifier(cfg):
-        return
     tables: dict = {}
     for name in data_set_names(cfg):
-        tables.setdefault(tuple(id_rows(name)), []).append(name)
-    for names in tables.values():
-        logger.info("%s", id_table(*names))
+        if not holds_classes(name):
+            chosen = data_set_for(cfg, name)
+            tables.setdefault(tuple(id_rows(chosen)), []).append((name, chosen))
+    for pairs in tables.values():
+        other = [chosen for name, chosen in pairs if chosen != name]
+        if other:
+            model = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
+            logger.info("Read as %s, which has the labels that %s needs", ", ".join(other), model)
+        logger.info("%s", id_table(pairs[0][1], title=", ".join(name for name, _ in pairs)))

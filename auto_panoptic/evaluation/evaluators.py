@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
     COCOPanopticEvaluator,
@@ -13,7 +13,7 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
-from ..data import EVALUATOR_TYPE
+from ..data import data_set_for, holds_classes
 from ..errors import UserError
 from .classification import ClassificationEvaluator
 from .panoptic_evaluator import PanopticQualityEvaluator
@@ -84,7 +84,8 @@ def build_evaluators(
         UserError: an unknown metric or evaluator, or names of images that Detectron2's evaluator confuses.
     """
     check_metrics(cfg, metrics)
-    if MetadataCatalog.get(dataset_name).get("evaluator_type", None) == EVALUATOR_TYPE:
+    given, dataset_name = dataset_name, data_set_for(cfg, dataset_name)
+    if holds_classes(dataset_name):
         return DatasetEvaluators([ClassificationEvaluator(dataset_name, distributed=distributed)])
     records = DatasetCatalog.get(dataset_name)  # makes or derives the files that the evaluators read
     evaluators = []
@@ -95,7 +96,7 @@ def build_evaluators(
         evaluators.append(SemSegEvaluator(dataset_name, distributed, output_dir))
     if "pq" in metrics:
         if cfg.TEST.PANOPTIC_EVALUATOR == "streaming":
-            options |= {"stuff_area": cfg.TEST.STUFF_AREA, "distributed": distributed}
+            options |= {"stuff_area": cfg.TEST.STUFF_AREA, "saved_as": given, "distributed": distributed}
             evaluators.append(PanopticQualityEvaluator(dataset_name, output_dir, **options))
         else:
             if not distributed and comm.get_world_size() > 1:

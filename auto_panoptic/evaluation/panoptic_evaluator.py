@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.formats.panoptic_json import read_panoptic_json, read_segments
 from ..data.formats.panoptic_png import read_panoptic
+from ..data.register import read_panoptic_json, read_segments
 from ..errors import UserError
 from .overlap import Overlap
 from .panoptic_quality import PanopticQuality
@@ -71,6 +71,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         stuff_area: predicted stuff whose class covers fewer pixels of its image becomes void first.
         trim_areas: also score at these values of ``stuff_area``.
         save_predictions: write what is scored to ``output_dir``, see :class:`PredictionWriter`.
+        saved_as: name of the data set in their paths, where it is not ``dataset_name``.
 
     Attributes:
         quality: the :class:`PanopticQuality`; after ``evaluate``, in the main process, of all images.
@@ -90,6 +91,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         stuff_area: int = 0,
         trim_areas: Sequence[int] = (),
         save_predictions: bool = False,
+        saved_as: str = "",
     ):
         self._name = dataset_name
         self._distributed = distributed
@@ -103,7 +105,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         if not os.path.isfile(metadata.panoptic_json):
             DatasetCatalog.get(dataset_name)  # makes or derives the files
         categories = read_panoptic_json(metadata.panoptic_json)["categories"]
-        self._truth = read_segments(metadata.panoptic_json)
+        self._truth = read_segments(metadata.panoptic_json, {c["id"] for c in categories})
         self._root = metadata.panoptic_root
         self._things = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
         stuff = metadata.get("stuff_dataset_id_to_contiguous_id", {})
@@ -113,7 +115,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self._stuff_categories = {c["id"] for c in categories if not c["isthing"]}
         self._categories, self._per_image, self._details = categories, per_image, details
         self._stuff_area, self._trim_areas = stuff_area, tuple(trim_areas)
-        self._writer = PredictionWriter(output_dir, dataset_name) if save_predictions else None
+        self._writer = PredictionWriter(output_dir, saved_as or dataset_name) if save_predictions else None
         self.reset()
 
     def _new_scores(self) -> dict:

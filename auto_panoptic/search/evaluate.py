@@ -16,12 +16,11 @@ from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
 from detectron2.evaluation import DatasetEvaluators
 from tqdm import tqdm
 
-from ..data import PanopticMapper
+from ..data import build_mapper, data_set_for
 from ..errors import UserError
 from ..evaluation import build_evaluators, panoptic_quality_of
 from ..modeling import apply_architecture
 from ..space import Architecture
-from ..training.data_loader import build_mapper
 from ..training.trainer import AutoPanopticTrainer
 from ..training.weights import load_weights, read_checkpoint
 from .bn_recalibration import recalibrated
@@ -57,7 +56,8 @@ def calibration_batches(cfg, mapper, read: Callable = _batches) -> list[list[dic
     A moving average forgets its first batches, so there the batches of both orientations are shuffled.
     """
     settings = cfg.NAS.BN_RECALIBRATION
-    dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    names = [data_set_for(cfg, name) for name in cfg.DATASETS.TRAIN]
+    dicts = get_detection_dataset_dicts(names, filter_empty=False)
     rng = np.random.default_rng(cfg.NAS.SEED)
     chosen = rng.permutation(len(dicts))[: settings.NUM_IMAGES]
     if len(chosen) < settings.NUM_IMAGES:
@@ -110,14 +110,14 @@ def search_images(cfg, read: Callable = _batches) -> SearchImages:
     momentum = cfg.NAS.BN_RECALIBRATION.MOMENTUM
     if not 0 <= momentum <= 1:
         raise UserError(f"NAS.BN_RECALIBRATION.MOMENTUM is {momentum}; expected a number from 0 to 1")
-    mapper = PanopticMapper(cfg, is_train=False)
+    mapper = build_mapper(cfg, is_train=False)
     return SearchImages(
         calibration_batches(cfg, mapper, _batches if momentum else read)
         if cfg.NAS.BN_RECALIBRATION.ENABLED
         else [],
         [
             read(DatasetCatalog.get(name), mapper, EVALUATION_BATCH, _shape, f"reading {name}")
-            for name in cfg.DATASETS.SEARCH
+            for name in (data_set_for(cfg, name) for name in cfg.DATASETS.SEARCH)
         ],
     )
 

@@ -17,7 +17,8 @@ from detectron2.data import (
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler
 from detectron2.utils import comm
 
-from ..data import ClassificationMapper, PanopticMapper, is_classifier
+from ..data import build_mapper, data_set_for, holds_classes
+from ..data.labels import SUFFIX
 from ..errors import UserError, one_of
 
 # DATALOADER.SAMPLER_TRAIN
@@ -123,11 +124,6 @@ def _no_collation(batch: list) -> list:
     return batch
 
 
-def build_mapper(cfg, is_train: bool):
-    """The mapper of the config's kind of data."""
-    return (ClassificationMapper if is_classifier(cfg) else PanopticMapper)(cfg, is_train)
-
-
 def _repeat_factors(dicts: list[dict], threshold: float) -> np.ndarray:
     """Detectron2's: images of rare classes come several times."""
     if any("annotations" not in d for d in dicts):
@@ -153,10 +149,9 @@ def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None
     """
     if seed is None:
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    names = [data_set_for(cfg, name) for name in cfg.DATASETS.TRAIN]
     try:
-        dicts = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        )
+        dicts = get_detection_dataset_dicts(names, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     except AssertionError as error:
         if not str(error).startswith("No valid data found"):
             raise
@@ -169,7 +164,7 @@ def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None
     if cfg.DATALOADER.SAMPLER_TRAIN == SAMPLERS[1]:
         repeats = _repeat_factors(dicts, cfg.DATALOADER.REPEAT_THRESHOLD)
     # Random crops of one size need no grouping, and listing them read no sizes.
-    grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not is_classifier(cfg)
+    grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not holds_classes(names[0])
     world_size = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % world_size:
         raise UserError(
@@ -187,7 +182,8 @@ def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None
         comm.get_rank(),
         world_size,
     )
-    logging.getLogger(__name__).info("Training on %d images of %s", len(dicts), list(cfg.DATASETS.TRAIN))
+    shown = [name.removesuffix(SUFFIX) for name in names]  # labels aside, as log_ids says them
+    logging.getLogger(__name__).info("Training on %d images of %s", len(dicts), shown)
     return PositionalLoader(
         MappedDataset(dicts, mapper or build_mapper(cfg, is_train=True), seed),
         batch_sampler=sampler,
@@ -205,7 +201,8 @@ def build_test_loader(cfg, dataset_name: str) -> torch.utils.data.DataLoader:
     Panoptic images come one by one, as in Detectron2; classified ones, all of one size, TEST_BATCH at a time.
     """
     mapper = build_mapper(cfg, is_train=False)
-    if not is_classifier(cfg):
+    dataset_name = data_set_for(cfg, dataset_name)
+    if not holds_classes(dataset_name):
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
     dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     return torch.utils.data.DataLoader(

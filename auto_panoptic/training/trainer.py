@@ -11,6 +11,7 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
+from ..data import data_set_for, with_data_sets
 from ..errors import UserError, at_least, one_of
 from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
@@ -207,8 +208,8 @@ class AutoPanopticTrainer(DefaultTrainer):
                 torch.distributed.broadcast(tensor.data, src=0)
 
     def _seeded_config(self):
-        """The config with the seed of this run also where SEED is -1."""
-        cfg = self.cfg.clone()
+        """The config with the seed of this run also where SEED is -1, and the data sets that are read."""
+        cfg = with_data_sets(self.cfg)
         cfg.defrost()
         cfg.SEED = self.seed
         cfg.freeze()
@@ -265,7 +266,9 @@ class AutoPanopticTrainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg, model, evaluators=None):
         """Evaluate on DATASETS.TEST a copy of the model with its BatchNorm folded; float32 as always."""
-        return super().test(cfg, folded(model), evaluators)
+        results = super().test(with_data_sets(cfg), folded(model), evaluators)
+        names = {data_set_for(cfg, name): name for name in cfg.DATASETS.TEST}
+        return type(results)((names.get(key, key), value) for key, value in results.items())
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):

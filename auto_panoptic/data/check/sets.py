@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import UserError
-from ..formats.json_file import read_object
+from ..formats.rules import read_json_file
 from ..register import find_source
 from ..sets.imagenet import find_image_folder
 
@@ -46,7 +46,7 @@ class DataSet:
         """The list that replaces the JSON's, or None, and findings about its file."""
         if not isinstance(self.categories, (str, os.PathLike)):
             return self.categories, []
-        content, findings = read_object(str(self.categories), "category file", {"categories": list})
+        content, findings = read_json_file(str(self.categories), "category file", {"categories": list})
         return (content or {}).get("categories"), findings
 
 
@@ -69,7 +69,7 @@ def from_paths(name: str, entry: Mapping) -> DataSet:
     return DataSet(name=name, categories=categories, **paths)
 
 
-def _from_source(source) -> DataSet:
+def _from_source(name: str, source) -> DataSet:
     problem = None
     if not os.path.exists(source.panoptic_json):
         try:  # draws the built-in set; says which script makes a part of COCO or ADE20K
@@ -78,7 +78,7 @@ def _from_source(source) -> DataSet:
                     step()
         except UserError as error:
             problem = str(error)
-    result = from_paths(source.name, {key: getattr(source, key) for key in _PATHS})
+    result = from_paths(name, {key: getattr(source, key) for key in _PATHS})
     categories = None if source.categories is None else list(source.categories)
     return dataclasses.replace(
         result,
@@ -137,4 +137,4 @@ def find_data_set(name: str, cfg=None) -> DataSet:
             folder.prepare()
         return DataSet(name=name, folder=os.fspath(folder.root))
     source = find_source(name)
-    return _from_source(source) if source is not None else _from_metadata(name)
+    return _from_source(name, source) if source is not None else _from_metadata(name)

@@ -101,7 +101,7 @@ def ade20k_sources() -> list[PanopticSource]:
         split = "val" if part == "val" else "train"
         files = panoptic_files(root.parent, split)
         source = PanopticSource(
-            name=f"ade20k_panoptic_{part}_separated",
+            name=f"ade20k_panoptic_{part}",
             panoptic_json=str(root / f"ade20k_panoptic_{part}.json"),
             panoptic_root=str(files.panoptic_root),
             image_root=str(root / "images" / FOLDERS[split]),
@@ -116,6 +116,6 @@ def ade20k_sources() -> list[PanopticSource]:
 
 
 def register_ade20k() -> None:
-    """Register ``ade20k_panoptic_{train,val,nas_train,nas_val}_separated``."""
+    """Register ``ade20k_panoptic_{train,val,nas_train,nas_val}``, also as ``*_separated``."""
     for source in ade20k_sources():
         register_source(source)

@@ -65,7 +65,7 @@ def cityscapes_sources() -> list[PanopticSource]:
     root = cityscapes_root()
     return [
         PanopticSource(
-            name=f"cityscapes_panoptic_{part}_separated",
+            name=f"cityscapes_panoptic_{part}",
             panoptic_json=str(root / f"gtFine/cityscapes_panoptic_{part}.json"),
             panoptic_root=str(root / f"gtFine/cityscapes_panoptic_{split}"),
             image_root=str(root / "leftImg8bit" / split),
@@ -79,6 +79,6 @@ def cityscapes_sources() -> list[PanopticSource]:
 
 
 def register_cityscapes() -> None:
-    """Register ``cityscapes_panoptic_{train,val,nas_train,nas_val}_separated``."""
+    """Register ``cityscapes_panoptic_{train,val,nas_train,nas_val}``, also as ``*_separated``."""
     for source in cityscapes_sources():
         register_source(source)

@@ -23,7 +23,7 @@ _ISTHING = {c["id"]: bool(c["isthing"]) for c in CATEGORIES}
 
 def _check(split: str) -> None:
     """What the check of a config says about the panoptic files and the images."""
-    name = f"cityscapes_panoptic_{split}_separated"
+    name = f"cityscapes_panoptic_{split}"
     next(source for source in cityscapes_sources() if source.name == name).check()
 
 

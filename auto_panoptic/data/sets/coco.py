@@ -16,7 +16,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ...errors import UserError
 from ..derive.once import datasets_root, replacing
-from ..formats.json_file import load_object
+from ..formats.panoptic_json import read_json
 from ..register import PanopticSource, register_source
 
 PARTS = ("nas_train", "nas_val")
@@ -67,7 +67,7 @@ def write_split(
     val_ids = None
     to_write: list[tuple[Path, dict, set]] = []  # nothing is written before every input was read and checked
     for source, targets in kinds.items():
-        content = load_object(str(source), "annotation file", {"images": list, "annotations": list})
+        content = read_json(str(source), "annotation file")
         ids = {image["id"] for image in content["images"]}
         if val_ids is None:
             val_ids = draw_val_ids(content, size, seed)
@@ -91,7 +91,7 @@ def write_split(
 
 
 def _image_ids(path: Path) -> set:
-    return {image["id"] for image in load_object(str(path), "split", {"images": list})["images"]}
+    return {image["id"] for image in read_json(str(path), "split")["images"]}
 
 
 def _check_same_draw(path: Path, expected: set) -> None:
@@ -140,12 +140,12 @@ def _check_split(path: str) -> None:
 
 
 def register_coco_splits() -> list[str]:
-    """Register ``coco_2017_nas_{train,val}_panoptic_separated``; nothing is read before the first use."""
+    """Register ``coco_2017_nas_{train,val}_panoptic``, also as ``*_separated``; reads nothing."""
     root, names = datasets_root() / "coco", []
     for part in PARTS:
         panoptic_json = str(root / "annotations" / f"panoptic_{part}2017.json")
         source = PanopticSource(
-            name=f"coco_2017_{part}_panoptic_separated",
+            name=f"coco_2017_{part}_panoptic",
             panoptic_json=panoptic_json,
             panoptic_root=str(root / "panoptic_train2017"),
             image_root=str(root / "train2017"),

@@ -1,25 +1,17 @@
-"""The ImageNet stage: data sets with one folder of images per class, and the mapper of the classifier."""
+"""Data sets of classified images: one folder of images per class, as ImageNet."""
 
 import functools
 import os
 from collections.abc import Callable
 
-import numpy as np
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
-from PIL import Image
-from torchvision import transforms
 
 from ...errors import UserError
 from ..derive.once import datasets_root
-from ..formats.names import name_problem
-from ..mapper import seeded
+from ..labels import CLASSIFIED
+from ..register import check_name, owner_of
 
-# ``evaluator_type`` in the metadata of these data sets.
-EVALUATOR_TYPE = "image_classification"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-_FOLDERS: dict = {}  # registered name -> ImageFolder
 
 
 class ImageFolder:
@@ -94,16 +86,16 @@ def register_folder(folder: ImageFolder) -> None:
         UserError: the name is taken by something else.
     """
     name = folder.name
-    problem = name_problem(name)  # folders of results are named after it
-    if problem:
-        raise UserError(f"data set name {name!r} {problem}; choose another name")
+    check_name(name)
     if name in DatasetCatalog.list():
-        if name in _FOLDERS and _FOLDERS[name].root == folder.root:
+        known = find_image_folder(name)
+        if known is not None and known.root == folder.root:
             return
         raise UserError(f"data set name {name!r} is already registered for something else; choose another")
-    MetadataCatalog.get(name).set(evaluator_type=EVALUATOR_TYPE, image_root=folder.root)
+    known = MetadataCatalog.get(name).as_dict()
+    MetadataCatalog.remove(name)
+    MetadataCatalog.get(name).set(**{**known, "evaluator_type": CLASSIFIED, "image_root": folder.root})
     DatasetCatalog.register(name, folder.load)
-    _FOLDERS[name] = folder
 
 
 def register_image_folder(name: str, root: str) -> None:
@@ -127,74 +119,4 @@ def register_imagenet() -> None:
 
 def find_image_folder(name: str) -> ImageFolder | None:
     """The data set registered by :func:`register_image_folder` under ``name``, or None."""
-    if name not in MetadataCatalog.list():  # never registered, or removed since
-        return None
-    return _FOLDERS.get(name) if MetadataCatalog.get(name).get("evaluator_type") == EVALUATOR_TYPE else None
-
-
-def is_classifier(cfg) -> bool:
-    """Whether ``cfg`` describes the ImageNet stage."""
-    return cfg.MODEL.META_ARCHITECTURE == "BackboneClassifier"
-
-
-def check_classification_input(cfg) -> None:
-    """Raise UserError for sizes, jitter or a format that :class:`ClassificationMapper` cannot follow."""
-    options = cfg.INPUT.CLASSIFICATION
-    if options.TRAIN_SIZE < 1 or not 1 <= options.TEST_SIZE <= options.TEST_RESIZE:
-        raise UserError(
-            f"INPUT.CLASSIFICATION: TRAIN_SIZE {options.TRAIN_SIZE}, TEST_RESIZE {options.TEST_RESIZE}, "
-            f"TEST_SIZE {options.TEST_SIZE}; expected positive sides with TEST_SIZE <= TEST_RESIZE"
-        )
-    jitter = list(options.COLOR_JITTER)
-    if len(jitter) != 3 or not all(value >= 0 for value in jitter):
-        raise UserError(
-            f"INPUT.CLASSIFICATION.COLOR_JITTER is {jitter}; expected three numbers >= 0, the strengths of "
-            "brightness, contrast and saturation"
-        )
-    if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
-        raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; expected 'BGR' or 'RGB'")
-
-
-class ClassificationMapper:
-    """From a record {"file_name", "label"} to the same with "image": uint8 (3, S, S) in ``INPUT.FORMAT``.
-
-    Training: a random crop of 8 to 100 % of the area and aspect ratio 3/4 to 4/3, resized to TRAIN_SIZE;
-    brightness, contrast and saturation scaled at random; a horizontal flip in half of the cases (reference
-    code, SPOS). A record with "sample_seed" is augmented by that seed alone. Evaluation: short side to
-    TEST_RESIZE, centre crop of TEST_SIZE.
-
-    Args:
-        cfg: reads INPUT.CLASSIFICATION and INPUT.FORMAT.
-        is_train: augment.
-    """
-
-    def __init__(self, cfg, is_train: bool):
-        options = cfg.INPUT.CLASSIFICATION
-        self.bgr = cfg.INPUT.FORMAT == "BGR"
-        if is_train:
-            steps = [
-                transforms.RandomResizedCrop(options.TRAIN_SIZE),
-                transforms.ColorJitter(*options.COLOR_JITTER),
-                transforms.RandomHorizontalFlip(),
-            ]
-        else:
-            steps = [transforms.Resize(options.TEST_RESIZE), transforms.CenterCrop(options.TEST_SIZE)]
-        self.transform = transforms.Compose(steps)
-
-    def __call__(self, record: dict) -> dict:
-        """
-        Raises:
-            UserError: the image cannot be read; names the file.
-        """
-        path = record["file_name"]
-        try:
-            image = Image.fromarray(read_image(path, format="RGB"))
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            raise UserError(
-                f"image {path} cannot be read ({type(error).__name__}: {error}); restore or remove it"
-            ) from error
-        with seeded(record.get("sample_seed")):
-            pixels = np.asarray(self.transform(image))
-        if self.bgr:
-            pixels = pixels[:, :, ::-1]
-        return {**record, "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))}
+    return owner_of(name, ImageFolder)

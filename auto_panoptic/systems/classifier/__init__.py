@@ -1,5 +1,9 @@
 """The ImageNet stage: a backbone under a classifier."""
 
+from ...data.labels import CLASSES, declare_inputs
+from .mapper import ClassificationMapper
 from .meta_arch import BackboneClassifier
 
-__all__ = ["BackboneClassifier"]
+__all__ = ["BackboneClassifier", "ClassificationMapper"]
+
+declare_inputs("BackboneClassifier", labels=CLASSES, mapper="ClassificationMapper")

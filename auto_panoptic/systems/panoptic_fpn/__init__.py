@@ -9,6 +9,7 @@
 - ``proposals``     ``BatchTopkRPN``: region proposals chosen over the batch, as in the reference code
 """
 
+from ...data.labels import SEPARATED, declare_inputs
 from .attention import CrossAttention
 from .box_head import GroupNormBoxHead
 from .mask_head import SearchableMaskHead
@@ -24,3 +25,6 @@ __all__ = [
     "SearchableMaskHead",
     "SearchableSemSegFPNHead",
 ]
+
+for _name in ("AutoPanopticFPN", "PanopticFPN"):  # the latter is Detectron2's
+    declare_inputs(_name, labels=SEPARATED)

@@ -1,0 +1,114 @@
+"""Labels of the semantic head: how a data set numbers its classes, and which numbering a model needs.
+
+A panoptic set ``X`` is registered twice, as Detectron2 registers COCO; both share images and annotations:
+
+- ``X``, labels "all": every class has a label of its own, things 0..T-1, then stuff T..T+S-1;
+- ``X_separated``, labels "separated": 0 is any thing, stuff classes are 1..S.
+
+Within things and within stuff the order is that of the data set ids; 255 is void in both. So the label of a
+thing in the first is also its contiguous id, which box and mask heads predict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..errors import UserError
+
+ALL, SEPARATED, CLASSES = "all", "separated", "classes"
+SUFFIX = "_separated"  # of the names of data sets, as in Detectron2
+THINGS_LABEL = 0  # of any thing, in "separated"
+CLASSIFIED = "image_classification"  # ``evaluator_type`` of a set of classified images
+
+
+def label_map(categories: Iterable[Mapping], labels: str = SEPARATED) -> dict[int, int]:
+    """{data set id: label} of COCO-panoptic categories, things first, each kind by ascending id."""
+    ids = {c["id"]: bool(c["isthing"]) for c in categories}
+    things, stuff = (sorted(i for i, isthing in ids.items() if isthing is kind) for kind in (True, False))
+    first = {i: THINGS_LABEL for i in things} if labels == SEPARATED else {i: n for n, i in enumerate(things)}
+    return first | {i: n for n, i in enumerate(stuff, start=1 if labels == SEPARATED else len(things))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a meta-architecture reads, see :func:`declare_inputs`."""
+
+    labels: str | None = None
+    mapper: str = ""
+
+
+_DECLARED: dict[str, Inputs] = {}
+
+
+def declare_inputs(meta_architecture: str, *, labels: str | None = None, mapper: str = "") -> None:
+    """State what a registered meta-architecture reads; beside its definition, once.
+
+    Args:
+        meta_architecture: its name in Detectron2's registry.
+        labels: "separated" or "all", the labels of its semantic head: of a data set registered with both, it
+            gets these, whichever of the two names the config has. "classes": classified images. None takes
+            the data set that is named.
+        mapper: name in ``DATASET_MAPPER_REGISTRY`` of its mapper, where INPUT.DATASET_MAPPER_NAME is empty.
+
+    Raises:
+        ValueError: other labels.
+    """
+    if labels not in (None, ALL, SEPARATED, CLASSES):
+        raise ValueError(f"labels {labels!r}; expected {ALL!r}, {SEPARATED!r}, {CLASSES!r} or None")
+    _DECLARED[meta_architecture] = Inputs(labels, mapper)
+
+
+def inputs_of(cfg) -> Inputs:
+    """What the config's meta-architecture has declared, or nothing."""
+    return _DECLARED.get(cfg.MODEL.META_ARCHITECTURE, Inputs())
+
+
+def data_set_for(cfg, name: str) -> str:
+    """The data set to read where the config names ``name``: itself or its sibling with the model's labels."""
+    labels, registered = inputs_of(cfg).labels, DatasetCatalog.list()
+    if labels == SEPARATED and name + SUFFIX in registered:
+        return name + SUFFIX
+    if labels == ALL and name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in registered:
+        return name.removesuffix(SUFFIX)
+    return name
+
+
+def with_data_sets(cfg):
+    """The config with the names that :func:`data_set_for` gives, for code that reads them by itself."""
+    changed = cfg.clone()
+    changed.defrost()
+    for key in ("TRAIN", "TEST", "SEARCH"):
+        changed.DATASETS[key] = tuple(data_set_for(cfg, name) for name in cfg.DATASETS.get(key, ()))
+    if cfg.is_frozen():
+        changed.freeze()
+    return changed
+
+
+def data_set_names(cfg) -> list[str]:
+    """All data sets named in the config, once each: TRAIN, TEST, SEARCH."""
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.DATASETS.get("SEARCH", ()))
+    return list(dict.fromkeys(names))
+
+
+def holds_classes(name: str) -> bool:
+    """Whether a registered data set holds classified images."""
+    return name in MetadataCatalog.list() and MetadataCatalog.get(name).get("evaluator_type") == CLASSIFIED
+
+
+def check_kind(cfg, name: str) -> None:
+    """Raise UserError where a model for panoptic images meets a set of classified ones, or the reverse."""
+    model = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
+    labels = inputs_of(cfg).labels
+    if labels == CLASSES and not holds_classes(name):
+        raise UserError(
+            f"data set {name} is no folder of classified images, which {model} needs; use imagenet_train and "
+            "imagenet_val, or register your own under DATASETS.IMAGE_FOLDERS"
+        )
+    if labels in (ALL, SEPARATED) and holds_classes(name):
+        raise UserError(
+            f"data set {name} holds classified images; {model} needs a panoptic data set (see "
+            "datasets/README.md)"
+        )
