@@ -1,4 +1,7 @@
-"""Every configuration key of Auto-Panoptic, once, with its meaning and the paper's symbol."""
+"""The configuration keys that systems share, with their meaning and the paper's symbol.
+
+The keys of one system are in its folder: ``systems/NAME/config.py``.
+"""
 
 from detectron2.config import CfgNode as CN
 
@@ -8,8 +11,13 @@ HEAD_OPS = ["dwconv_3x3", "dwconv_5x5", "dfconv_3x3", "dfconv_5x5", "atconv_3x3"
 
 def add_auto_panoptic_config(cfg: CN) -> None:
     """Add the keys of Auto-Panoptic to a Detectron2 config, in place, and register its components."""
-    from . import systems  # noqa: F401
+    from . import systems
 
+    _add_shared_config(cfg)
+    systems.add_configs(cfg)
+
+
+def _add_shared_config(cfg: CN) -> None:
     # Modules to import before the rest is read, such as [my.module]. They may register components, and add
     # keys by a function add_config(cfg). They are found as python -m finds them. Honoured in the config that
     # a command names, not in its bases, and in KEY VALUE pairs.
@@ -84,46 +92,6 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     cfg.MODEL.SHUFFLENET.NORM_MOMENTUM = 0.1
     # 1: interleave the halves, then split contiguously (the paper's code); 2: even/odd channels (SPOS).
     cfg.MODEL.SHUFFLENET.SHUFFLE_METHOD = 1
-
-    # ------------------------------------------------------------------ semantic head
-    # Searched layers of the subnet that P2..P5 share.
-    cfg.MODEL.SEM_SEG_HEAD.NUM_LAYERS = 3
-    # Bilinear upsampling convention of the semantic branch and of the attention's averages.
-    cfg.MODEL.SEM_SEG_HEAD.ALIGN_CORNERS = True
-
-    # ------------------------------------------------------------------ inter-modular attention
-    cfg.MODEL.CROSS_ATTENTION = CN()
-    cfg.MODEL.CROSS_ATTENTION.ENABLED = True
-    # FPN levels that the foreground-to-background attention reads (paper Eq. 1: all five).
-    cfg.MODEL.CROSS_ATTENTION.F2B_LEVELS = ["p2", "p3", "p4", "p5", "p6"]
-    # Candidate reduction ratios ("r").
-    cfg.MODEL.CROSS_ATTENTION.RATIOS = [4, 8, 16]
-    # The reference code reads the ratio from the last digit of "r16" and divides by 6; only for its weights.
-    cfg.MODEL.CROSS_ATTENTION.LEGACY_RATIO = False
-
-    # ------------------------------------------------------------------ panoptic merging
-    # "detectron2" (Panoptic-FPN), "supplement" or "reference" (the code that produced the paper's numbers).
-    cfg.MODEL.PANOPTIC_FPN.COMBINE.METHOD = "detectron2"
-    # "reference": instances above this score come first, smallest first; then the others, best score first.
-    cfg.MODEL.PANOPTIC_FPN.COMBINE.HIGH_CONFIDENCE_THRESH = 0.725
-    # "supplement": instances of fewer pixels are dropped (64 x 64).
-    cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCE_AREA_LIMIT = 4096
-
-    # ------------------------------------------------------------------ ImageNet stage (BackboneClassifier)
-    cfg.MODEL.CLASSIFIER = CN()
-    # Follows from the data sets.
-    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
-    # Channels of the 1x1 convolution before the pooling; 0 takes those of the width.
-    cfg.MODEL.CLASSIFIER.CONV_DIM = 0
-    cfg.MODEL.CLASSIFIER.DROPOUT = 0.2
-    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.1
-    # Side of the random resized crop in training; side to which the short edge is resized and side of the
-    # centre crop in evaluation; strength of the random brightness, contrast and saturation.
-    cfg.INPUT.CLASSIFICATION = CN()
-    cfg.INPUT.CLASSIFICATION.TRAIN_SIZE = 224
-    cfg.INPUT.CLASSIFICATION.TEST_RESIZE = 256
-    cfg.INPUT.CLASSIFICATION.TEST_SIZE = 224
-    cfg.INPUT.CLASSIFICATION.COLOR_JITTER = [0.4, 0.4, 0.4]
 
     # ------------------------------------------------------------------ precision and memory layout
     # Number format of mixed precision when SOLVER.AMP.ENABLED: "float16" (with loss scaling) or "bfloat16".

@@ -6,6 +6,14 @@
 Nothing outside names a system: Detectron2's registries and the model's choice blocks say what others need.
 """
 
+from detectron2.config import CfgNode
+
 from . import classifier, panoptic_fpn
 
-__all__ = ["classifier", "panoptic_fpn"]
+__all__ = ["add_configs", "classifier", "panoptic_fpn"]
+
+
+def add_configs(cfg: CfgNode) -> None:
+    """Add the keys of every system to a config, in place."""
+    panoptic_fpn.add_panoptic_fpn_config(cfg)
+    classifier.add_classifier_config(cfg)

@@ -1,9 +1,15 @@
-"""The ImageNet stage: a backbone under a classifier."""
+"""The ImageNet stage: a backbone under a classifier.
+
+- ``config``     its keys
+- ``meta_arch``  ``BackboneClassifier``
+- ``mapper``     ``ClassificationMapper``
+"""
 
 from ...data.labels import CLASSES, declare_inputs
+from .config import add_classifier_config
 from .mapper import ClassificationMapper
 from .meta_arch import BackboneClassifier
 
-__all__ = ["BackboneClassifier", "ClassificationMapper"]
+__all__ = ["BackboneClassifier", "ClassificationMapper", "add_classifier_config"]
 
 declare_inputs("BackboneClassifier", labels=CLASSES, mapper="ClassificationMapper")

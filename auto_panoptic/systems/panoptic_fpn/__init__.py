@@ -1,5 +1,6 @@
 """Auto-Panoptic: Panoptic-FPN with searched backbone, heads and attention between its two branches.
 
+- ``config``        its keys
 - ``meta_arch``     ``AutoPanopticFPN``: all of it together
 - ``attention``     inter-modular attention, both directions
 - ``sem_seg_head``  ``SearchableSemSegFPNHead``
@@ -7,11 +8,13 @@
 - ``box_head``      ``GroupNormBoxHead``
 - ``fusion``        merging of instances and stuff into one panoptic map
 - ``proposals``     ``BatchTopkRPN``: region proposals chosen over the batch, as in the reference code
+- ``published``     the paper's search space
 """
 
 from ...data.labels import SEPARATED, declare_inputs
 from .attention import CrossAttention
 from .box_head import GroupNormBoxHead
+from .config import add_panoptic_fpn_config
 from .mask_head import SearchableMaskHead
 from .meta_arch import AutoPanopticFPN
 from .proposals import BatchTopkRPN
@@ -24,6 +27,7 @@ __all__ = [
     "GroupNormBoxHead",
     "SearchableMaskHead",
     "SearchableSemSegFPNHead",
+    "add_panoptic_fpn_config",
 ]
 
 for _name in ("AutoPanopticFPN", "PanopticFPN"):  # the latter is Detectron2's

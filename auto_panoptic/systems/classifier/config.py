@@ -1,0 +1,21 @@
+"""The keys of the ImageNet stage."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_classifier_config(cfg: CN) -> None:
+    """Add the keys of the classifier and of its images to a config, in place."""
+    cfg.MODEL.CLASSIFIER = CN()
+    # Follows from the data sets.
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+    # Channels of the 1x1 convolution before the pooling; 0 takes those of the width.
+    cfg.MODEL.CLASSIFIER.CONV_DIM = 0
+    cfg.MODEL.CLASSIFIER.DROPOUT = 0.2
+    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.1
+    # Side of the random resized crop in training; side to which the short edge is resized and side of the
+    # centre crop in evaluation; strength of the random brightness, contrast and saturation.
+    cfg.INPUT.CLASSIFICATION = CN()
+    cfg.INPUT.CLASSIFICATION.TRAIN_SIZE = 224
+    cfg.INPUT.CLASSIFICATION.TEST_RESIZE = 256
+    cfg.INPUT.CLASSIFICATION.TEST_SIZE = 224
+    cfg.INPUT.CLASSIFICATION.COLOR_JITTER = [0.4, 0.4, 0.4]
