@@ -208,6 +208,43 @@ def test_builder_reads_the_config():
     assert isinstance(model.stem[1], nn.SyncBatchNorm)
 
 
+@pytest.mark.parametrize("freeze_at, stages", [(0, 0), (1, 0), (2, 1), (4, 3), (5, 4), (9, 4)])
+def test_freezing(freeze_at, stages):
+    """As ResNet.freeze of Detectron2: 1 freezes the stem, 2 the stem and res2, ..."""
+    cfg = make_cfg("MODEL.BACKBONE.FREEZE_AT", freeze_at)
+    model = build_shufflenet_backbone(cfg, ShapeSpec(channels=3)).train()
+    frozen = ["stem."] if freeze_at else []
+    frozen += [f"blocks.{i}." for i in range([0, 1, 2, 4, 5][stages])]
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == {
+        n for n, _ in model.named_parameters() if n.startswith(tuple(frozen))
+    }
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    images = torch.randn(2, 3, 64, 64)
+    if parameters:
+        model(images)["res5"].square().mean().backward()
+        torch.optim.SGD(parameters, lr=0.1).step()
+    else:
+        model(images)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not any(name.startswith(tuple(frozen)) for name in changed)
+    assert ("stem.1.running_mean" in changed) == ("stem.1.weight" in changed) == (freeze_at == 0)
+    assert any(name.startswith("blocks.4.") for name in changed) == (stages < 4)
+
+
+def test_the_shuffle_method_travels_with_the_weights():
+    first, second = (
+        build_shufflenet_backbone(make_cfg("MODEL.SHUFFLENET.SHUFFLE_METHOD", m), ShapeSpec(channels=3))
+        for m in (1, 2)
+    )
+    weights = first.state_dict()
+    first.load_state_dict(weights)
+    with pytest.raises(ValueError, match=r"trained with shuffle method \[1\], this model has \[2\]"):
+        second.load_state_dict(weights)
+    del weights["_extra_state"]  # weights of old
+    second.load_state_dict(weights)
+
+
 def test_fpn_layers():
     backbone = build_backbone(make_cfg())
     shapes = backbone.output_shape()

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
+from detectron2.structures import ImageList
 from modeling_util import (
     assert_same_outputs,
     inference,
@@ -237,6 +238,23 @@ def test_training_input_without_ground_truth(model):
         del inputs[key]
         with pytest.raises(UserError, match=f"without '{key}'"):
             training_losses(model, [make_input(), inputs])
+
+
+def test_labels_are_padded_as_the_images_are(model, monkeypatch):
+    """Later versions of Detectron2 know backbones that want square images; 0.6 has no such argument."""
+    labels = [torch.zeros(40, 64, dtype=torch.int64), torch.zeros(64, 33, dtype=torch.int64)]
+    padded = model._padded_labels(labels)
+    assert padded.shape == (2, 64, 64) and padded[0, 40:].eq(255).all() and padded[1, :, 33:].eq(255).all()
+    calls = []
+    original = ImageList.from_tensors
+    monkeypatch.setattr(type(model.backbone), "padding_constraints", {"square_size": 96}, raising=False)
+    monkeypatch.setattr(
+        ImageList,
+        "from_tensors",
+        lambda *args, padding_constraints=None: calls.append(padding_constraints) or original(*args),
+    )
+    model._padded_labels(labels)
+    assert calls == [{"square_size": 96}]
 
 
 def test_unsuitable_semantic_head():

@@ -48,8 +48,11 @@ def test_every_config_has_its_space_of_old():
     assert names == expected.keys() | FRAGMENTS
     found = {}
     for name in expected:
-        space = configured_space(make_cfg(config=f"{name}.yaml", small=False))
+        cfg = make_cfg(config=f"{name}.yaml", small=False)
+        space = configured_space(cfg)
         found[name] = (space.fingerprint, len(space.sites))
+        # Nor does any freeze a part of the searched backbone.
+        assert cfg.MODEL.BACKBONE.FREEZE_AT == 0 or "backbone" not in space.parts
     assert found == expected
 
 

@@ -200,6 +200,43 @@ def test_what_shapes_do_not_show(saved, shapes, tmp_path, key, value):
     assert refusal(cfg, path) == f"was trained with {key} {old}, this config has {value}; set {key} as there"
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["MODEL.SHUFFLENET.SHUFFLE_METHOD", "2"], r"shuffle method [1], this model has [2]"),
+        (
+            ["MODEL.CROSS_ATTENTION.F2B_LEVELS", "['p2','p3','p4','p5']"],
+            "f2b levels [1, 2, 3, 4], this model has [0, 1, 2, 3]",
+        ),
+    ],
+)
+def test_layers_know_what_their_weights_do_not_show(saved, shapes, tmp_path, options, message):
+    """In weights without a description too: the layers check them when they are loaded."""
+    four_levels = ("MODEL.CROSS_ATTENTION.F2B_LEVELS", "['p3','p4','p5','p6']")
+    _, _, path = saved(*four_levels)
+    bare = changed(path, tmp_path, lambda data: [data.pop(key) for key in ("meta", "space", "settings")])
+    cfg = make_config(tmp_path, shapes, *four_levels, *options)
+    assert f"the weights were trained with {message}" in refusal(cfg, bare)
+
+    def of_old(data):
+        data["model"] = {k: v for k, v in data["model"].items() if not k.endswith("_extra_state")}
+
+    check_weights(cfg, changed(bare, tmp_path, of_old))
+
+
+@pytest.mark.parametrize("freeze_at", [(0, 3), (3, 0)])
+def test_weights_of_a_frozen_backbone(saved, shapes, tmp_path, freeze_at):
+    """Its BatchNorm layers have no counter."""
+    _, model, path = saved("MODEL.BACKBONE.FREEZE_AT", freeze_at[0])
+    cfg = make_config(tmp_path, shapes, "MODEL.BACKBONE.FREEZE_AT", freeze_at[1])
+    check_weights(cfg, path)
+    other = build_model(cfg)
+    load_weights(other, path)
+    theirs = model.state_dict()
+    for name, value in other.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(value, theirs[name])
+
+
 def test_a_checkpoint_that_says_nothing_loads_by_names(saved, tmp_path):
     cfg, model, path = saved()
 
@@ -250,7 +287,7 @@ def test_a_classifier_gives_its_backbone(saved, files, caplog, architecture):
     assert len(own) > 30
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, theirs[name] if name in own else before[name], rtol=0, atol=0)
-    rest = len(before) - len(own)
+    rest = sum(name not in own and not name.endswith("_extra_state") for name in before)
     assert f"its backbone is loaded, the other {rest} weights stay as initialised" in caplog.text
 
 

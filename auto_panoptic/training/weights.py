@@ -14,6 +14,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import UserError
 from ..modeling import ShuffleNetV2, choice_blocks, meta_model
+from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
 from ..space.widths import WIDTHS
 
@@ -160,6 +161,7 @@ def select_weights(
                 f"{subject} was trained with {setting} {meta[name]}, this config has {ours[name]}; "
                 f"set {setting} as there"
             )
+    _check_layers(subject, model, weights)
     return {k: weights[k] for k in own if k in weights}
 
 
@@ -192,17 +194,33 @@ def _space_problem(theirs: dict[str, list[str]], ours: dict[str, list[str]]) -> 
     )
 
 
+def _optional(name: str) -> bool:
+    """Whether a model does without: what follows from the config, counters, the settings of its layers."""
+    return name in _DERIVED or name.endswith(("num_batches_tracked", "_extra_state"))
+
+
+def _check_layers(subject: str, model: torch.nn.Module, weights: dict) -> None:
+    """Let layers refuse weights that were trained with other settings than theirs."""
+    for name, module in model.named_modules():
+        state = weights.get(f"{name}._extra_state" if name else "_extra_state")
+        if state is not None and isinstance(module, SettingInWeights):
+            try:
+                module.set_extra_state(state)
+            except ValueError as error:
+                raise UserError(f"{subject} does not fit: {error}; give other weights, or set it so") from None
+
+
 def _check_names(subject: str, weights: dict, own: dict, kinds: tuple) -> None:
     blocks = {match["block"] for match in map(_CANDIDATE.match, own) if match}
-    missing = [k for k in own if k not in weights and k not in _DERIVED]
+    missing = [k for k in own if k not in weights and not _optional(k)]
     foreign = [
         k
         for k in weights
         if k not in own
         and not ((match := _CANDIDATE.match(k)) and match["block"] in blocks)
-        and k not in _DERIVED
+        and not _optional(k)
     ]
-    shapes = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    shapes = [k for k in own if k in weights and own[k].shape != weights[k].shape and not _optional(k)]
     for problem, keys in (
         ("lacks", missing),
         ("has another shape for", shapes),
@@ -242,7 +260,7 @@ def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -
         _load_from_catalogue(model, path, to_train)
     else:
         selected = select_weights(model, read_checkpoint(path), path, to_train=to_train)
-        rest = [name for name in model.state_dict() if name not in selected and name not in _DERIVED]
+        rest = [name for name in model.state_dict() if name not in selected and not _optional(name)]
         model.load_state_dict(selected, strict=False)
         if rest:
             logger.info(

@@ -26,7 +26,11 @@ def norm_name(cfg) -> str:
 
 @BACKBONE_REGISTRY.register()
 def build_shufflenet_backbone(cfg, input_shape: ShapeSpec) -> ShuffleNetV2:
-    """The bare ShuffleNetV2: a supernet, or the fixed network of ``NAS.ARCHITECTURE``."""
+    """The bare ShuffleNetV2: a supernet, or the fixed network of ``NAS.ARCHITECTURE``.
+
+    ``MODEL.BACKBONE.FREEZE_AT`` freezes the first stages. Detectron2's default 2 is meant for pre-trained
+    weights; our configs state 0.
+    """
     width = width_from_config(cfg)
     return ShuffleNetV2(
         stem_channels=width.stem,
@@ -38,7 +42,7 @@ def build_shufflenet_backbone(cfg, input_shape: ShapeSpec) -> ShuffleNetV2:
         norm_momentum=cfg.MODEL.SHUFFLENET.NORM_MOMENTUM,
         shuffle_method=cfg.MODEL.SHUFFLENET.SHUFFLE_METHOD,
         in_channels=input_shape.channels,
-    )
+    ).freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
 @BACKBONE_REGISTRY.register()

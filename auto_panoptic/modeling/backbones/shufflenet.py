@@ -4,16 +4,19 @@ Shape shorthand: N images, C channels, H x W spatial size; ``ci``/``co`` a block
 Channel arithmetic, widths and initialisation follow the reference code and Single-Path-One-Shot (SPOS).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from detectron2.layers import ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import Backbone
 from torch import nn
 from torch.nn import functional as F
 
 from auto_panoptic.modeling.choice import Choices
+from auto_panoptic.modeling.layers.setting import SettingInWeights
 from auto_panoptic.space import OpSpec
 
 __all__ = ["ShuffleBlock", "ShuffleNetV2", "initialize_weights", "make_norm", "shuffle_split"]
@@ -159,8 +162,10 @@ def initialize_weights(module: nn.Module, stem: nn.Conv2d | None = None) -> None
                 nn.init.zeros_(layer.bias)
 
 
-class ShuffleNetV2(Backbone):
+class ShuffleNetV2(SettingInWeights, Backbone):
     """Stem and four stages of choice blocks; outputs res2..res5 with strides 4, 8, 16, 32."""
+
+    setting_name = "shuffle method"
 
     def __init__(
         self,
@@ -200,6 +205,7 @@ class ShuffleNetV2(Backbone):
             make(stem_channels),
             nn.ReLU(inplace=True),
         )
+        self.shuffle_method = shuffle_method
         self._stage_ends = {}  # index of a stage's last block -> output name
         self._out_feature_strides, self._out_feature_channels = {}, {}
         builds, ci = [], stem_channels
@@ -225,6 +231,25 @@ class ShuffleNetV2(Backbone):
             if i in self._stage_ends:
                 outputs[self._stage_ends[i]] = x
         return outputs
+
+    def freeze(self, freeze_at: int = 0) -> ShuffleNetV2:
+        """Exclude the first stages from training, as ``ResNet.freeze`` of Detectron2 does; return ``self``.
+
+        Their parameters need no gradient, and their BatchNorm layers become ``FrozenBatchNorm2d``.
+
+        Args:
+            freeze_at: 0 freezes nothing, 1 the stem, 2 the stem and res2, and so on.
+        """
+        ends = [0, 0] + [end + 1 for end in self._stage_ends]  # blocks that are frozen, by freeze_at
+        frozen = [self.stem, *self.blocks[: ends[min(freeze_at, len(ends) - 1)]]] if freeze_at > 0 else []
+        for module in frozen:
+            for parameter in module.parameters():
+                parameter.requires_grad = False
+            FrozenBatchNorm2d.convert_frozen_batchnorm(module)
+        return self
+
+    def setting(self) -> list[int]:
+        return [self.shuffle_method]
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {

@@ -14,6 +14,7 @@ from torch.amp import is_autocast_available
 from torch.nn import functional as F
 
 from auto_panoptic.modeling.choice import Choices
+from auto_panoptic.modeling.layers.setting import SettingInWeights
 from auto_panoptic.space import OpSpec, effective_ratio, ratio_op
 
 __all__ = ["AttentionGate", "CrossAttention", "upsampled_mean"]
@@ -87,13 +88,15 @@ class AttentionGate(nn.Module):
         return 1 - torch.sigmoid(self.expand(F.relu(self.reduce(z))))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(SettingInWeights, nn.Module):
     """Both directions of the attention; every layer is a choice of reduction ratios.
 
     ``f2b`` (sites ``attention.f2b.i``): all FPN levels, resized to the finest, averaged -> one gate vector
     for each semantic level. ``b2f`` (sites ``attention.b2f.i``): all semantic levels averaged likewise ->
     one gate vector for each FPN level. The layers of one direction share the average z.
     """
+
+    setting_name = "f2b levels"
 
     @configurable
     def __init__(
@@ -158,6 +161,9 @@ class CrossAttention(nn.Module):
             "align_corners": cfg.MODEL.SEM_SEG_HEAD.ALIGN_CORNERS,
             "legacy_ratio": cfg.MODEL.CROSS_ATTENTION.LEGACY_RATIO,
         }
+
+    def setting(self) -> list[int]:
+        return [self.foreground_levels.index(name) for name in self.f2b_levels]
 
     def foreground_to_background(self, features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Raw FPN features (N, C_F, h, w) per level -> {semantic level: (N, C_S) gates}."""

@@ -94,17 +94,20 @@ class AutoPanopticFPN(PanopticFPN):
                 )
         images = self.preprocess_image(batched_inputs)
         instances = [x["instances"].to(self.device) for x in batched_inputs]
-        labels = ImageList.from_tensors(
-            [x["sem_seg"].to(self.device) for x in batched_inputs],
-            self.backbone.size_divisibility,
-            self.sem_seg_head.ignore_value,
-        ).tensor
+        labels = self._padded_labels([x["sem_seg"].to(self.device) for x in batched_inputs])
 
         features, subnet_features, gates = self.attended_features(images.tensor)
         proposals, proposal_losses = self.proposal_generator(images, features, instances)
         _, detector_losses = self.roi_heads(images, features, proposals, instances)
         _, sem_seg_losses = self._semantic(features, subnet_features, gates, labels)
         return {**sem_seg_losses, **proposal_losses, **detector_losses}
+
+    def _padded_labels(self, labels: list[torch.Tensor]) -> torch.Tensor:
+        """(N, H, W): label maps padded with void to the size that ``preprocess_image`` gives images."""
+        constraints = getattr(self.backbone, "padding_constraints", None)  # of later versions of Detectron2
+        options = {} if constraints is None else {"padding_constraints": constraints}
+        divisibility, void = self.backbone.size_divisibility, self.sem_seg_head.ignore_value
+        return ImageList.from_tensors(labels, divisibility, void, **options).tensor
 
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True):
         """Run the model on images.
