@@ -207,7 +207,7 @@ def _check_layers(subject: str, model: torch.nn.Module, weights: dict) -> None:
             try:
                 module.set_extra_state(state)
             except ValueError as error:
-                raise UserError(f"{subject} does not fit: {error}; give other weights, or set it so") from None
+                raise UserError(f"{subject} does not fit: {error}; set it so, or give others") from None
 
 
 def _check_names(subject: str, weights: dict, own: dict, kinds: tuple) -> None:
