@@ -43,12 +43,14 @@ from auto_panoptic.training import (
     check_resume,
     check_supernet,
     check_training,
+    check_unused,
     check_weights,
     find_config,
     has_checkpoint,
     launch_processes,
     load_weights,
     model_space,
+    only_run,
     processes,
     run_command,
 )
@@ -125,6 +127,11 @@ def report(args, folder: str, name: str, results: dict, evaluators, several: boo
 
 
 def main(args, cfg):
+    with only_run(cfg.OUTPUT_DIR, fresh=not (args.eval_only or args.resume)):
+        return train_or_evaluate(args, cfg)
+
+
+def train_or_evaluate(args, cfg):
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="auto_panoptic")
     log_ids(cfg)
@@ -184,6 +191,8 @@ def check(args):
         )
     if not args.eval_only and is_supernet:
         check_supernet(cfg)
+    if not args.eval_only and not args.resume:
+        check_unused(cfg.OUTPUT_DIR)
     if args.resume and not args.eval_only:
         check_resume(cfg)
         if has_checkpoint(cfg.OUTPUT_DIR):  # MODEL.WEIGHTS was where the run began

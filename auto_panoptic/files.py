@@ -111,12 +111,13 @@ class WriterLock:
     process is unlocked, because the kernel releases the lock of a dead process, and is simply taken over.
     """
 
-    def __init__(self, path: str | os.PathLike, protects: str):
+    def __init__(self, path: str | os.PathLike, protects: str, option: str = "OUTPUT_DIR"):
         """Take the lock.
 
         Args:
             path: the lock file, created if necessary.
             protects: what the lock protects, for the message.
+            option: names another place, for the message.
 
         Raises:
             UserError: another process holds it, who is named; or the name belongs to something else.
@@ -134,7 +135,7 @@ class WriterLock:
             self.release()
             raise UserError(
                 f"{protects} is in use by another process ({owner}): wait for it or stop it, "
-                "or choose another OUTPUT_DIR"
+                f"or choose another {option}"
             ) from e
         owner = {
             "host": socket.gethostname(),

@@ -19,7 +19,7 @@ change("instance of no class", "instances", "instance-category", DIFFERS)(
     lambda i: i.instance.update(category_id=[7])
 )
 change("instance box NaN", "instances", "instance-box")(lambda i: i.instance.update(bbox=[NAN, 1, 2, 3]))
-change("instance box flat", "instances", "instance-box")(lambda i: i.instance.update(bbox=[1, 1, 2, 0]))
+change("instance box flat", "instances", "instance-box-flat")(lambda i: i.instance.update(bbox=[1, 1, 2, 0]))
 change("instance box small", "instances", "instance-box-cuts")(
     lambda i: i.instance["bbox"].__setitem__(2, i.instance["bbox"][2] - 5)
 )

@@ -80,7 +80,7 @@ def test_preparation_refuses_them_too(root, name, capfd):
     before = contents(root)
     assert run("prepare_coco_panoptic.py", "--splits", "val", "--processes", 1) == 2
     err = capfd.readouterr().err
-    assert err.count("\n") == 1 and f"{path}: annotations[0] has file_name" in err
+    assert err.count("\n") == 1 and f"{path} (image 1): annotations[0] has file_name" in err
     assert contents(root) == before
 
 
@@ -91,7 +91,7 @@ def test_equal_names_but_for_the_ending_would_share_a_label_map(tmp_path, forget
     content["annotations"][1]["file_name"] = "./sub//b.PNG"
     path.write_text(json.dumps(content))
     register_coco_panoptic("own", **own)
-    with pytest.raises(UserError, match="images 41 and 42 have the same panoptic PNG"):
+    with pytest.raises(UserError, match="PNG ./sub//b.PNG belongs to images 41 and 42"):
         DatasetCatalog.get("own")
     paths = {k: v for k, v in own.items() if k != "derived_root"}
     assert "duplicate-png-file" in {f.kind for f in check_data_set(processes=1, **paths)}

@@ -148,15 +148,14 @@ def test_nothing_usable_fails_and_says_why(three):
     with pytest.raises(UserError) as error:
         resumed(three)
     text = str(error.value)
-    assert text.startswith(f"--resume: '{three}' is not empty and holds no usable checkpoint (")
+    assert text.startswith(f"--resume: '{three}' holds no usable checkpoint (")
     assert f"({NEWEST} has 0 bytes instead of " in text
-    assert "model_0000001.pth has 0 bytes" in text and text.endswith("leave out --resume to start anew")
+    assert "model_0000001.pth has 0 bytes" in text and text.endswith("; start anew in another OUTPUT_DIR")
     assert "\n" not in text and has_checkpoint(three)
 
 
-@pytest.mark.parametrize("file", ["model.pth", "metrics.json"])
-def test_results_without_a_record_are_no_start(tmp_path, file):
-    (tmp_path / file).write_bytes(b"x")
+def test_weights_without_a_record_are_no_start(tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"x")
     with pytest.raises(UserError, match="no usable checkpoint .none is recorded in checkpoints.jsonl."):
         resumed(tmp_path)
     assert not has_checkpoint(tmp_path)
@@ -164,9 +163,8 @@ def test_results_without_a_record_are_no_start(tmp_path, file):
 
 def test_a_folder_without_results_is_a_start(tmp_path):
     assert resumed(tmp_path / "absent") is None
-    for name in ("log.txt", "config.yaml"):
-        (tmp_path / name).write_text("of the run that starts")
-    (tmp_path / "metrics.json").touch()
+    for name in ("log.txt", "config.yaml", "metrics.json"):
+        (tmp_path / name).write_text("of the run that starts, or of one that was stopped early")
     assert resumed(tmp_path) is None
 
 

@@ -12,8 +12,8 @@ from detectron2.data.datasets import register_coco_panoptic_separated
 
 from auto_panoptic.data import id_table, log_ids, panoptic_metadata, register_coco_panoptic, setup_datasets
 from auto_panoptic.data.consistency import check_metadata
+from auto_panoptic.data.formats.categories import check_categories
 from auto_panoptic.data.formats.panoptic_json import read_categories
-from auto_panoptic.data.metadata import check_categories
 from auto_panoptic.errors import UserError
 
 THING_MAP, STUFF_MAP = "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"
@@ -106,26 +106,6 @@ def test_detectron2s_data_sets():
             UserError, match=f"{name}: thing_dataset_id_to_contiguous_id|{name}: stuff_classes"
         ):
             check_metadata(name, MetadataCatalog.get(name).as_dict())
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"color": 5}, "category 4 has color 5; expected three values of 0 to 255"),
-        ({"color": "red"}, "category 4 has color 'red'"),
-        ({"color": {"r": 1, "g": 2, "b": 3}}, "category 4 has color {'r': 1, "),
-        ({"color": [1, 2, "3"]}, r"category 4 has color \[1, 2, '3'\]"),
-        ({"color": [1, 2, [3]]}, r"category 4 has color \[1, 2, \[3\]\]"),
-        ({"color": [1, 2, 256]}, r"category 4 has color \[1, 2, 256\]"),
-        ({"color": [1, 2, float("nan")]}, r"category 4 has color \[1, 2, nan\]"),
-        ({"color": [1, 2]}, r"category 4 has color \[1, 2\]"),
-        ({"name": None}, "category 4 has name None; expected a string"),
-        ({"name": 7}, "category 4 has name 7"),
-    ],
-)
-def test_a_category_of_strange_values_is_named(changes, message):
-    with pytest.raises(UserError, match=f"^own: {message}"):
-        check_categories([{**CATEGORIES[0], **changes}, *CATEGORIES[1:]], "own")
 
 
 def test_colors_that_are_allowed():

@@ -131,6 +131,7 @@ def _own_logging():
     names = ("detectron2", "fvcore", "auto_panoptic")
     setup_logger.cache_clear()
     before = {name: list(logging.getLogger(name).handlers) for name in names}
+    levels = {name: logging.getLogger(name).level for name in names}
     try:
         yield
     finally:
@@ -139,6 +140,7 @@ def _own_logging():
             for handler in set(logger.handlers) - set(handlers):
                 logger.removeHandler(handler)
             logger.propagate = True
+            logger.setLevel(levels[name])
         setup_logger.cache_clear()
 
 

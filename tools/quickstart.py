@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 from auto_panoptic.data import ensure_shapes  # noqa: E402
 from auto_panoptic.errors import UserError  # noqa: E402
 from auto_panoptic.evaluation import results_table  # noqa: E402
-from auto_panoptic.training import build_config, has_checkpoint, run_command  # noqa: E402
+from auto_panoptic.files import WriterLock  # noqa: E402
+from auto_panoptic.training import build_config, run_command  # noqa: E402
 
 PROCESSES = 2
 # Threads that wait for each other sleep instead of spinning: otherwise another job on the machine makes a
@@ -142,6 +143,8 @@ def run():
     output = Path(parser.parse_args().output)
     start = time.monotonic()
     os.chdir(ROOT)
+    output.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(output / "quickstart.lock", protects=str(output), option="--output")
 
     supernet_dir, search_dir, retrain_dir = output / "supernet", output / "search", output / "retrain"
     supernet_cfg, retrain_cfg = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
@@ -153,7 +156,7 @@ def run():
     opts = ["OUTPUT_DIR", str(supernet_dir)]
     cfg = build_config(supernet_cfg, opts)
     supernet = Stage("train the supernet: every path of the space in one network", supernet_dir, cfg.dump())
-    resume = ["--resume"] if has_checkpoint(supernet_dir) else []
+    resume = ["--resume"] if supernet.begun else []
     supernet.run(["train_net.py", "--config-file", supernet_cfg, *resume, *opts], cfg.SOLVER.MAX_ITER)
 
     opts = ["OUTPUT_DIR", str(output)]
@@ -179,7 +182,7 @@ def run():
         retrain_dir,
         cfg.dump() + _digest(weights) + _digest(architecture),
     )
-    resume = ["--resume"] if has_checkpoint(retrain_dir) else []
+    resume = ["--resume"] if retrain.begun else []
     retrain.run(["train_net.py", "--config-file", retrain_cfg, *resume, *opts], cfg.SOLVER.MAX_ITER)
 
     results = final_results(retrain_dir / "metrics.json")
@@ -205,6 +208,7 @@ def run():
             }
         )
     )
+    lock.release()
 
 
 def _digest(path: Path) -> str:

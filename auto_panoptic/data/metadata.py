@@ -8,13 +8,7 @@ Three kinds of ids occur; confusing them is the most common way to lose a day:
 """
 
 import colorsys
-import numbers
-from collections.abc import Mapping
 
-import numpy as np
-
-from ..errors import UserError
-from .formats.panoptic_png import IGNORE
 from .labels import ALL, SEPARATED, THINGS_LABEL, label_map
 
 THINGS_COLOR = [82, 18, 128]  # as in Detectron2's "coco_2017_*_panoptic_separated"
@@ -31,55 +25,6 @@ def _short_names(names: list) -> list:
     """COCO's "wall-other-merged" becomes "wall", as in Detectron2, unless two names would become equal."""
     short = [name.replace("-other", "").replace("-merged", "") for name in names]
     return short if len(set(short)) == len(short) else names
-
-
-def _is_color(color) -> bool:
-    if not isinstance(color, (list, tuple, np.ndarray)) or len(color) != 3:
-        return False
-    return all(isinstance(value, numbers.Real) and 0 <= value <= 255 for value in color)
-
-
-def check_categories(categories: list, where: str) -> None:
-    """Check a COCO-panoptic category list.
-
-    Raises:
-        UserError: missing keys, ids that are duplicated or no integers, a name that is no string, "isthing"
-            other than 0 or 1, a color that is no RGB triple, more than 254 stuff classes.
-    """
-    if not isinstance(categories, (list, tuple)) or not categories:
-        raise UserError(f"{where}: 'categories' must be a non-empty list of COCO-panoptic categories.")
-    for category in categories:
-        if not isinstance(category, Mapping):
-            raise UserError(f"{where}: category {category!r} is no mapping with 'id', 'name' and 'isthing'.")
-        missing = {"id", "name", "isthing"} - set(category)
-        if missing:
-            raise UserError(
-                f"{where}: category {category} lacks {sorted(missing)}; a COCO-panoptic category has "
-                "'id', 'name' and 'isthing' (1 for things, 0 for stuff)."
-            )
-        if type(category["id"]) is not int or category["id"] < 0:
-            raise UserError(f"{where}: category id {category['id']!r} is not an integer >= 0.")
-        if not isinstance(category["name"], str):
-            raise UserError(
-                f"{where}: category {category['id']} has name {category['name']!r}; expected a string."
-            )
-        if not isinstance(category["isthing"], (bool, np.bool_, int)) or category["isthing"] not in (0, 1):
-            raise UserError(
-                f"{where}: category {category['id']} has isthing {category['isthing']!r}; expected 1 (thing) "
-                "or 0 (stuff)."
-            )
-        color = category.get("color")
-        if color is not None and not _is_color(color):
-            raise UserError(
-                f"{where}: category {category['id']} has color {color!r}; expected three values of 0 to 255."
-            )
-    ids = [category["id"] for category in categories]
-    twice = sorted({i for i in ids if ids.count(i) > 1})
-    if twice:
-        raise UserError(f"{where}: category ids {twice} occur more than once; make them unique.")
-    stuff = sum(1 for category in categories if not category["isthing"])
-    if stuff >= IGNORE:
-        raise UserError(f"{where}: {stuff} stuff classes; label maps of 8 bits hold at most {IGNORE - 1}.")
 
 
 def panoptic_metadata(categories: list, labels: str = SEPARATED) -> dict:

@@ -11,16 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
 from ..errors import UserError
 from .derive.once import build_once, datasets_root, parallel_map
 from .formats import panoptic_png as coco
+from .formats.categories import check_categories
+from .formats.instances_json import by_image, detectron2_instance, read_instances
+from .formats.json_file import load_object, no_collection
 from .formats.names import below, name_problem, png_name
-from .formats.panoptic_json import read_json, read_panoptic_json, read_segments
+from .formats.panoptic_json import read_images, read_panoptic_json, read_segments
 from .id_table import id_table, is_main_process
 from .labels import ALL, SEPARATED, SUFFIX, label_map
-from .metadata import check_categories, panoptic_metadata
+from .metadata import panoptic_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +154,12 @@ class PanopticSource:
         """
         self.check_files()
         categories = self.effective_categories
-        entries = read_segments(self.panoptic_json, {c["id"] for c in categories})
+        entries = read_segments(self.panoptic_json, categories)
+        instances = None
+        if self.instances_json is not None:
+            isthing = {c["id"]: c["isthing"] for c in categories}
+            images = read_images(self.panoptic_json, categories)
+            instances = read_instances(self.instances_json, images, isthing)
         if labels == ALL and len(categories) >= coco.IGNORE:
             raise UserError(
                 f"data set {self.name}: {len(categories)} classes; label maps of 8 bits hold at most "
@@ -161,31 +168,25 @@ class PanopticSource:
         self._derive(entries, labels)
         paths, maps = self.paths(labels), panoptic_metadata(categories, labels)
         things, stuff = maps["thing_dataset_id_to_contiguous_id"], maps["stuff_dataset_id_to_contiguous_id"]
-        # Without a name, Detectron2's loader leaves category ids and the metadata alone.
-        records = {r["image_id"]: r for r in load_coco_json(paths["json_file"], self.image_root)}
-        extra = [i for i, record in records.items() if i not in entries and record["annotations"]]
-        differing = sorted(set(entries) - set(records)) + extra
-        if differing:
-            raise UserError(
-                f"data set {self.name}: {paths['json_file']} and {self.panoptic_json} hold different images, "
-                f"e.g. id {differing[0]}; leave instances_json out to have it derived."
-            )
-        for image_id, (image, annotation) in entries.items():
-            record = records[image_id]
-            record["file_name"] = self.image_path(image)
-            record["sem_seg_file_name"] = os.path.join(
-                paths["sem_seg_root"], png_name(annotation["file_name"])
-            )
-            record["pan_seg_file_name"] = os.path.join(self.panoptic_root, annotation["file_name"])
-            for instance in record["annotations"]:
-                if instance["category_id"] not in things:
-                    raise UserError(
-                        f"{paths['json_file']}: image {image_id} has an instance of category_id "
-                        f"{instance['category_id']}, which is no thing of data set {self.name}."
-                    )
-                instance["category_id"] = things[instance["category_id"]]
-            record["segments_info"] = [_contiguous(s, things, stuff) for s in annotation["segments_info"]]
-        return [records[image_id] for image_id in entries]
+        if instances is None:
+            content = load_object(paths["json_file"], "instances JSON", {"annotations": list})
+            instances = by_image(content["annotations"])
+        with no_collection():
+            return [
+                {
+                    "file_name": self.image_path(image),
+                    "image_id": image_id,
+                    "height": image["height"],
+                    "width": image["width"],
+                    "annotations": [detectron2_instance(i, things) for i in instances.get(image_id, [])],
+                    "sem_seg_file_name": os.path.join(
+                        paths["sem_seg_root"], png_name(annotation["file_name"])
+                    ),
+                    "pan_seg_file_name": os.path.join(self.panoptic_root, annotation["file_name"]),
+                    "segments_info": [_contiguous(s, things, stuff) for s in annotation["segments_info"]],
+                }
+                for image_id, (image, annotation) in entries.items()
+            ]
 
     def _derive(self, entries: dict, labels: str) -> None:
         if labels == ALL:
@@ -349,7 +350,7 @@ def register_coco_panoptic(
 
     if isinstance(categories, (str, os.PathLike)):
         path = expand(categories)
-        categories = read_json(path, "category file").get("categories")
+        categories = load_object(path, "category file", {"categories": list})["categories"]
         check_categories(categories, path)
     source = PanopticSource(
         name=name,

@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from ..data.formats.panoptic_json import read_panoptic_json, read_segments
 from ..data.formats.panoptic_png import read_panoptic
-from ..data.register import read_panoptic_json, read_segments
 from ..errors import UserError
 from .overlap import Overlap
 from .panoptic_quality import PanopticQuality
@@ -105,7 +105,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         if not os.path.isfile(metadata.panoptic_json):
             DatasetCatalog.get(dataset_name)  # makes or derives the files
         categories = read_panoptic_json(metadata.panoptic_json)["categories"]
-        self._truth = read_segments(metadata.panoptic_json, {c["id"] for c in categories})
+        self._truth = read_segments(metadata.panoptic_json)
         self._root = metadata.panoptic_root
         self._things = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
         stuff = metadata.get("stuff_dataset_id_to_contiguous_id", {})

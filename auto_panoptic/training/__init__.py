@@ -9,6 +9,7 @@ from .fair_trainer import FairCycleTrainer
 from .gradients import build_optimizer, model_space
 from .launch import launch_processes, processes
 from .manifest import has_checkpoint
+from .run_folder import check_unused, only_run
 from .schedule import build_lr_scheduler
 from .train import train
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
@@ -26,6 +27,7 @@ __all__ = [
     "check_resume",
     "check_supernet",
     "check_training",
+    "check_unused",
     "check_weights",
     "find_config",
     "has_checkpoint",
@@ -34,5 +36,6 @@ __all__ = [
     "model_space",
     "processes",
     "run_command",
+    "only_run",
     "train",
 ]

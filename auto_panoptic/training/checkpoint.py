@@ -157,13 +157,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
 
 def check_resume(cfg) -> None:
-    """Raise UserError unless --resume can continue in OUTPUT_DIR, or start there because it is empty."""
+    """Raise UserError unless --resume can continue in OUTPUT_DIR, or start there for want of checkpoints."""
     folder = cfg.OUTPUT_DIR
-    if not os.path.isdir(folder) or not os.listdir(folder):
-        return
-    record, problems = newest_intact(folder)
+    record, problems, used = _choose(folder)
     if record is None:
-        raise UserError(_nothing_usable(folder, problems))
+        if used:
+            raise UserError(_nothing_usable(folder, problems))
+        return
     settings = training_settings(cfg)
     if record.config != settings_hash(settings):
         path = os.path.join(folder, record.file)
@@ -171,13 +171,11 @@ def check_resume(cfg) -> None:
 
 
 def _choose(folder: str) -> tuple[Record | None, list[str], bool]:
-    """The checkpoint to continue from, what is wrong with newer ones, and whether a run wrote here before.
+    """The checkpoint to continue from, what is wrong with newer ones, and whether there ever was one.
 
-    A run that has just started has written its log and config, and an empty metrics.json.
+    A run that was stopped before its first checkpoint has left its log, its config and perhaps losses.
     """
-    metrics = os.path.join(folder, "metrics.json")
-    used = os.path.isfile(metrics) and os.path.getsize(metrics) > 0
-    used |= os.path.isdir(folder) and any(file.endswith(".pth") for file in os.listdir(folder))
+    used = os.path.isdir(folder) and any(file.endswith(".pth") for file in os.listdir(folder))
     record, problems = newest_intact(folder)
     return record, problems, used or bool(problems)
 
@@ -188,8 +186,8 @@ def _versions() -> dict[str, str]:
 
 def _nothing_usable(folder: str, problems: list[str]) -> str:
     return (
-        f"--resume: {folder!r} is not empty and holds no usable checkpoint "
-        f"({'; '.join(problems) or f'none is recorded in {MANIFEST}'}); leave out --resume to start anew"
+        f"--resume: {folder!r} holds no usable checkpoint "
+        f"({'; '.join(problems) or f'none is recorded in {MANIFEST}'}); start anew in another OUTPUT_DIR"
     )
 
 

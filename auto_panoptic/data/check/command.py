@@ -13,11 +13,12 @@ from collections.abc import Sequence
 
 from ...errors import UserError
 from ...read_config import read_config
+from ..formats.categories import Categories
 from ..formats.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING, Finding
-from ..formats.rules import Categories, index_panoptic_json
+from ..formats.instances_json import index_instances_json
+from ..formats.panoptic_json import index_panoptic_json
 from ..sets.imagenet import EXTENSIONS
 from .images import Counts, Roots, check_file, check_pair, stream
-from .instances import index_instances_json
 from .sets import DataSet, find_data_set, from_paths
 
 _LISTED = 20  # warnings or notes of one kind that are printed
@@ -94,13 +95,12 @@ def _panoptic_jobs(data_set: DataSet, report: Report):
     """Read the JSON files; returns the function and the items to run, or None."""
     categories, findings = data_set.read_categories()
     report.findings += findings + _folders(data_set)
-    index = index_panoptic_json(data_set.panoptic_json, categories)
-    if isinstance(index, list):
-        if data_set.problem:
-            index = [dataclasses.replace(f, what=f"{f.what} ({data_set.problem})") for f in index]
-        report.findings += index
+    index, findings = index_panoptic_json(data_set.panoptic_json, categories)
+    if index is None and data_set.problem:
+        findings = [dataclasses.replace(f, what=f"{f.what} ({data_set.problem})") for f in findings]
+    report.findings += findings
+    if index is None:
         return None
-    report.findings += index.findings
     report.categories = index.categories
     things = index.categories.things
     if data_set.classes is not None:
@@ -109,9 +109,10 @@ def _panoptic_jobs(data_set: DataSet, report: Report):
                 what = f"{'thing' if isthing else 'stuff'} class {number} is none of data set {data_set.name}"
                 report.findings.append(Finding("category-mismatch", data_set.panoptic_json, None, what))
     missing = {f.file for f in report.findings if f.kind in ("folder-missing", "not-made-yet")}
-    instances = None
+    instances = None  # {image id: annotations}
     if data_set.instances_json is not None:
-        instances, findings = index_instances_json(data_set.instances_json, index.images, things)
+        found, findings = index_instances_json(data_set.instances_json, index.images, things)
+        instances = None if found is None else found.instances
         report.findings += findings
     if data_set.panoptic_root in missing or data_set.image_root in missing:
         return None  # every file would be missing

@@ -14,8 +14,9 @@ import numpy as np
 from ...errors import UserError
 from ..derive.once import _quiet_worker
 from ..formats.findings import Finding
+from ..formats.json_file import is_box, is_number
+from ..formats.panoptic_json import segment_problems
 from ..formats.panoptic_png import IGNORE, VOID
-from ..formats.rules import check_segments, is_box, is_number
 from .instances import check_instances
 from .pictures import check_image, read_ids, read_labels, read_picture, regions
 
@@ -110,8 +111,8 @@ def check_pair(roots: Roots, item: tuple) -> tuple[list[Finding], Counts]:
         return findings, counts
     image_id = annotation["image_id"]
     png = os.path.join(roots.panoptic_root, annotation["file_name"])
-    segments, found = check_segments(annotation, roots.things, size, roots.panoptic_json)
-    findings += found
+    segments = {}
+    findings += segment_problems(annotation, roots.things, size, roots.panoptic_json, segments)
     # The image may be the wrong one of the two: it has a finding of its own then.
     expected = ("the image has", shown) if size[0] is None else ("the JSON says", size)
     ids, found = read_ids(png, image_id, *expected)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import UserError
-from ..formats.rules import read_json_file
+from ..formats.json_file import read_object
 from ..register import find_source
 from ..sets.imagenet import find_image_folder
 
@@ -46,7 +46,7 @@ class DataSet:
         """The list that replaces the JSON's, or None, and findings about its file."""
         if not isinstance(self.categories, (str, os.PathLike)):
             return self.categories, []
-        content, findings = read_json_file(str(self.categories), "category file", {"categories": list})
+        content, findings = read_object(str(self.categories), "category file", {"categories": list})
         return (content or {}).get("categories"), findings
 
 

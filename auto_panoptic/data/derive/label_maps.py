@@ -18,8 +18,9 @@ import numpy as np
 
 from ...errors import UserError
 from ..formats import panoptic_png as coco
+from ..formats.json_file import load_object
 from ..formats.names import below, png_name
-from ..formats.panoptic_json import read_json, read_segments
+from ..formats.panoptic_json import read_segments
 from ..labels import label_map
 from .once import filling, parallel_map, replacing
 
@@ -57,7 +58,7 @@ class PanopticFiles:
 
     def entries(self) -> list[tuple[dict, dict]]:
         """(image, annotation) of every image, by image id."""
-        return list(read_segments(str(self.panoptic_json), set(self.labels)).values())
+        return list(read_segments(str(self.panoptic_json), self.categories).values())
 
     def read_ids(self, entry: tuple[dict, dict]) -> np.ndarray:
         """Segment ids (H, W) of one image.
@@ -226,7 +227,7 @@ def _inexact(files: PanopticFiles, entry: tuple[dict, dict]) -> str | None:
 
 
 def _instance_problems(files: PanopticFiles, entries: list) -> list[str]:
-    content = read_json(str(files.instances_json), "instances JSON")
+    content = load_object(str(files.instances_json), "instances JSON", {"images": list, "annotations": list})
     found = collections.defaultdict(list)
     for instance in content["annotations"]:
         found[instance["image_id"]].append((instance["category_id"], instance["iscrowd"]))

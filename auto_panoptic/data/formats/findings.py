@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable
 
+from ...errors import UserError
 from .names import RELATIVE
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -19,7 +21,10 @@ _REDRAW = "write the PNG and segments_info again from the same source"
 KINDS = {
     # The files that describe the set.
     "json-missing": (ERROR, "correct the path, or put the file there (see datasets/README.md)"),
-    "json-broken": (ERROR, "restore the file; a cut download ends in the middle of the JSON"),
+    "json-broken": (
+        ERROR,
+        "restore the file, as UTF-8 without a mark in front; a cut download ends in the middle of the JSON",
+    ),
     "json-format": (ERROR, _JSON_FIELD),
     "file-name": (ERROR, RELATIVE),
     "folder-missing": (ERROR, "correct the path, or set DETECTRON2_DATASETS (see datasets/README.md)"),
@@ -90,7 +95,8 @@ KINDS = {
     "instance-id-zero": (ERROR, "number from 1: COCO's evaluation takes id 0 for 'no match'"),
     "instance-without-image": (ERROR, "add the image to 'images', or remove the annotation"),
     "instance-category": (ERROR, "use the id of a thing class of this set"),
-    "instance-box": (ERROR, "write x, y, width, height as finite numbers, width and height positive"),
+    "instance-box": (ERROR, "write x, y, width, height as finite numbers, no side negative"),
+    "instance-box-flat": (WARNING, "remove the annotation: training and evaluation learn nothing from it"),
     "instance-box-cuts": (WARNING, "write the smallest box around the mask: training crops the mask to it"),
     "instance-area": (WARNING, "write the area of the mask; AP small, medium and large go by it"),
     "mask-format": (ERROR, "write polygons of at least 3 points, or an RLE whose counts fill the image"),
@@ -154,3 +160,14 @@ class Finding:
     def record(self) -> dict:
         """For a JSON file."""
         return {"severity": self.severity, **dataclasses.asdict(self), "remedy": self.remedy}
+
+
+def raise_first(findings: Iterable[Finding]) -> None:
+    """Take findings up to the first error, which is raised; warnings and notes are for the checker.
+
+    Raises:
+        UserError: the line of the finding.
+    """
+    for finding in findings:
+        if finding.severity == ERROR:
+            raise UserError(finding.line())

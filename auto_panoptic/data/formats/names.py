@@ -26,24 +26,6 @@ def name_problem(name: object) -> str | None:
     return "names a folder" if parts[-1] in ("", ".") else None
 
 
-def check_names(where: str, entries: list) -> None:
-    """Check the file names of the entries of a JSON.
-
-    Args:
-        where: path of the JSON and the key of the list, for the message.
-        entries: objects with "file_name".
-
-    Raises:
-        UserError: the first name that leads out of its folder, with the position of its entry.
-    """
-    for position, entry in enumerate(entries):
-        problem = name_problem(entry["file_name"])
-        if problem:
-            raise UserError(
-                f"{where}[{position}] has file_name {entry['file_name']!r}, which {problem}; {RELATIVE}."
-            )
-
-
 def png_name(name: str) -> str:
     """Name of what is derived from the panoptic PNG ``name``: the same, normalised, ending in ".png"."""
     return str(PurePosixPath(name).with_suffix(".png"))

@@ -1,61 +1,262 @@
-"""Reading COCO-panoptic JSON files, with errors that name file, image and id."""
+"""COCO-panoptic JSON files: every rule about them, and reading them.
 
+Loading raises the first error that :meth:`PanopticIndex.problems` or :func:`segment_problems` finds, the
+checker lists all of them.
+"""
+
+from __future__ import annotations
+
+import collections
 import contextlib
 import functools
 import json
 import logging
 import mmap
 import os
+from collections.abc import Iterator, Sequence
 
 from ...errors import UserError
-from ..metadata import check_categories
-from .names import check_names, png_name
+from .categories import Categories, check_categories
+from .findings import Finding, raise_first
+from .json_file import is_box, is_id, is_number, load_object, no_collection, read_object
+from .names import name_problem, png_name
 
 logger = logging.getLogger(__name__)
 
 LONG = 1 << 24  # bytes; parsing more takes a noticeable time
+IDS = 1 << 24  # ids that a PNG pixel can hold, 0 among them
+KEYS = {"images": list, "annotations": list, "categories": list}
 
 
-def read_json(path: str, what: str) -> dict:
-    """Read a JSON object.
+class PanopticIndex:
+    """A panoptic JSON, sorted out as far as it can be read.
 
-    Raises:
-        UserError: missing or damaged file.
+    Args:
+        path: the file, for the findings.
+        content: of the file; holds the three lists.
+        categories: list that replaces the JSON's.
+
+    Attributes, known after :meth:`problems`:
+        categories: the classes.
+        images: {image id: image entry}.
+        pairs: one (image entry or None, annotation or None) for everything to look at on disk. Height and
+            width of an image entry are None where the JSON has no usable ones.
     """
+
+    def __init__(self, path: str, content: dict, categories: object = None):
+        self._path, self._content = path, content
+        self.categories = Categories(content["categories"] if categories is None else categories, path)
+        self.images, self.pairs = {}, []
+        self._extra = []  # second entries of an id, whose files are looked at alone
+
+    def problems(self) -> Iterator[Finding]:
+        """Everything that is wrong, but for what :func:`segment_problems` finds."""
+        yield from self.categories.problems()
+        yield from self._image_problems()
+        seen = collections.Counter()
+        yield from self._annotation_problems(seen)
+        for number, image in self.images.items():
+            if not seen[number]:
+                what = f"image {image['file_name']} has no annotation"
+                yield self._finding("image-without-annotation", number, what)
+                self.pairs.append((image, None))
+        self.pairs += [(image, None) for image in self._extra]
+        if not any(annotation is not None for _, annotation in self.pairs):
+            yield self._finding("no-images", None, "no image has a usable annotation")
+
+    def _image_problems(self) -> Iterator[Finding]:
+        files = {}
+        for position, entry in enumerate(self._content["images"]):
+            where = f"images[{position}]"
+            if not isinstance(entry, dict):
+                yield self._finding("json-format", None, f"{where} is {entry!r}, expected an object")
+                continue
+            number, name = entry.get("id"), entry.get("file_name")
+            if not is_id(number):
+                yield self._finding("json-format", None, f"{where} has id {number!r}")
+            problem = name_problem(name)
+            if problem:
+                image_id = number if is_id(number) else None
+                yield self._finding("file-name", image_id, f"{where} has file_name {name!r}, which {problem}")
+            if problem or not is_id(number):
+                continue
+            width, height = entry.get("width"), entry.get("height")
+            if not (type(width) is type(height) is int and width > 0 < height):
+                what = f"{where} ({name}) has width {width!r} and height {height!r}"
+                yield self._finding("bad-size", number, what)
+                entry = {**entry, "width": None, "height": None}
+            if name in files:
+                what = f"image file {name} is named by images {files[name]} and {number}"
+                yield self._finding("duplicate-image-file", number, what)
+            files.setdefault(name, number)
+            if number in self.images:
+                what = f"image id {number} stands for {self.images[number]['file_name']} and {name}"
+                yield self._finding("duplicate-image-id", number, what)
+                self._extra.append(entry)
+            else:
+                self.images[number] = entry
+        if len(set(map(type, self.images))) > 1:
+            yield self._finding("json-format", None, "some images have numbers as ids, others strings")
+
+    def _annotation_problems(self, seen: collections.Counter) -> Iterator[Finding]:
+        files = {}
+        for position, entry in enumerate(self._content["annotations"]):
+            where = f"annotations[{position}]"
+            wrong = self._entry_problem(entry, where)
+            image_id = entry.get("image_id") if isinstance(entry, dict) else None
+            if wrong is not None:
+                yield wrong
+                if is_id(image_id):
+                    seen[image_id] += 1  # named above
+                    self.pairs += [(image, None) for image in [self.images.get(image_id)] if image]
+                continue
+            name = entry["file_name"]
+            if image_id not in self.images:
+                what = f"{where} ({name}) is of image {image_id!r}, absent from 'images'"
+                yield self._finding("annotation-without-image", image_id, what)
+            elif seen[image_id]:
+                what = f"{where} ({name}) is a second one of image {image_id}"
+                yield self._finding("duplicate-annotation", image_id, what)
+            derived = png_name(name)
+            if derived in files:
+                what = f"PNG {name} belongs to images {files[derived]} and {image_id}"
+                yield self._finding("duplicate-png-file", image_id, what)
+            files.setdefault(derived, image_id)
+            seen[image_id] += 1
+            self.pairs.append((self.images.get(image_id), entry))
+
+    def _entry_problem(self, entry: object, where: str) -> Finding | None:
+        """Why an annotation cannot be used at all, or None."""
+        if not isinstance(entry, dict):
+            return self._finding("json-format", None, f"{where} is {entry!r}, expected an object")
+        image_id, name, segments = entry.get("image_id"), entry.get("file_name"), entry.get("segments_info")
+        wrong = [] if is_id(image_id) else [f"image_id {image_id!r}"]
+        problem = name_problem(name)
+        if problem:
+            what = f"{where} has file_name {name!r}, which {problem}"
+            return self._finding("file-name", image_id if not wrong else None, what)
+        if not isinstance(segments, list):
+            wrong.append(f"segments_info {segments!r}")
+        if not wrong:
+            return None
+        what = f"{where} ({name!r}) has {', '.join(wrong)}"
+        return self._finding("json-format", image_id if is_id(image_id) else None, what)
+
+    def _finding(self, kind: str, image_id, what: str) -> Finding:
+        return Finding(kind, self._path, image_id, what)
+
+
+def segment_problems(
+    annotation: dict, things: dict, size: tuple, path: str, sound: dict
+) -> Iterator[Finding]:
+    """What is wrong with the segments_info of one image.
+
+    Args:
+        annotation: the annotation.
+        things: {category id: isthing}.
+        size: width and height of the image, or (None, None).
+        path: the panoptic JSON.
+        sound: gets {segment id: segment} of those that can be looked for in the PNG, with "iscrowd" 0 or 1
+            and an unknown "category_id" as None.
+    """
+
+    def finding(kind: str, what: str) -> Finding:
+        return Finding(kind, path, annotation["image_id"], what)
+
+    stuff = []
+    for position, segment in enumerate(annotation["segments_info"]):
+        if not isinstance(segment, dict) or type(segment.get("id")) is not int:
+            what = f"segments_info[{position}] is {segment!r}, expected an object with an integer id"
+            yield finding("json-format", what)
+            continue
+        number, category, crowd = segment["id"], segment.get("category_id"), segment.get("iscrowd", 0)
+        if type(category) is not int or category not in things:
+            what = f"segment {number} has category_id {category!r}, absent from 'categories'"
+            yield finding("unknown-category", what)
+            category = None
+        elif not things[category]:
+            stuff.append(category)
+        if crowd not in (0, 1):
+            yield finding("bad-iscrowd", f"segment {number} has iscrowd {crowd!r}, expected 0 or 1")
+            crowd = 0
+        elif crowd and things.get(category) is False:
+            yield finding("stuff-crowd", f"segment {number} of stuff class {category} is marked iscrowd")
+        for kind, what in _measure_problems(segment, size):
+            yield finding(kind, f"segment {number} has {what}")
+        if not 0 < number < IDS:
+            zero = f"segment {number} of class {category} uses the id of void"
+            large = f"segment {number} does not fit into the 24 bits of a PNG pixel"
+            yield finding("segment-id-range", large) if number else finding("segment-id-zero", zero)
+        elif number in sound:
+            first = sound[number]["category_id"]
+            what = f"segment {number} occurs twice, with classes {first} and {category}"
+            yield finding("duplicate-segment-id", what)
+        else:
+            sound[number] = {**segment, "category_id": category, "iscrowd": crowd}
+    if len(stuff) != len(set(stuff)):
+        for category, count in collections.Counter(stuff).items():
+            if count > 1:
+                yield finding("stuff-split", f"stuff class {category} has {count} segments")
+
+
+def _measure_problems(segment: dict, size: tuple) -> Sequence[tuple[str, str]]:
+    """(kind, what) of area and box, which may be absent."""
+    found, area = [], segment.get("area")
+    if area is None:
+        found.append(("area-missing", "no area"))
+    elif not is_number(area) or area < 0:
+        found.append(("bad-area", f"area {area!r}"))
+    if "bbox" in segment:
+        box = segment["bbox"]
+        if not is_box(box):
+            found.append(("bad-box", f"bbox {box!r}"))
+        elif size[0] is not None and not (
+            -1 <= box[0] <= size[0] + 1 - box[2] and -1 <= box[1] <= size[1] + 1 - box[3]
+        ):
+            found.append(("box-outside", f"bbox {box}, outside the image of {size[0]} x {size[1]}"))
+    return found
+
+
+def index_panoptic_json(path: str, categories: object = None) -> tuple[PanopticIndex | None, list[Finding]]:
+    """Read a panoptic JSON as far as it can be read.
+
+    Args:
+        path: the file.
+        categories: category list that replaces the JSON's.
+
+    Returns:
+        the index, or None if nothing can be done with the file, and the findings.
+    """
+    content, findings = read_object(path, "panoptic JSON", KEYS)
+    if content is None:
+        return None, findings
+    index = PanopticIndex(path, content, categories)
+    return index, list(index.problems())
+
+
+def _stamp(path: str) -> tuple:
+    """Tells the versions of a file apart."""
     try:
-        with open(path) as file:
-            content = json.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{what} {path} does not exist; check the path.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{what} {path} cannot be read: {error}. Restore the file.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{what} {path} holds a {type(content).__name__}, expected a JSON object.")
-    return content
+        status = os.stat(path)
+    except OSError as error:
+        raise UserError(f"panoptic JSON {path} cannot be read ({error.strerror}); check the path.") from error
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 @functools.lru_cache(maxsize=4)
-def _read_panoptic(path: str, stamp: tuple) -> dict:
-    """The panoptic JSON, read once per version (``stamp``) of the file. Not to be modified."""
-    content = read_json(path, "panoptic JSON")
-    missing = {"images", "annotations", "categories"} - set(content)
-    if missing:
-        raise UserError(f"panoptic JSON {path} lacks {sorted(missing)}; it is not in COCO-panoptic format.")
+def _load(path: str, stamp: tuple) -> dict:
+    content = load_object(path, "panoptic JSON", KEYS)
     check_categories(content["categories"], path)
     return content
 
 
 def read_panoptic_json(path: str) -> dict:
-    """Read and check a COCO-panoptic JSON (cached; treat as read-only).
+    """Read a COCO-panoptic JSON, whose categories alone are checked (cached; treat as read-only).
 
     Raises:
         UserError: missing, damaged or not in COCO-panoptic format.
     """
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise UserError(f"panoptic JSON {path} cannot be read ({error.strerror}); check the path.") from error
-    return _read_panoptic(path, (status.st_mtime_ns, status.st_size))
+    return _load(str(path), _stamp(path))
 
 
 def read_categories(path: str) -> list:
@@ -77,65 +278,46 @@ def read_categories(path: str) -> list:
     return read_panoptic_json(path)["categories"]
 
 
-def read_segments(panoptic_json: str, category_ids: set) -> dict:
-    """Annotations of a panoptic JSON by image, checked.
+def read_segments(path: str, categories: Sequence | None = None) -> dict:
+    """Read a panoptic JSON and check all of it (cached; treat as read-only).
 
     Args:
-        panoptic_json: path.
-        category_ids: allowed category ids.
+        path: the file.
+        categories: checked category list that replaces the JSON's.
 
     Returns:
         {image id: (image entry, annotation entry)}, in the order of image ids.
 
     Raises:
-        UserError: an unknown category id or image, an id or PNG that occurs twice, a file name that leads out
-            of its folder, or a key that is missing.
+        UserError: the first error, with file and entry.
     """
-    content = read_panoptic_json(panoptic_json)
-    try:
-        return _read_segments(panoptic_json, content, category_ids)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{panoptic_json}: an entry of 'images', 'annotations' or 'segments_info' lacks {error}; it is "
-            "not in COCO-panoptic format."
-        ) from error
+    return _checked(path, categories)[1]
 
 
-def _read_segments(panoptic_json: str, content: dict, category_ids: set) -> dict:
-    for key in ("images", "annotations"):
-        check_names(f"{panoptic_json}: {key}", content[key])
-    images: dict = {}
-    for image in content["images"]:
-        if image["id"] in images:
-            raise UserError(f"{panoptic_json}: image id {image['id']} occurs twice in 'images'; keep one.")
-        images[image["id"]] = image
-    entries: dict = {}
-    owners: dict = {}  # name of its label map -> image id
-    for annotation in content["annotations"]:
-        image_id = annotation["image_id"]
-        if image_id not in images:
-            raise UserError(
-                f"{panoptic_json}: image {image_id} has an annotation but is absent from 'images'."
-            )
-        if image_id in entries:
-            raise UserError(f"{panoptic_json}: image {image_id} has two annotations; keep one.")
-        owner = owners.setdefault(png_name(annotation["file_name"]), image_id)
-        if owner != image_id:
-            raise UserError(
-                f"{panoptic_json}: images {owner} and {image_id} have the same panoptic PNG "
-                f"{annotation['file_name']}; give each its own, in subfolders if names are equal."
-            )
-        for segment in annotation["segments_info"]:
-            if segment["category_id"] not in category_ids:
-                raise UserError(
-                    f"{panoptic_json}: image {image_id} ({annotation['file_name']}), segment "
-                    f"{segment['id']} has category_id {segment['category_id']}, absent from 'categories'; "
-                    "correct one of them."
-                )
-        entries[image_id] = (images[image_id], annotation)
-    if not entries:
-        raise UserError(f"{panoptic_json} has no annotations.")
-    unlabelled = len(images) - len(entries)
+def read_images(path: str, categories: Sequence | None = None) -> dict:
+    """{image id: image entry}, those without annotation too; otherwise as :func:`read_segments`."""
+    return _checked(path, categories)[0]
+
+
+def _checked(path: str, categories: Sequence | None) -> tuple[dict, dict]:
+    used = read_panoptic_json(path)["categories"] if categories is None else categories
+    things = tuple((category["id"], bool(category["isthing"])) for category in used)
+    return _check_all(str(path), _stamp(path), things)
+
+
+@functools.lru_cache(maxsize=4)
+@no_collection()
+def _check_all(path: str, stamp: tuple, things: tuple) -> tuple[dict, dict]:
+    categories = [{"id": i, "isthing": isthing, "name": str(i)} for i, isthing in things]
+    index = PanopticIndex(path, _load(path, stamp), categories)
+    raise_first(index.problems())
+    classes, entries = index.categories.things, {}
+    for image, annotation in index.pairs:
+        if annotation is not None:
+            size = (image["width"], image["height"])
+            raise_first(segment_problems(annotation, classes, size, path, {}))
+            entries[image["id"]] = (image, annotation)
+    unlabelled = len(index.images) - len(entries)
     if unlabelled:
-        logger.warning("%s: %d images have no annotation and are left out.", panoptic_json, unlabelled)
-    return dict(sorted(entries.items()))
+        logger.warning("%s: %d images have no annotation and are left out.", path, unlabelled)
+    return index.images, dict(sorted(entries.items()))

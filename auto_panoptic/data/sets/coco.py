@@ -16,7 +16,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ...errors import UserError
 from ..derive.once import datasets_root, replacing
-from ..formats.panoptic_json import read_json
+from ..formats.json_file import load_object
 from ..register import PanopticSource, register_source
 
 PARTS = ("nas_train", "nas_val")
@@ -67,7 +67,7 @@ def write_split(
     val_ids = None
     to_write: list[tuple[Path, dict, set]] = []  # nothing is written before every input was read and checked
     for source, targets in kinds.items():
-        content = read_json(str(source), "annotation file")
+        content = load_object(str(source), "annotation file", {"images": list, "annotations": list})
         ids = {image["id"] for image in content["images"]}
         if val_ids is None:
             val_ids = draw_val_ids(content, size, seed)
@@ -91,7 +91,7 @@ def write_split(
 
 
 def _image_ids(path: Path) -> set:
-    return {image["id"] for image in read_json(str(path), "split")["images"]}
+    return {image["id"] for image in load_object(str(path), "split", {"images": list})["images"]}
 
 
 def _check_same_draw(path: Path, expected: set) -> None:

@@ -1,0 +1,284 @@
+"""COCO instances JSON files beside a panoptic one: every rule about them, and reading them.
+
+Shape shorthand in this file: H, W = height and width of one image.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.structures import BoxMode
+
+from .categories import Categories
+from .findings import Finding, raise_first
+from .json_file import are_numbers, is_box, is_id, no_collection, read_object
+
+KEYS = {"images": list, "annotations": list, "categories": list}
+
+
+class InstancesIndex:
+    """An instances JSON, compared with the panoptic JSON of the same images.
+
+    Args:
+        path: the file, for the findings.
+        content: of the file; holds the three lists.
+        images: {image id: entry} of the panoptic JSON.
+        things: {category id: isthing} of the set.
+
+    Attributes:
+        instances: {image id: annotations} of what can be looked at; known after :meth:`problems`.
+    """
+
+    def __init__(self, path: str, content: dict, images: Mapping, things: Mapping):
+        self._path, self._content, self._images, self._things = path, content, images, things
+        self.instances = collections.defaultdict(list)
+
+    def problems(self) -> Iterator[Finding]:
+        """Everything that is wrong, but for what :func:`value_problems` finds."""
+        yield from self._category_problems()
+        listed = {}
+        yield from self._image_problems(listed)
+        numbers = set()
+        for position, entry in enumerate(self._content["annotations"]):
+            image_id = entry.get("image_id") if isinstance(entry, dict) else None
+            if not is_id(image_id):
+                what = f"annotations[{position}] is {entry!r}, without a usable image_id"
+                yield self._finding("instance-format", None, what)
+                continue
+            number = entry.get("id")
+            if type(number) is not int:
+                what = f"annotations[{position}] has id {number!r}, expected an integer"
+                yield self._finding("instance-format", image_id, what)
+            elif number == 0:
+                yield self._finding("instance-id-zero", image_id, f"annotations[{position}] has id 0")
+            elif number in numbers:
+                what = f"annotations[{position}] has id {number}, as another"
+                yield self._finding("duplicate-instance-id", image_id, what)
+            else:
+                numbers.add(number)
+            if image_id not in listed:
+                what = f"instance {number} is of an image that is not listed"
+                yield self._finding("instance-without-image", image_id, what)
+                continue
+            if image_id not in self._images:
+                what = f"instance {number} is of an image the panoptic JSON lacks"
+                yield self._finding("instances-image", image_id, what)
+                continue
+            category = entry.get("category_id")
+            if type(category) is not int or not self._things.get(category, False):
+                what = f"instance {number} has category_id {category!r}, no thing of this set"
+                yield self._finding("instance-category", image_id, what)
+            self.instances[image_id].append(entry)
+
+    def _category_problems(self) -> Iterator[Finding]:
+        complete = [
+            {**c, "isthing": 1, "name": c.get("name", "?")} if isinstance(c, dict) else c
+            for c in self._content["categories"]
+        ]
+        findings = Categories(complete, self._path).problems()
+        yield from (finding for finding in findings if finding.kind != "duplicate-category-name")
+
+    def _image_problems(self, listed: dict) -> Iterator[Finding]:
+        """Fills ``listed`` with {image id: entry}."""
+        for position, entry in enumerate(self._content["images"]):
+            if not isinstance(entry, dict) or not is_id(entry.get("id")):
+                what = f"images[{position}] is {entry!r}, expected an object with an id"
+                yield self._finding("instance-format", None, what)
+                continue
+            if entry["id"] in listed:
+                what = f"images[{position}] has an id that occurred before"
+                yield self._finding("duplicate-image-id", entry["id"], what)
+            listed[entry["id"]] = entry
+        for image_id, image in self._images.items():
+            if image_id not in listed:
+                what = f"image {image['file_name']} of the panoptic JSON is absent here"
+                yield self._finding("instances-image", image_id, what)
+                continue
+            for key in ("width", "height", "file_name"):
+                here, there = listed[image_id].get(key), image[key]
+                if there is not None and here != there:
+                    what = f"image {image_id} has {key} {here!r}, the panoptic JSON says {there!r}"
+                    yield self._finding("instances-entry", image_id, what)
+
+    def _finding(self, kind: str, image_id, what: str) -> Finding:
+        return Finding(kind, self._path, image_id, what)
+
+
+def value_problems(instance: dict, size: tuple, path: str, image_id) -> Iterator[Finding]:
+    """What is wrong with box, crowd flag and mask of an instance, before a pixel is drawn.
+
+    Args:
+        instance: the annotation.
+        size: (W, H) of the image.
+        path, image_id: for the findings.
+    """
+    where, box, crowd = f"instance {instance.get('id')}", instance.get("bbox"), instance.get("iscrowd", 0)
+    if not is_box(box):
+        flat = type(box) is list and len(box) == 4 and are_numbers(box) and min(box[2:]) == 0
+        kind = "instance-box-flat" if flat else "instance-box"
+        yield Finding(kind, path, image_id, f"{where} has bbox {box!r}")
+    if crowd not in (0, 1):
+        yield Finding("bad-iscrowd", path, image_id, f"{where} has iscrowd {crowd!r}")
+    problem = mask_problem(instance.get("segmentation"), size)
+    if problem:
+        yield Finding(problem[0], path, image_id, f"{where}: {problem[1]}")
+
+
+def mask_problem(segmentation: object, size: tuple) -> tuple[str, str] | None:
+    """(kind, what) of a mask that cannot be drawn in an image of ``size`` (W, H), or None."""
+    if isinstance(segmentation, dict):
+        return _rle_problem(segmentation, size)
+    if isinstance(segmentation, list) and segmentation:
+        return _polygon_problem(segmentation, size)
+    return "mask-format", f"segmentation is {str(segmentation)[:60]}"
+
+
+def _rle_problem(segmentation: dict, size: tuple) -> tuple[str, str] | None:
+    runs, (width, height) = segmentation.get("counts"), size
+    if segmentation.get("size") != [height, width]:
+        return "mask-size", f"RLE of size {segmentation.get('size')!r}, the image has [{height}, {width}]"
+    if isinstance(runs, str):
+        try:
+            runs = decode_counts(runs)
+        except ValueError as error:
+            return "mask-format", f"RLE: {error}"
+    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+        return "mask-format", f"RLE counts are {str(runs)[:60]}, expected run lengths >= 0"
+    if sum(runs) != width * height:
+        return "mask-format", f"RLE counts add up to {sum(runs)} pixels, the image has {width * height}"
+    return None
+
+
+def _polygon_problem(polygons: list, size: tuple) -> tuple[str, str] | None:
+    for polygon in polygons:
+        whole = isinstance(polygon, list) and len(polygon) >= 6 and not len(polygon) % 2
+        if not whole or not are_numbers(polygon):
+            return "mask-format", f"polygon {str(polygon)[:60]} is no list of at least 3 finite x, y"
+    if leaves_by(polygons, size) <= 0:
+        return None
+    low, high = bounds(polygons)
+    if min(high) <= 0 or low[0] >= size[0] or low[1] >= size[1]:
+        what = f"polygons from {low} to {high} lie outside the image of {size[0]} x {size[1]}"
+        return "mask-outside", what
+    leaves = leaves_by(polygons, size)
+    if leaves > max(size):  # pycocotools walks along every edge, pixel by pixel
+        return "mask-outside", f"polygons leave the image of {size[0]} x {size[1]} by {leaves:g} pixels"
+    return None
+
+
+def bounds(polygons: list) -> tuple[list, list]:
+    """[x, y] of the lower and of the upper corner around polygons of floats x, y, ..."""
+    low = [float(min(min(polygon[axis::2]) for polygon in polygons)) for axis in (0, 1)]
+    high = [float(max(max(polygon[axis::2]) for polygon in polygons)) for axis in (0, 1)]
+    return low, high
+
+
+def leaves_by(polygons: list, size: tuple) -> float:
+    """By how many pixels polygons leave an image of ``size`` (W, H); not above 0 if they do not."""
+    (width, height), low = size, min(map(min, polygons))
+    x, y = (max(max(polygon[axis::2]) for polygon in polygons) for axis in (0, 1))
+    return max(-low, x - width, y - height)
+
+
+def decode_counts(text: str) -> list[int]:
+    """Run lengths of COCO's compressed RLE, decoded with care: pycocotools trusts its input.
+
+    A number is written in groups of five bits, the lowest first, as characters from "0" on; all but its last
+    group have bit 32 set, the last one's bit 16 is the sign. From the fourth on, the number two places before
+    is subtracted.
+
+    Raises:
+        ValueError: the string ends early or holds other characters.
+    """
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.int64) - 48
+    wrong = np.flatnonzero((codes < 0) | (codes >= 64))
+    if len(wrong):
+        raise ValueError(f"the counts hold {text[wrong[0]]!r}")
+    ends = np.flatnonzero(codes < 32)
+    if not len(ends):
+        if len(codes):
+            raise ValueError("the counts end in the middle of a number")
+        return []
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    if ends[-1] != len(codes) - 1 or (ends - starts).max() > 7:
+        raise ValueError("the counts end in the middle of a number")
+    place = 5 * (np.arange(len(codes)) - np.repeat(starts, ends - starts + 1))
+    values = np.add.reduceat((codes & 31) << place, starts)
+    values -= np.where(codes[ends] & 16, np.int64(1) << 5 * (ends - starts + 1), 0)
+    odd, even = values[1::2], values[2::2]  # the first number stands alone
+    values[1::2], values[2::2] = odd.cumsum(), even.cumsum()
+    return values.tolist()
+
+
+def index_instances_json(
+    path: str, images: Mapping, things: Mapping
+) -> tuple[InstancesIndex | None, list[Finding]]:
+    """Read an instances JSON as far as it can be read.
+
+    Args:
+        path: the file.
+        images, things: as for :class:`InstancesIndex`.
+
+    Returns:
+        the index, or None if nothing can be done with the file, and the findings.
+    """
+    content, findings = read_object(path, "instances JSON", KEYS)
+    if content is None:
+        return None, findings
+    index = InstancesIndex(path, content, images, things)
+    return index, list(index.problems())
+
+
+@no_collection()
+def read_instances(path: str, images: Mapping, things: Mapping) -> dict:
+    """Read an instances JSON and check all of it.
+
+    Args:
+        path: the file.
+        images: {image id: entry} of the panoptic JSON.
+        things: {category id: isthing} of the set.
+
+    Returns:
+        {image id: annotations in the order of the file}.
+
+    Raises:
+        UserError: the first error, with file and entry.
+    """
+    content, findings = read_object(path, "instances JSON", KEYS)
+    raise_first(findings)
+    index = InstancesIndex(path, content, images, things)
+    raise_first(index.problems())
+    for image_id, instances in index.instances.items():
+        size = (images[image_id]["width"], images[image_id]["height"])
+        for instance in instances:
+            raise_first(value_problems(instance, size, path, image_id))
+    return index.instances
+
+
+def by_image(annotations: list) -> dict:
+    """{image id: annotations in the order of the file}."""
+    grouped = collections.defaultdict(list)
+    for annotation in annotations:
+        grouped[annotation["image_id"]].append(annotation)
+    return grouped
+
+
+def detectron2_instance(instance: dict, categories: Mapping) -> dict:
+    """A sound annotation in Detectron2's format.
+
+    Args:
+        instance: the annotation.
+        categories: {category id: contiguous id}.
+    """
+    mask = instance["segmentation"]
+    if isinstance(mask, dict) and isinstance(mask["counts"], list):
+        mask = mask_util.frPyObjects(mask, *mask["size"])
+    result = {key: instance[key] for key in ("iscrowd", "bbox") if key in instance}
+    return result | {
+        "category_id": categories[instance["category_id"]],
+        "segmentation": mask,
+        "bbox_mode": BoxMode.XYWH_ABS,
+    }
