@@ -1,5 +1,6 @@
 # make quickstart   install, then train, search, retrain and evaluate on the built-in data set
-# make test         install, then run the tests
+# make test         install, then run the tests that end within four minutes
+# make test-all     the same, then the slow ones and those of the installation
 # make doctor       install, then show versions and prove the operators
 # make chaos        install, then the fault drills of the search: kills, damage, races (about half an hour)
 # make lint         install, then check the style
@@ -16,9 +17,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	>/dev/null 2>&1; then echo $$p; exit; fi; done; echo python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
+PYTEST := $(RUN) -m pytest -q -n 2 --dist loadfile
 INSTALL := pyproject.toml tools/constraints.txt tools/setup_env.py $(wildcard tools/*detectron2*.py)
 
-.PHONY: help quickstart test doctor chaos lint clean distclean
+.PHONY: help quickstart test test-all doctor chaos lint clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,7 +30,10 @@ quickstart: $(VENV)/.installed
 	@$(RUN) tools/quickstart.py
 
 test: $(VENV)/.installed
-	@$(RUN) -m pytest -q -n 2 --dist loadfile
+	@$(PYTEST) -m "not slow and not install"
+
+test-all: test
+	@$(PYTEST) -m "slow or install"
 
 doctor: $(VENV)/.installed
 	@$(RUN) -m auto_panoptic.doctor

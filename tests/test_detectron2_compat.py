@@ -18,6 +18,7 @@ from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from PIL import Image
 
+pytestmark = pytest.mark.install
 OURS = getattr(_C, "IS_SUBSTITUTE", False) is True
 ours = pytest.mark.skipif(not OURS, reason="the installed Detectron2 is a compiled build")
 

@@ -10,6 +10,7 @@ import pytest
 
 from auto_panoptic import doctor
 
+pytestmark = pytest.mark.install
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -20,6 +20,7 @@ import install_detectron2  # noqa: E402
 import setup_env  # noqa: E402
 from detectron2_fixups import FIXUPS, Fixup, FixupError, apply_fixups  # noqa: E402
 
+pytestmark = pytest.mark.install
 INSTALLER = str(ROOT / "tools" / "install_detectron2.py")
 
 
