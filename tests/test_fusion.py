@@ -9,7 +9,6 @@ from modeling_util import assert_same_outputs, inference, make_cfg, make_input, 
 from PIL import Image
 from torch.nn import functional as F
 
-from auto_panoptic.errors import UserError
 from auto_panoptic.systems.panoptic_fpn.fusion import METHODS, combine, semantic_labels
 
 OPTIONS = {"overlap": 0.5, "stuff_area": 4096, "score": 0.5, "high_score": 0.725, "instance_area": 4096}
@@ -119,9 +118,9 @@ def test_without_overlap_the_methods_agree():
 
 
 def test_unknown_method():
-    with pytest.raises(UserError, match="COMBINE.METHOD is 'upsnet'; use one of detectron2, supplement, ref"):
+    with pytest.raises(ValueError, match="method 'upsnet': expected one of detectron2, supplement, ref"):
         merge("upsnet", detections(8, 8))
-    with pytest.raises(UserError, match="COMBINE.METHOD is 'upsnet'"):
+    with pytest.raises(ValueError, match="method 'upsnet'"):
         make_model(make_cfg("MODEL.PANOPTIC_FPN.COMBINE.METHOD", "upsnet"))
 
 

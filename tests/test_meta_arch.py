@@ -13,6 +13,7 @@ from modeling_util import (
     num_params,
     training_losses,
 )
+from toy import answer_strongly
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import apply_architecture, choice_blocks
@@ -238,6 +239,25 @@ def test_training_input_without_ground_truth(model):
         del inputs[key]
         with pytest.raises(UserError, match=f"without '{key}'"):
             training_losses(model, [make_input(), inputs])
+
+
+@pytest.mark.parametrize("method", ["detectron2", "supplement", "reference"])
+def test_panoptic_only_skips_what_the_merging_ignores(method):
+    model = make_model(make_cfg("MODEL.PANOPTIC_FPN.COMBINE.METHOD", method, "TEST.DETECTIONS_PER_IMAGE", 30))
+    answer_strongly(model)
+    inputs = [make_input(), make_input(48, 64, seed=1)]
+    whole = inference(model, inputs)
+    with pytest.raises(KeyError), model.panoptic_only():
+        few = inference(model, inputs)
+        raise KeyError
+    for a, b in zip(few, whole, strict=True):
+        confident = b["instances"].scores >= model.combine_instances_score_thresh
+        assert len(a["instances"]) == confident.sum() < len(b["instances"])
+        assert torch.equal(a["panoptic_seg"][0], b["panoptic_seg"][0])
+        assert a["panoptic_seg"][1] == b["panoptic_seg"][1]
+    assert sum(len(a["instances"]) for a in few) > 0
+    again = inference(model, inputs)
+    assert [len(x["instances"]) for x in again] == [len(x["instances"]) for x in whole]
 
 
 def test_labels_are_padded_as_the_images_are(model, monkeypatch):

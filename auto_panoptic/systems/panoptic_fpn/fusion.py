@@ -15,17 +15,15 @@ from detectron2.structures import Instances
 from PIL import Image
 from torch.nn import functional as F
 
-from auto_panoptic.errors import UserError
-
 __all__ = ["METHODS", "check_method", "combine", "semantic_labels"]
 
 METHODS = ("detectron2", "supplement", "reference")
 
 
 def check_method(method: str) -> None:
-    """Raise a UserError unless ``method`` is one of :data:`METHODS`."""
+    """Raise a ValueError unless ``method`` is one of :data:`METHODS`."""
     if method not in METHODS:
-        raise UserError(f"MODEL.PANOPTIC_FPN.COMBINE.METHOD is {method!r}; use one of {', '.join(METHODS)}")
+        raise ValueError(f"merging method {method!r}: expected one of {', '.join(METHODS)}")
 
 
 def combine(
@@ -66,7 +64,7 @@ def combine(
         "isthing", "category_id" and, as in Detectron2, "score" and "instance_id" or "area".
 
     Raises:
-        UserError: unknown method.
+        ValueError: unknown method.
     """
     check_method(method)
     if method == "detectron2":
@@ -85,26 +83,8 @@ def combine(
     else:
         kept = [i for i in _uncovered(masks, areas, ranked, overlap) if areas[i] >= instance_area]
         order, stuff_area = sorted(kept, key=lambda i: areas[i]), 0
-
     panoptic = torch.zeros_like(semantic, dtype=torch.int32)
-    free = torch.ones_like(semantic, dtype=torch.bool)
-    segments = []
-    classes = instances.pred_classes.tolist()
-    for i in order:
-        region = masks[i] & free
-        if not torch.count_nonzero(region):  # smaller masks may cover all of a large one
-            continue
-        free ^= region
-        panoptic.add_(region, alpha=len(segments) + 1)
-        segments.append(
-            {
-                "id": len(segments) + 1,
-                "isthing": True,
-                "score": scores[i],
-                "category_id": classes[i],
-                "instance_id": i,
-            }
-        )
+    segments = _paint(panoptic, masks, order, scores, instances.pred_classes.tolist())
     return _add_stuff(panoptic, segments, semantic, stuff_area)
 
 
@@ -161,6 +141,25 @@ def _uncovered(masks: torch.Tensor, areas: list[int], order: list[int], overlap:
         used |= masks[i]
         kept.append(i)
     return kept
+
+
+def _paint(
+    panoptic: torch.Tensor, masks: torch.Tensor, order: list[int], scores: list[float], classes: list[int]
+) -> list[dict]:
+    """Give each instance of ``order`` the pixels that are left of its mask; return the segments."""
+    free = torch.ones_like(panoptic, dtype=torch.bool)
+    segments = []
+    for i in order:
+        region = masks[i] & free
+        if not torch.count_nonzero(region):  # smaller masks may cover all of a large one
+            continue
+        free ^= region
+        number = len(segments) + 1
+        panoptic.add_(region, alpha=number)
+        segments.append(
+            {"id": number, "isthing": True, "score": scores[i], "category_id": classes[i], "instance_id": i}
+        )
+    return segments
 
 
 def _add_stuff(panoptic: torch.Tensor, segments: list[dict], semantic: torch.Tensor, stuff_area: float):

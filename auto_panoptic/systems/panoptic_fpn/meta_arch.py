@@ -1,5 +1,9 @@
 """The panoptic model: Detectron2's PanopticFPN with inter-modular attention between its branches."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN
@@ -130,6 +134,24 @@ class AutoPanopticFPN(PanopticFPN):
             self._merge(*result)
             for result in zip(detections, sem_seg, batched_inputs, images.image_sizes, strict=True)
         ]
+
+    @contextmanager
+    def panoptic_only(self) -> Iterator[None]:
+        """Context in which detections that the merging ignores are dropped before their masks are computed.
+
+        Non-maximum suppression and the merging go from high to low scores: the panoptic maps stay the same.
+        """
+        predictor = getattr(self.roi_heads, "box_predictor", None)
+        if predictor is None:  # a cascade
+            yield
+            return
+        before = predictor.test_score_thresh
+        just_below = np.nextafter(np.float32(self.combine_instances_score_thresh), np.float32(0))
+        predictor.test_score_thresh = max(before, float(just_below))
+        try:
+            yield
+        finally:
+            predictor.test_score_thresh = before
 
     def attended_features(self, images: torch.Tensor):
         """Backbone, FPN, subnet and attention.
