@@ -109,7 +109,7 @@ def test_a_flag_without_effect_is_refused(network, capsys, tmp_path, flag, optio
 @pytest.mark.parametrize(
     "options, message",
     [
-        (("TEST.STUFF_AREA", -5), "TEST.STUFF_AREA is -5; expected pixels"),
+        (("TEST.STUFF_AREA", -5), "TEST.STUFF_AREA is -5; expected a whole number"),
         (("TEST.STUFF_AREA", 9, "TEST.PANOPTIC_EVALUATOR", "detectron2"), "'detectron2' trims nothing"),
         (("--trim-study", "TEST.TRIM_AREAS", "[]"), "TEST.TRIM_AREAS is []; expected a list"),
         (("--trim-study", "TEST.TRIM_AREAS", "[0, -1]"), "TEST.TRIM_AREAS is [0, -1]; expected a list"),

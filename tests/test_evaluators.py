@@ -162,8 +162,8 @@ def test_ids_without_segments_info(val, tmp_path):
 
 def test_several_processes_add_their_counts(val, monkeypatch):
     inputs, outputs = _predictions(val)
-    whole = _run(PanopticQualityEvaluator(val, per_image=True), inputs, outputs)["panoptic_seg"]
-    ranks = [PanopticQualityEvaluator(val, per_image=True) for _ in range(2)]
+    whole = _run(PanopticQualityEvaluator(val), inputs, outputs)["panoptic_seg"]
+    ranks = [PanopticQualityEvaluator(val) for _ in range(2)]
     for k, rank in enumerate(ranks):
         for entry, output in list(zip(inputs, outputs, strict=True))[k::2]:
             rank.process([entry], [output])
@@ -219,7 +219,7 @@ def test_config_chooses_the_evaluators(val, tmp_path):
     add_auto_panoptic_config(cfg)
 
     def kinds(**kwargs):
-        return [type(e) for e in build_evaluators(cfg, val, str(tmp_path), **kwargs)._evaluators]
+        return [type(e) for e in build_evaluators(cfg, val, str(tmp_path), **kwargs).by_metric.values()]
 
     assert kinds() == [COCOEvaluator, SemSegEvaluator, PanopticQualityEvaluator]
     assert kinds(metrics=("pq",)) == [PanopticQualityEvaluator]
@@ -228,8 +228,28 @@ def test_config_chooses_the_evaluators(val, tmp_path):
     with pytest.raises(UserError, match=r"unknown \['mIoU'\].*miou"):
         kinds(metrics=("mIoU",))
     cfg.TEST.PANOPTIC_EVALUATOR = "fast"
-    with pytest.raises(UserError, match="'fast'; choose 'streaming' or 'detectron2'"):
+    with pytest.raises(UserError, match="'fast'; expected one of streaming, detectron2"):
         kinds()
+
+
+def test_a_semantic_model_is_scored_by_miou_alone(val, forget_data_sets):
+    """What its data set and its outputs allow; anything else is refused in one line."""
+    inputs, outputs = _predictions(val, perfect=True)
+    outputs = [{"sem_seg": output["sem_seg"]} for output in outputs]
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    assert _run(build_evaluators(cfg, val, metrics=["miou"]), inputs, outputs)["sem_seg"]["mIoU"] == 100
+    for metrics in (["pq", "miou"], ["ap"]):
+        with pytest.raises(UserError, match=rf"'{metrics[0]}'.* gives no .*set TEST.METRICS to \['miou'\]"):
+            _run(build_evaluators(cfg, val, metrics=metrics), inputs, outputs)
+    DatasetCatalog.register("semantic", lambda: DatasetCatalog.get(val))
+    kept = {key: _metadata(val).get(key) for key in ("stuff_classes", "ignore_label")}
+    _metadata("semantic").set(evaluator_type="sem_seg", **kept)
+    found = build_evaluators(cfg, "semantic")
+    assert list(found.by_metric) == ["miou"] and panoptic_quality_of(found) is None
+    assert list(_run(found, inputs, outputs)) == ["sem_seg"]
+    with pytest.raises(UserError, match="semantic of type 'sem_seg' is evaluated by miou"):
+        build_evaluators(cfg, "semantic", metrics=["pq", "ap"])
 
 
 @pytest.mark.parametrize(
@@ -263,7 +283,7 @@ def test_noise_of_a_result_is_available(val):
     inputs, outputs = _predictions(val)
     cfg = get_cfg()
     add_auto_panoptic_config(cfg)
-    both = build_evaluators(cfg, val, metrics=["pq"], per_image=True, cache_ground_truth=True)
+    both = build_evaluators(cfg, val, metrics=["pq"], cache_ground_truth=True)
     result = _run(both, inputs, outputs)["panoptic_seg"]["PQ"]
     noise = panoptic_quality_of(both).bootstrap(200)["PQ"]
     assert noise["low"] < result < noise["high"] and 0.5 < noise["std"] < 15
@@ -358,7 +378,7 @@ def test_stuff_area_of_the_config(val):
     with pytest.raises(UserError, match="'detectron2' trims nothing; choose 'streaming'"):
         build_evaluators(cfg, val, metrics=["pq"])
     cfg.TEST.STUFF_AREA = -1
-    with pytest.raises(UserError, match="TEST.STUFF_AREA is -1; expected pixels"):
+    with pytest.raises(UserError, match="TEST.STUFF_AREA is -1; expected a whole number"):
         build_evaluators(cfg, val, metrics=["pq"])
 
 

@@ -10,8 +10,8 @@ from .evaluators import (
 from .overlap import Overlap
 from .panoptic_evaluator import PanopticQualityEvaluator
 from .panoptic_quality import PanopticQuality
-from .report import per_class_table, results_table, trim_table
 from .stuff_iou import StuffIoU
+from .tables import per_class_table, results_table, trim_table
 
 __all__ = [
     "ClassificationEvaluator",

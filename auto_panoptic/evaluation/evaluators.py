@@ -1,25 +1,144 @@
-"""The evaluators that a config asks for."""
+"""The evaluators of a data set: which ones follows from its type, TEST.METRICS and what the model gives."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
     COCOPanopticEvaluator,
+    DatasetEvaluator,
     DatasetEvaluators,
     SemSegEvaluator,
 )
 from detectron2.utils import comm
 
-from ..data import data_set_for, holds_classes
-from ..errors import UserError
+from ..data import data_set_for
+from ..errors import UserError, at_least, one_of
 from .classification import ClassificationEvaluator
 from .panoptic_evaluator import PanopticQualityEvaluator
 from .panoptic_quality import PanopticQuality
 
 METRICS = ("pq", "ap", "miou")
+# ``evaluator_type`` in the metadata of a data set -> what can be computed on it; others have all METRICS.
+_METRICS_OF = {"image_classification": ("accuracy",), "sem_seg": ("miou",), "coco": ("ap",)}
+_OUTPUTS = {"ap": "instances", "miou": "sem_seg", "pq": "panoptic_seg", "accuracy": "logits"}
+
+
+class Evaluators(DatasetEvaluators):
+    """The evaluators of one data set.
+
+    Args:
+        name: of the data set.
+        by_metric: {"pq", "ap", "miou" or "accuracy": evaluator}.
+        distributed: whether the processes share the images; Detectron2 then has results in the main one only.
+    """
+
+    def __init__(self, name: str, by_metric: Mapping[str, DatasetEvaluator], distributed: bool = True):
+        super().__init__(list(by_metric.values()))
+        self.name, self.by_metric, self._distributed = name, dict(by_metric), distributed
+
+    def process(self, inputs, outputs):
+        """Add a batch.
+
+        Raises:
+            UserError: the model does not give what a metric needs.
+        """
+        for metric in self.by_metric:
+            needed = _OUTPUTS[metric]
+            if any(needed not in output for output in outputs):
+                given = [m for m in METRICS if all(_OUTPUTS[m] in output for output in outputs)]
+                raise UserError(
+                    f"TEST.METRICS has {metric!r}, but the model gives no {needed!r} on data set "
+                    f"{self.name}; set TEST.METRICS to {given}"
+                )
+        super().process(inputs, outputs)
+
+    def evaluate(self) -> dict:
+        """Results {task: {metric: value}}; where processes share the images, in the main one only."""
+        if self._distributed:
+            return super().evaluate()
+        return {task: v for e in self.by_metric.values() for task, v in e.evaluate().items()}
+
+
+def check_metrics(cfg, metrics: Sequence[str]) -> None:
+    """Raise UserError for an unknown metric, or settings of TEST that do not fit together."""
+    unknown = sorted(set(metrics) - set(METRICS))
+    if unknown or not metrics:
+        raise UserError(f"TEST.METRICS: unknown {unknown}; choose from {', '.join(METRICS)}.")
+    kind = one_of("TEST.PANOPTIC_EVALUATOR", cfg.TEST.PANOPTIC_EVALUATOR, ("streaming", "detectron2"))
+    area = at_least("TEST.STUFF_AREA", cfg.TEST.STUFF_AREA, 0)
+    if area and kind != "streaming":
+        raise UserError(
+            f"TEST.STUFF_AREA is {area}, but TEST.PANOPTIC_EVALUATOR {kind!r} trims nothing; choose "
+            "'streaming', or set TEST.STUFF_AREA 0."
+        )
+
+
+def metrics_of(dataset_name: str, metrics: Sequence[str]) -> list[str]:
+    """Those of ``metrics`` that a data set can be evaluated by; of classified images always "accuracy".
+
+    Raises:
+        UserError: none of them.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+    possible = _METRICS_OF.get(kind, METRICS)
+    if "accuracy" in possible:
+        return ["accuracy"]
+    chosen = [metric for metric in possible if metric in metrics]
+    if not chosen:
+        raise UserError(
+            f"TEST.METRICS is {list(metrics)}, data set {dataset_name} of type {kind!r} is evaluated by "
+            f"{', '.join(possible)}; add one of these."
+        )
+    return chosen
+
+
+def build_evaluators(
+    cfg,
+    dataset_name: str,
+    output_dir: str | None = None,
+    metrics: Sequence[str] = METRICS,
+    distributed: bool = True,
+    **options,
+) -> Evaluators:
+    """The evaluators of one data set; for one of classified images, top-1 and top-5 accuracy.
+
+    Args:
+        cfg: reads TEST.PANOPTIC_EVALUATOR ("streaming" or "detectron2"), TEST.STUFF_AREA, MODEL.MASK_ON.
+        dataset_name: a registered data set; its ``evaluator_type`` says what it can be evaluated by. The
+            model may need its sibling, see :func:`..data.labels.data_set_for`.
+        output_dir: where evaluators write predictions; None writes none.
+        metrics: any of "pq" (panoptic quality), "ap" (box and mask AP), "miou" (of the semantic head).
+        distributed: whether the images are dealt out to the processes of the run.
+        options: ``cache_ground_truth``, ``details``, ``trim_areas``, ``save_predictions`` of
+            :class:`PanopticQualityEvaluator`; Detectron2's evaluator knows none of them.
+
+    Raises:
+        UserError: an unknown metric or evaluator, no metric for the data set, or names of images that
+            Detectron2's evaluator confuses.
+    """
+    check_metrics(cfg, metrics)
+    given, dataset_name = dataset_name, data_set_for(cfg, dataset_name)
+    chosen = metrics_of(dataset_name, metrics)
+    if "accuracy" not in chosen:
+        records = DatasetCatalog.get(dataset_name)  # makes or derives the files that the evaluators read
+    found: dict[str, DatasetEvaluator] = {}
+    if "accuracy" in chosen:
+        found["accuracy"] = ClassificationEvaluator(dataset_name, distributed=distributed)
+    if "ap" in chosen:
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        found["ap"] = _coco_evaluator(dataset_name, tasks, output_dir, distributed)
+    if "miou" in chosen:
+        found["miou"] = SemSegEvaluator(dataset_name, distributed, output_dir)
+    if "pq" in chosen and cfg.TEST.PANOPTIC_EVALUATOR == "streaming":
+        options |= {"stuff_area": cfg.TEST.STUFF_AREA, "saved_as": given, "distributed": distributed}
+        found["pq"] = PanopticQualityEvaluator(dataset_name, output_dir, **options)
+    elif "pq" in chosen:
+        _check_for_detectron2(dataset_name, records, distributed)
+        found["pq"] = COCOPanopticEvaluator(dataset_name, output_dir)
+    return Evaluators(given, found, distributed)
 
 
 def _coco_evaluator(
@@ -31,25 +150,13 @@ def _coco_evaluator(
     return COCOEvaluator(dataset_name, **kwargs)
 
 
-def check_metrics(cfg, metrics: Sequence[str]) -> None:
-    """Raise UserError for an unknown metric, or settings of TEST that do not fit together."""
-    unknown = sorted(set(metrics) - set(METRICS))
-    if unknown or not metrics:
-        raise UserError(f"TEST.METRICS: unknown {unknown}; choose from {', '.join(METRICS)}.")
-    kind = cfg.TEST.PANOPTIC_EVALUATOR
-    if kind not in ("streaming", "detectron2"):
-        raise UserError(f"TEST.PANOPTIC_EVALUATOR is {kind!r}; choose 'streaming' or 'detectron2'.")
-    if cfg.TEST.STUFF_AREA < 0:
-        raise UserError(f"TEST.STUFF_AREA is {cfg.TEST.STUFF_AREA}; expected pixels, 0 trims nothing.")
-    if cfg.TEST.STUFF_AREA and kind != "streaming":
-        raise UserError(
-            f"TEST.STUFF_AREA is {cfg.TEST.STUFF_AREA}, but TEST.PANOPTIC_EVALUATOR {kind!r} trims nothing; "
-            "choose 'streaming', or set TEST.STUFF_AREA 0."
-        )
-
-
-def _check_names(dataset_name: str, records: Sequence[dict]) -> None:
+def _check_for_detectron2(dataset_name: str, records: Sequence[dict], distributed: bool) -> None:
     """Detectron2's evaluator names the PNG of a prediction after the image, without its folder."""
+    if not distributed and comm.get_world_size() > 1:
+        raise UserError(
+            "TEST.PANOPTIC_EVALUATOR 'detectron2' adds up the predictions of all processes; choose "
+            "'streaming' where each scores candidates of its own"
+        )
     files = {}
     for record in records:
         file = record["file_name"]
@@ -61,68 +168,10 @@ def _check_names(dataset_name: str, records: Sequence[dict]) -> None:
             )
 
 
-def build_evaluators(
-    cfg,
-    dataset_name: str,
-    output_dir: str | None = None,
-    metrics: Sequence[str] = METRICS,
-    distributed: bool = True,
-    **options,
-) -> DatasetEvaluators:
-    """The evaluators of one data set; for one of classified images, top-1 and top-5 accuracy.
-
-    Args:
-        cfg: reads TEST.PANOPTIC_EVALUATOR ("streaming" or "detectron2"), TEST.STUFF_AREA, MODEL.MASK_ON.
-        dataset_name: a registered data set.
-        output_dir: where evaluators write predictions; None writes none.
-        metrics: any of "pq" (panoptic quality), "ap" (box and mask AP), "miou" (of the semantic head).
-        distributed: whether the images are dealt out to the processes of the run.
-        options: ``per_image``, ``cache_ground_truth``, ``details``, ``trim_areas``, ``save_predictions`` of
-            :class:`PanopticQualityEvaluator`; Detectron2's evaluator knows none of them.
-
-    Raises:
-        UserError: an unknown metric or evaluator, or names of images that Detectron2's evaluator confuses.
-    """
-    check_metrics(cfg, metrics)
-    given, dataset_name = dataset_name, data_set_for(cfg, dataset_name)
-    if holds_classes(dataset_name):
-        return DatasetEvaluators([ClassificationEvaluator(dataset_name, distributed=distributed)])
-    records = DatasetCatalog.get(dataset_name)  # makes or derives the files that the evaluators read
-    evaluators = []
-    if "ap" in metrics:
-        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        evaluators.append(_coco_evaluator(dataset_name, tasks, output_dir, distributed))
-    if "miou" in metrics:
-        evaluators.append(SemSegEvaluator(dataset_name, distributed, output_dir))
-    if "pq" in metrics:
-        if cfg.TEST.PANOPTIC_EVALUATOR == "streaming":
-            options |= {"stuff_area": cfg.TEST.STUFF_AREA, "saved_as": given, "distributed": distributed}
-            evaluators.append(PanopticQualityEvaluator(dataset_name, output_dir, **options))
-        else:
-            if not distributed and comm.get_world_size() > 1:
-                raise UserError(
-                    "TEST.PANOPTIC_EVALUATOR 'detectron2' adds up the predictions of all processes; choose "
-                    "'streaming' where each scores candidates of its own"
-                )
-            _check_names(dataset_name, records)
-            evaluators.append(COCOPanopticEvaluator(dataset_name, output_dir))
-    return (DatasetEvaluators if distributed else _OwnEvaluators)(evaluators)
-
-
-class _OwnEvaluators(DatasetEvaluators):
-    """Evaluators of one process, whatever others do: Detectron2 has results in the main process only."""
-
-    def evaluate(self) -> dict:
-        results = {}
-        for evaluator in self._evaluators:
-            results |= evaluator.evaluate()
-        return results
-
-
 def panoptic_evaluator_of(evaluators: DatasetEvaluators) -> PanopticQualityEvaluator | None:
     """The streaming evaluator among ``evaluators``, or None."""
-    found = (e for e in evaluators._evaluators if isinstance(e, PanopticQualityEvaluator))
-    return next(found, None)
+    found = evaluators.by_metric.get("pq") if isinstance(evaluators, Evaluators) else evaluators
+    return found if isinstance(found, PanopticQualityEvaluator) else None
 
 
 def panoptic_quality_of(evaluators: DatasetEvaluators) -> PanopticQuality | None:

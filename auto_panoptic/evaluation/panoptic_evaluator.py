@@ -19,14 +19,12 @@ from .panoptic_quality import PanopticQuality
 from .predictions import PredictionWriter
 from .stuff_iou import StuffIoU
 
-RESAMPLES = 1000  # behind the printed 95 % intervals
-
 
 class _Scores:
     """What is counted at one trimming threshold: panoptic quality, and with ``iou`` the IoU of stuff."""
 
-    def __init__(self, categories: list, iou: bool, **options):
-        self.quality = PanopticQuality(categories, **options)
+    def __init__(self, categories: list, iou: bool):
+        self.quality = PanopticQuality(categories)
         self.stuff = StuffIoU(categories) if iou else None
 
     def add(self, overlap: Overlap, image_id) -> None:
@@ -65,7 +63,6 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         dataset_name: a registered data set with ``panoptic_json`` and ``panoptic_root``.
         output_dir: folder of saved predictions.
         distributed: whether to add the counts of all processes.
-        per_image: keep what :meth:`PanopticQuality.bootstrap` needs.
         cache_ground_truth: keep decoded maps in memory (4 bytes per pixel), for repeated evaluations.
         details: also compute the IoU of stuff and 95 % intervals of PQ over the images.
         stuff_area: predicted stuff whose class covers fewer pixels of its image becomes void first.
@@ -85,7 +82,6 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         distributed: bool = True,
-        per_image: bool = False,
         cache_ground_truth: bool = False,
         details: bool = False,
         stuff_area: int = 0,
@@ -113,15 +109,14 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         known = {c["id"] for c in categories}
         self._stuff = {v: k for k, v in stuff.items() if k in known}
         self._stuff_categories = {c["id"] for c in categories if not c["isthing"]}
-        self._categories, self._per_image, self._details = categories, per_image, details
+        self._categories, self._details = categories, details
         self._stuff_area, self._trim_areas = stuff_area, tuple(trim_areas)
         self._writer = PredictionWriter(output_dir, saved_as or dataset_name) if save_predictions else None
         self.reset()
 
     def _new_scores(self) -> dict:
         """{None: the scores, area: those of the study}."""
-        options = {"per_image": self._per_image, "resamples": RESAMPLES if self._details else 0}
-        scores = {None: _Scores(self._categories, self._details, **options)}
+        scores = {None: _Scores(self._categories, self._details)}
         return scores | {area: _Scores(self._categories, True) for area in self._trim_areas}
 
     def reset(self):
@@ -218,17 +213,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             parts = comm.gather(parts[0], dst=0)
             if not comm.is_main_process():
                 return None
-        seen = set().union(*(images for _, images, _ in parts))
-        missing = sorted(set(self._truth) - seen)
-        if missing:
-            raise UserError(
-                f"data set {self._name}: {len(missing)} of {len(self._truth)} images have no prediction, "
-                f"e.g. {missing[:3]}; evaluate the whole data set."
-            )
-        if sum(len(images) for _, images, _ in parts) != len(self._truth):
-            raise UserError(
-                f"data set {self._name}: some images were evaluated by two processes; check the sampler."
-            )
+        self._check_complete([images for _, images, _ in parts])
         merged = self._new_scores()
         for scores, _, _ in parts:
             for area, part in scores.items():
@@ -248,3 +233,16 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             records = [record for _, _, part in parts for record in part]
             self._writer.finish(records, read_panoptic_json(self._metadata.panoptic_json))
         return OrderedDict({"panoptic_seg": results})
+
+    def _check_complete(self, seen: list[set]) -> None:
+        """Every image has been seen, by one of the processes."""
+        missing = sorted(set(self._truth).difference(*seen))
+        if missing:
+            raise UserError(
+                f"data set {self._name}: {len(missing)} of {len(self._truth)} images have no prediction, "
+                f"e.g. {missing[:3]}; evaluate the whole data set."
+            )
+        if sum(map(len, seen)) != len(self._truth):
+            raise UserError(
+                f"data set {self._name}: some images were evaluated by two processes; check the sampler."
+            )

@@ -13,10 +13,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import UserError
-from .bootstrap import PoissonBootstrap, percentile_interval
+from .bootstrap import multinomial_draws, percentile_interval, poisson_draws, resampled_totals
 from .overlap import VOID, Overlap
 
 _TP, _FP, _FN, _IOU = range(4)
+_BLOCK = 32  # images that the intervals add at once
 _BLOCKS = {"": "all", "_th": "things", "_st": "stuff"}
 
 
@@ -34,17 +35,15 @@ class PanopticQuality:
 
     Args:
         categories: COCO-panoptic category dicts ("id", "isthing").
-        per_image: also keep each image's contributions (a few numbers), for :meth:`bootstrap`.
-        resamples: also keep the counts of this many resampled data sets, for :meth:`intervals`. Memory then
-            still does not depend on the number of images.
+
+    Each image's contributions, a few hundred bytes, are kept for :meth:`bootstrap` and :meth:`intervals`.
     """
 
-    def __init__(self, categories: list, per_image: bool = False, resamples: int = 0):
+    def __init__(self, categories: list):
         self.categories = [{"id": int(c["id"]), "isthing": int(bool(c["isthing"]))} for c in categories]
         self._index = {c["id"]: i for i, c in enumerate(self.categories)}
         if len(self._index) != len(self.categories):
             raise UserError("category ids are not unique; panoptic quality needs one id per class.")
-        self.per_image, self.resamples = per_image, resamples
         self.reset()
 
     def reset(self) -> None:
@@ -52,7 +51,6 @@ class PanopticQuality:
         self.num_images = 0
         self._totals = np.zeros((len(self.categories), 4))  # columns: TP, FP, FN (whole numbers), sum of IoU
         self._images = []  # per image (key, classes (n,), contributions (n, 4))
-        self._resampled = PoissonBootstrap(len(self.categories), self.resamples) if self.resamples else None
 
     def update(self, pred, pred_segments: list, gt, gt_segments: list, image_id=None) -> None:
         """Add one image.
@@ -80,15 +78,12 @@ class PanopticQuality:
                         f"{sorted(self._index)[:8]}... (data set ids, not contiguous ones)."
                     )
         rows = self._match(overlap)
-        classes, contributions = list(rows), list(rows.values())
         key = self.num_images if image_id is None else image_id
         self.num_images += 1
         for i, row in rows.items():
             self._totals[i] += row
-        if self._resampled:
-            self._resampled.add(key, classes, contributions)
-        if self.per_image:
-            self._images.append((key, np.array(classes, np.int32), np.array(contributions).reshape(-1, 4)))
+        contributions = np.array(list(rows.values())).reshape(-1, 4)
+        self._images.append((key, np.array(list(rows), np.int32), contributions))
 
     def _match(self, overlap: Overlap) -> dict:
         """Contributions [TP, FP, FN, IoU] of one image, by class index."""
@@ -137,29 +132,13 @@ class PanopticQuality:
         """Add the images of ``other`` (say, from another process); returns self.
 
         Raises:
-            UserError: different categories or settings.
+            UserError: different categories.
         """
-        for name in ("categories", "per_image", "resamples"):
-            if getattr(self, name) != getattr(other, name):
-                raise UserError(f"cannot merge panoptic qualities with different {name}.")
+        if self.categories != other.categories:
+            raise UserError("cannot merge panoptic qualities with different categories.")
         self.num_images += other.num_images
         self._totals += other._totals
         self._images += other._images
-        if self._resampled:
-            self._resampled.merge(other._resampled)
-        return self
-
-    def in_order(self, image_ids: list) -> PanopticQuality:
-        """Add up anew as if the images had come in this order, which decides the last bits; returns self.
-
-        Args:
-            image_ids: of all images so far, which were kept by ``per_image=True``.
-        """
-        images = {key: (key, *rest) for key, *rest in self._images}
-        self._images = [images[key] for key in image_ids]
-        self._totals = np.zeros_like(self._totals)
-        for _, classes, contributions in self._images:
-            self._totals[classes] += contributions
         return self
 
     def compute(self) -> dict:
@@ -216,19 +195,13 @@ class PanopticQuality:
             {"PQ", "PQ_th", "PQ_st"}: arrays (n,) in percent, nan where no class of the block was drawn.
 
         Raises:
-            UserError: made without ``per_image=True``, or no image yet.
+            UserError: no image yet.
         """
-        if not self.per_image or not self._images:
-            raise UserError(
-                "bootstrap needs PanopticQuality(categories, per_image=True) and at least one image."
-            )
+        if not self._images:
+            raise UserError("a bootstrap needs at least one image.")
         images = sorted(self._images, key=lambda entry: str(entry[0]))
-        table = np.zeros((len(images), len(self.categories), 4))
-        for i, (_, classes, contributions) in enumerate(images):
-            table[i, classes] = contributions
-        rng = np.random.default_rng(seed)
-        draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=n)
-        return self._blocks((draws @ table.reshape(len(images), -1)).reshape(n, -1, 4))
+        draws = multinomial_draws(images, n, seed)
+        return self._blocks(resampled_totals(images, len(self.categories), draws, len(images)))
 
     def _blocks(self, totals: np.ndarray) -> dict:
         """PQ in percent, (n,) per block, of counts (n, C, 4)."""
@@ -255,13 +228,9 @@ class PanopticQuality:
         samples = self.bootstrap_samples(n, seed)
         return {name: percentile_interval(values, confidence) for name, values in samples.items()}
 
-    def intervals(self, confidence: float = 0.95) -> dict:
-        """As :meth:`bootstrap`, from the ``resamples`` kept along the way.
-
-        Raises:
-            UserError: made without ``resamples``.
-        """
-        if not self._resampled:
-            raise UserError("intervals need PanopticQuality(categories, resamples=1000).")
-        samples = self._blocks(self._resampled.totals)
+    def intervals(self, n: int = 1000, confidence: float = 0.95) -> dict:
+        """As :meth:`bootstrap`, with draws that depend on the image alone: the same in every evaluation."""
+        images = [entry for entry in self._images if len(entry[1])]
+        draws = poisson_draws([key for key, _, _ in images], n)
+        samples = self._blocks(resampled_totals(images, len(self.categories), draws, _BLOCK))
         return {name: percentile_interval(values, confidence) for name, values in samples.items()}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
+from ..data.formats.names import png_name
 from ..data.formats.panoptic_png import write_panoptic
 from ..errors import UserError
+from ..files import replacing
 
 
 class PredictionWriter:
@@ -49,8 +50,7 @@ class PredictionWriter:
         """
         if ids.size and int(ids.max()) >= 1 << 24:
             raise UserError(f"predicted id {int(ids.max())} does not fit into a PNG; keep ids below 2**24.")
-        parts = [part for part in PurePosixPath(file_name).parts if part not in ("/", "..")]
-        name = str(PurePosixPath(*parts).with_suffix(".png"))
+        name = png_name(file_name)
         try:
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             if not self.records:
@@ -71,12 +71,10 @@ class PredictionWriter:
         """
         content = {key: truth[key] for key in ("images", "categories")}
         content["annotations"] = sorted(records, key=lambda record: str(record["image_id"]))
-        partial = self.json_file.with_suffix(f".tmp-{os.getpid()}")
         try:
-            partial.write_text(json.dumps(content))
-            os.replace(partial, self.json_file)
+            with replacing(self.json_file) as partial:
+                partial.write_text(json.dumps(content))
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise UserError(
                 f"cannot save predictions: {error}; free space or choose another OUTPUT_DIR."
             ) from error

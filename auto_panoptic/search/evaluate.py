@@ -206,8 +206,7 @@ class CandidateEvaluator:
 
 def _evaluators(cfg, name: str, metrics: Sequence[str]) -> DatasetEvaluators:
     """Those of a data set; of several processes, each scores candidates of its own."""
-    options = {"per_image": True, "cache_ground_truth": True}
-    return build_evaluators(cfg, name, None, metrics, distributed=False, **options)
+    return build_evaluators(cfg, name, None, metrics, distributed=False, cache_ground_truth=True)
 
 
 def load_evaluator(cfg, weights: str, metrics: Sequence[str]) -> CandidateEvaluator:
