@@ -14,7 +14,7 @@ from check_corpus import Corpus, flags, serious
 from PIL import Image
 from toy import PREFIX, ROOT, dataset_entries, write_config
 
-from auto_panoptic.data.check import check_data_set, main, run_check
+from auto_panoptic.data.check import check_data_set, format_report, main, run_check
 from auto_panoptic.data.check.sets import from_paths
 from auto_panoptic.errors import UserError
 
@@ -232,9 +232,9 @@ def test_cityscapes_tree(small):
 
 
 def test_interruption_says_how_far(small, monkeypatch):
-    from auto_panoptic.data.check import command as check
+    from auto_panoptic.data.check import run
 
-    original, calls = check.check_pair, []
+    original, calls = run.check_pair, []
 
     def stop(*arguments):
         calls.append(arguments)
@@ -242,10 +242,10 @@ def test_interruption_says_how_far(small, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(check, "check_pair", stop)
+    monkeypatch.setattr(run, "check_pair", stop)
     report = run_check(from_paths("small", small.paths), 1, progress=False)
     assert report.interrupted and (report.done, report.total) == (1, 2)
-    assert "interrupted after 1 of 2 images" in check.format_report(report)
+    assert "interrupted after 1 of 2 images" in format_report(report)
 
 
 def die(*_):
@@ -253,9 +253,9 @@ def die(*_):
 
 
 def test_killed_process_is_noticed(small, monkeypatch):
-    from auto_panoptic.data.check import command as check
+    from auto_panoptic.data.check import run
 
-    monkeypatch.setattr(check, "check_pair", die)
+    monkeypatch.setattr(run, "check_pair", die)
     with pytest.raises(UserError, match="killed.*--processes 1"):
         run_check(from_paths("small", small.paths), 2, progress=False)
 

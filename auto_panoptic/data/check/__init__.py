@@ -24,6 +24,8 @@ pixels, label maps with those that the PNG implies, instance masks with the segm
 the JSON files, one image per process and the findings.
 """
 
-from .command import Report, check_data_set, format_report, main, run_check
+from .command import main
+from .report import Report, format_report
+from .run import check_data_set, run_check
 
 __all__ = ["Report", "check_data_set", "format_report", "main", "run_check"]

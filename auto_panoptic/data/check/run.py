@@ -1,0 +1,163 @@
+"""The check of one data set: its JSON files, then its images in several processes."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import time
+
+from ..formats.findings import Finding
+from ..formats.instances_json import index_instances_json
+from ..formats.panoptic_json import index_panoptic_json
+from ..sets.imagenet import EXTENSIONS
+from .images import Roots, check_file, check_pair, stream
+from .report import Report
+from .sets import DataSet, find_data_set, from_paths
+
+
+def _folders(data_set: DataSet) -> list[Finding]:
+    paths = {"panoptic_root": "panoptic PNGs", "image_root": "images", "sem_seg_root": "semantic PNGs"}
+    missing = []
+    for key, what in paths.items():
+        path = getattr(data_set, key)
+        if path is None or os.path.isdir(path):
+            continue
+        if key == "sem_seg_root" and data_set.derives:
+            missing.append(Finding("not-made-yet", path, None, "the label maps are not there yet"))
+        else:
+            missing.append(Finding("folder-missing", path, None, f"the folder of {what} does not exist"))
+    return missing
+
+
+def _panoptic_jobs(data_set: DataSet, report: Report):
+    """Read the JSON files; returns the function and the items to run, or None."""
+    categories, findings = data_set.read_categories()
+    report.findings += findings + _folders(data_set)
+    index, findings = index_panoptic_json(data_set.panoptic_json, categories)
+    if index is None and data_set.problem:
+        findings = [dataclasses.replace(f, what=f"{f.what} ({data_set.problem})") for f in findings]
+    report.findings += findings
+    if index is None:
+        return None
+    report.categories = index.categories
+    things = index.categories.things
+    if data_set.classes is not None:
+        for number, isthing in things.items():
+            if number not in data_set.classes[0 if isthing else 1]:
+                what = f"{'thing' if isthing else 'stuff'} class {number} is none of data set {data_set.name}"
+                report.findings.append(Finding("category-mismatch", data_set.panoptic_json, None, what))
+    missing = {f.file for f in report.findings if f.kind in ("folder-missing", "not-made-yet")}
+    instances = None  # {image id: annotations}
+    if data_set.instances_json is not None:
+        found, findings = index_instances_json(data_set.instances_json, index.images, things)
+        instances = None if found is None else found.instances
+        report.findings += findings
+    if data_set.panoptic_root in missing or data_set.image_root in missing:
+        return None  # every file would be missing
+    roots = Roots(
+        panoptic_json=data_set.panoptic_json,
+        panoptic_root=data_set.panoptic_root,
+        image_root=data_set.image_root,
+        things=things,
+        labels=index.categories.labels,
+        sem_seg_root=None if data_set.sem_seg_root in missing else data_set.sem_seg_root,
+        instances_json=data_set.instances_json,
+        locate=data_set.locate,
+    )
+
+    def items():
+        for image, annotation in index.pairs:
+            found = None if instances is None or image is None else instances.get(image["id"], [])
+            yield image, annotation, found
+
+    report.total = len(index.pairs)
+    return functools.partial(check_pair, roots), items()
+
+
+def _folder_jobs(root: str, report: Report):
+    """List the files of a folder of classified images."""
+    try:
+        classes = sorted(e.path for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+    except OSError as error:
+        report.findings.append(
+            Finding("folder-missing", root, None, f"the folder cannot be read: {error.strerror}")
+        )
+        return None
+    if not classes:
+        report.findings.append(Finding("class-missing", root, None, "the folder holds no folder of a class"))
+    files = []
+    for folder in classes:
+        names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
+        images = [name for name in names if name.lower().endswith(EXTENSIONS)]
+        if not images:
+            report.findings.append(Finding("class-without-image", folder, None, "the class has no image"))
+        for name in sorted(set(names) - set(images)):
+            what = f"not named as an image ({', '.join(EXTENSIONS)})"
+            report.findings.append(Finding("other-file", os.path.join(folder, name), None, what))
+        files += [os.path.join(folder, name) for name in images]
+    report.total = len(files)
+    return check_file, files
+
+
+def run_check(data_set: DataSet, processes: int | None = None, progress: bool = True) -> Report:
+    """Check a data set; Ctrl-C ends it with what was found until then.
+
+    Args:
+        data_set: the set.
+        processes: None takes the CPUs this process may use, at most 16.
+        progress: show a bar.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    from tqdm import tqdm
+
+    start, report = time.perf_counter(), Report(data_set.name)
+    try:
+        folder = data_set.folder
+        jobs = _panoptic_jobs(data_set, report) if folder is None else _folder_jobs(folder, report)
+        if jobs is not None:
+            bar = {"total": report.total, "desc": data_set.name, "unit": "image", "disable": not progress}
+            with contextlib.closing(stream(*jobs, processes=processes)) as results:
+                for findings, counts in tqdm(results, mininterval=0.5, **bar):
+                    report.findings += findings
+                    report.counts.add(counts)
+                    report.done += 1
+    except KeyboardInterrupt:
+        report.interrupted = True
+    if report.categories is not None and report.done == report.total and jobs is not None:
+        unused = [n for i, n in report.categories.names.items() if not report.counts.segments[i]]
+        if unused:
+            what = f"{len(unused)} of {len(report.categories.names)} classes: {', '.join(unused)}"
+            report.findings.append(Finding("class-unused", data_set.panoptic_json, None, what))
+    report.sort()
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def check_data_set(
+    name: str = "data set", *, image_folder: str | None = None, processes: int | None = None, **paths
+) -> list[Finding]:
+    """Read every file of a data set and return all that was found.
+
+    Args:
+        name: a registered name, or any name if paths are given.
+        image_folder: root of a folder of classified images.
+        processes: None takes the CPUs this process may use, at most 16; 1 starts none.
+        **paths: panoptic_json, panoptic_root, image_root and, optionally, instances_json, sem_seg_root and
+            categories, as for :func:`..register_coco_panoptic`.
+
+    Returns:
+        findings, errors first; none of severity "error" means that the set can be used.
+
+    Raises:
+        UserError: an unknown name or missing arguments.
+    """
+    if image_folder is not None:
+        data_set = DataSet(name=name, folder=os.fspath(image_folder))
+    else:
+        data_set = from_paths(name, paths) if paths else find_data_set(name)
+    report = run_check(data_set, processes, progress=False)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    return report.findings
