@@ -34,7 +34,6 @@ from auto_panoptic.search import (
 )
 from auto_panoptic.search.stored_config import store_config, stored_config
 from auto_panoptic.space import SearchSpace
-from auto_panoptic.space.network_cost import cost_tables_from_config
 
 # torch and Detectron2 take seconds to import; the functions that need them do so themselves.
 
@@ -209,10 +208,11 @@ def main(args, cfg):
 
 def search(args, cfg, candidate_executor):
     """Search, and print what came of it."""
+    from auto_panoptic.modeling.counting import configured_costs
     from auto_panoptic.search import run_search
 
     space = SearchSpace.from_config(cfg)
-    tables = cost_tables_from_config(cfg)
+    tables = configured_costs(cfg)
     header = search_header(cfg, space, args.weights, args.metrics)
     with Ledger.open(ledger_path(cfg), header, resume=args.resume, allow_changed=args.accept):
         pass  # whoever may not write it learns so now, not after the images are read

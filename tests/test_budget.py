@@ -11,7 +11,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import budget, knapsack
 from auto_panoptic.explore.budget import best_under_budget, check_budget, pareto_front, parse_amount
-from auto_panoptic.space import Cost, CostTables, SearchSpace, cost_tables_from_config
+from auto_panoptic.modeling.counting import configured_costs
+from auto_panoptic.space import Cost, CostTables, SearchSpace
 from auto_panoptic.space.ops import HEAD_OPS
 from auto_panoptic.space.space import ChoiceSite
 
@@ -136,7 +137,7 @@ def test_front_is_that_of_enumeration():
 @pytest.fixture(scope="module")
 def whole():
     """Cost tables of the paper's network: 56 sites."""
-    tables = cost_tables_from_config(make_cfg(small=False))
+    tables = configured_costs(make_cfg(small=False))
     assert len(tables.space.sites) == 56
     return tables
 

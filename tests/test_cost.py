@@ -1,10 +1,29 @@
+"""Tables of costs, and the published costs of the paper's backbone."""
+
+import itertools
+import json
+import statistics
+
 import numpy as np
 import pytest
+from closed_form_costs import WIDTHS as FORMULAS
+from closed_form_costs import add, backbone
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.space import Architecture, SearchSpace, Width, backbone_cost, resolve_architecture_path
-from auto_panoptic.space.cost import cost_table, supernet_params
+from auto_panoptic.space import (
+    Architecture,
+    ChoiceSite,
+    Cost,
+    CostTables,
+    SearchSpace,
+    Width,
+    backbone_cost,
+    resolve_architecture_path,
+)
+from auto_panoptic.systems.panoptic_fpn.published import _backbone_tables
 
+SPACE = SearchSpace.default()
+BACKBONE = SearchSpace(SPACE.sites[:40])
 NAMES = {"COCO": "auto_panoptic_coco", "ADE": "auto_panoptic_ade20k", "DetNAS": "detnas_coco"}
 
 
@@ -12,63 +31,69 @@ def shipped(name):
     return Architecture.load(resolve_architecture_path(NAMES[name]))
 
 
+def made_up(space, seed=0):
+    """Tables of a space with random entries."""
+    rng = np.random.default_rng(seed)
+
+    def cost():
+        return Cost(*(int(v) for v in rng.integers(10**9, size=2)))
+
+    return CostTables(
+        space, {"a": cost(), "b": cost()}, {s.name: {op: cost() for op in s.names} for s in space.sites}
+    )
+
+
+# ------------------------------------------------------------------ the paper's backbone
+
+
 @pytest.mark.parametrize(
-    "index, macs, params, with_classifier",
+    "width, indices, macs, params, with_classifier",
     [
-        (0, 262705856, 1473488, 295842496),
-        (1, 280518336, 1530576, 313654976),
-        (2, 307237056, 1616208, 340373696),
-        (3, 325689280, 2189424, 358825920),
+        ("300M", [0] * 20, 262705856, 1473488, "0.295842496"),
+        ("300M", [1] * 20, 280518336, 1530576, "0.313654976"),
+        ("300M", [2] * 20, 307237056, 1616208, "0.340373696"),
+        ("300M", [3] * 20, 325689280, 2189424, "0.358825920"),
+        ("1.3G", [0] * 40, 1036681632, 6244464, "1.0859"),
+        ("1.3G", [3] * 40, 1391231520, 9359208, "1.4404"),
+        ("1.3G", "COCO", 1152748128, 6825840, "1.2019"),
+        ("1.3G", "ADE", 1243855200, 7845360, "1.2930"),
+        ("1.3G", "DetNAS", 1269181536, 8415216, "1.3184"),
+        ("3.8G", "COCO", 3572432416, 21627126, "3.7205"),
+        ("3.8G", "ADE", 3842661536, 24951932, "3.9907"),
+        ("3.8G", "DetNAS", 3937832864, 26724428, "4.0859"),
     ],
 )
-def test_300m(index, macs, params, with_classifier):
-    assert backbone_cost([index] * 20, "300M") == (macs, params)
-    assert backbone_cost([index] * 20, "300M", classifier=True).macs == with_classifier
+def test_published_backbones(width, indices, macs, params, with_classifier):
+    forms = [indices, np.array(indices)]
+    if isinstance(indices, str):
+        architecture = shipped(indices)
+        lists = architecture.indices()
+        forms = [architecture, lists, lists["backbone"], np.array(lists["backbone"])]
+        flipped = SearchSpace.from_dict({site: ops[::-1] for site, ops in SPACE.to_dict().items()})
+        forms += [flipped.architecture(architecture), [architecture[f"backbone.{i}"] for i in range(40)]]
+    for form in forms:
+        assert backbone_cost(form, width) == (macs, params)
+    digits = len(with_classifier.partition(".")[2])
+    assert f"{backbone_cost(forms[0], width, classifier=True).macs / 1e9:.{digits}f}" == with_classifier
 
 
 @pytest.mark.parametrize(
-    "width, name, macs, params, rounded",
+    "width, macs, params, supernet",
     [
-        ("1.3G", "COCO", 1152748128, 6825840, 1.2019),
-        ("1.3G", "ADE", 1243855200, 7845360, 1.2930),
-        ("1.3G", "DetNAS", 1269181536, 8415216, 1.3184),
-        ("3.8G", "COCO", 3572432416, 21627126, 3.7205),
-        ("3.8G", "ADE", 3842661536, 24951932, 3.9907),
-        ("3.8G", "DetNAS", 3937832864, 26724428, 4.0859),
+        ("1.3G", (1016.0, 1219.2, 1534.8, 33.9), (8.26, 9.17, 11.37, 0.30), 28642008),
+        ("3.8G", (3190.8, 3764.2, 4762.3, 105.4), (24.73, 27.43, 34.51, 0.98), 90826770),
     ],
 )
-def test_published_genotypes(width, name, macs, params, rounded):
-    arch = shipped(name)
-    for indices in (arch, arch.indices(), arch.indices()["backbone"], np.array(arch.indices()["backbone"])):
-        assert backbone_cost(indices, width) == (macs, params)
-    assert round(backbone_cost(arch, width, classifier=True).macs / 1e9, 4) == rounded
-
-
-@pytest.mark.parametrize(
-    "index, macs, params, rounded", [(0, 1036681632, 6244464, 1.0859), (3, 1391231520, 9359208, 1.4404)]
-)
-def test_uniform_1_3g(index, macs, params, rounded):
-    assert backbone_cost([index] * 40) == (macs, params)
-    assert round(backbone_cost([index] * 40, classifier=True).macs / 1e9, 4) == rounded
-
-
-def test_supernet_body():
-    assert supernet_params("1.3G") == 28642008
-    # Every operator of every block once, and the stem once: 3 * 3 * 3 * 48 + 48 + 2 * 48 = 1440.
-    uniform = [backbone_cost([i] * 40).params for i in range(4)]
-    assert sum(uniform) - 3 * 1440 == 28642008
-
-
-def test_cost_is_additive():
-    table = cost_table("3.8G")
-    base = backbone_cost([0] * 40, "3.8G")
-    for layer in (0, 1, 8, 20, 39):
-        indices = [0] * 40
-        indices[layer] = 3
-        extra = [
-            a - b for a, b in zip(table[layer]["xception_3x3"], table[layer]["shuffle_3x3"], strict=True)
-        ]
-        assert backbone_cost(indices, "3.8G") == (base.macs + extra[0], base.params + extra[1])
+def test_whole_backbone_space(width, macs, params, supernet):
+    """With classifier: least, mean, most and standard deviation; without: all operators together."""
+    formula = FORMULAS[width]
+    tables = _backbone_tables(Width(*formula), (224, 224))
+    found = [tables.minimum, tables.mean, tables.maximum, tables.standard_deviation]
+    assert tuple(round(cost.macs / 1e6, 1) for cost in found) == macs
+    assert tuple(round(cost.params / 1e6, 2) for cost in found) == params
+    stem, rows, classifier = backbone(formula, (224, 224))
+    assert tables.fixed == {"backbone": stem, "classifier": classifier} and list(tables.sites) == rows
+    assert add(stem, *(cost for row in rows for cost in row.values()))[1] == supernet
 
 
 def test_tiny_network_by_hand():
@@ -80,23 +105,10 @@ def test_tiny_network_by_hand():
         mid = c_out // 2
         macs += c_in * mid * before + 9 * mid * after + mid * (c_out - c_in) * after
         macs += 9 * c_in * after + c_in * c_in * after
-    assert backbone_cost([0, 0, 0, 0], width, size=(7, 33)).macs == macs
-    assert backbone_cost([0, 0, 0, 0], width, size=(224, 224)).params == (
-        backbone_cost([0, 0, 0, 0], width, size=(7, 33)).params
-    )
-    with_classifier = backbone_cost([0, 0, 0, 0], width, size=(7, 33), classifier=True)
+    cost = backbone_cost([0] * 4, width, size=(7, 33))
+    assert cost == (macs, backbone_cost([0] * 4, width).params)
+    with_classifier = backbone_cost([0] * 4, width, size=(7, 33), classifier=True)
     assert with_classifier.macs == macs + 12 * 1024 * 2 + 1024 * 1000
-
-
-def test_size_scales_macs_exactly_when_divisible_by_32():
-    assert backbone_cost([3] * 40, size=(448, 672)).macs == 6 * backbone_cost([3] * 40).macs
-
-
-def test_published_order_whatever_the_space():
-    space = SearchSpace.default()
-    flipped = SearchSpace.from_dict({site: ops[::-1] for site, ops in space.to_dict().items()})
-    arch = shipped("COCO")
-    assert backbone_cost(flipped.architecture(arch)) == backbone_cost(arch)
 
 
 @pytest.mark.parametrize(
@@ -111,5 +123,78 @@ def test_published_order_whatever_the_space():
     ],
 )
 def test_errors(arguments, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         backbone_cost(*arguments)
+
+
+# ------------------------------------------------------------------ the tables
+
+
+def test_moments_by_enumeration():
+    ops = (
+        ["shuffle_3x3"],
+        ["shuffle_3x3", "shuffle_7x7", "xception_3x3"],
+        ["r4", "r8"],
+        ["conv_3x3", "dwconv_3x3"],
+    )
+    space = SearchSpace(tuple(ChoiceSite(f"part.{i}", tuple(names)) for i, names in enumerate(ops)))
+    tables = made_up(space)
+    costs = [
+        tables.cost(space.architecture(choices))
+        for choices in itertools.product(*(s.names for s in space.sites))
+    ]
+    assert len(costs) == space.cardinality == 12
+    for i in range(2):
+        values = [cost[i] for cost in costs]
+        assert (tables.minimum[i], tables.maximum[i]) == (min(values), max(values))
+        assert tables.mean[i] == statistics.mean(map(float, values))
+        assert tables.standard_deviation[i] == pytest.approx(statistics.pstdev(values), rel=1e-12)
+
+
+def test_every_form_of_an_architecture():
+    tables = made_up(SPACE)
+    architecture = SPACE.random(np.random.default_rng(4))
+    lists = architecture.indices()
+    flat = [site.index(name) for site, name in zip(SPACE.sites, architecture.choices, strict=True)]
+    forms = [lists, {**lists, "head": np.array(lists["head"])}, flat, tuple(flat), np.array(flat)]
+    flipped = SearchSpace.from_dict({site: ops[::-1] for site, ops in reversed(SPACE.to_dict().items())})
+    forms += [flipped.architecture(architecture), SearchSpace.from_dict(SPACE.to_dict()).architecture(flat)]
+    rows = dict(zip((site.name for site in SPACE.sites), tables.sites, strict=True))
+    expected = add(*tables.fixed.values(), *(rows[s][op] for s, op in architecture.names().items()))
+    assert [tables.cost(form) for form in (architecture, *forms)] == [expected] * (len(forms) + 1)
+    turned = CostTables(flipped, tables.fixed, rows)
+    forms = [architecture, flipped.architecture(architecture).indices()]
+    forms += [[len(site.ops) - 1 - i for site, i in zip(SPACE.sites, flat, strict=True)][::-1]]
+    assert [turned.cost(form) for form in forms] == [expected] * 3
+
+
+@pytest.mark.parametrize(
+    "choice, message",
+    [
+        ([0] * 55, "55 choices for 56 sites"),
+        ([0] * 55 + [3], "site 'attention.b2f.4' has index 3: expected 0..2"),
+        ([-1] + [0] * 55, "site 'backbone.0' has index -1"),
+        ([0.0] + [0] * 55, "site 'backbone.0' has index 0.0"),
+        ([True] + [0] * 55, "site 'backbone.0' has index True"),
+        ({"backbone": [0] * 40, "head": [0] * 6, "inter": [0] * 9}, "'head' has 6 indices: expected 7"),
+        ({"backbone": [0] * 40, "head": [0] * 7, "inter": [0] * 9, "x": []}, "unknown index list 'x'"),
+        ({"backbone": [0] * 40, "head": [6] * 7, "inter": [0] * 9}, "site 'mask.0' has index 6"),
+        (BACKBONE.architecture([0] * 40), "site 'mask.0' has no operator"),
+    ],
+)
+def test_cost_of_no_architecture(choice, message):
+    with pytest.raises(UserError, match=message):
+        made_up(SPACE).cost(choice)
+
+
+def test_json():
+    """A round trip through text; what is not of that form is refused."""
+    tables = made_up(SPACE)
+    again = CostTables.from_json(json.loads(json.dumps(tables.to_json())))
+    assert (again.space, again.fixed, again.sites) == (tables.space, tables.fixed, tables.sites)
+    broken = [[], {"fixed": {}}, {"fixed": {"a": [1]}, "sites": {}}, {"fixed": {"a": [1, 2.0]}, "sites": {}}]
+    rows = [{"dwconv_3x3": [True, 1]}, {"dwconv_3x3": [-1, 1]}, {"nothing": [1, 1]}, {}, 3]
+    broken += [{"fixed": {}, "sites": {"mask.0": row}} for row in rows]
+    for content in broken:
+        with pytest.raises(ValueError):
+            CostTables.from_json(content)

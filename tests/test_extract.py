@@ -7,8 +7,9 @@ from modeling_util import assert_same_outputs, inference, make_cfg, make_input, 
 from torch import nn
 
 from auto_panoptic.modeling import apply_architecture, choice_blocks
+from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.modeling.extract import extract
-from auto_panoptic.space import SearchSpace, cost_tables_from_config
+from auto_panoptic.space import SearchSpace
 
 
 def disturb(model, seed=0):
@@ -53,7 +54,7 @@ def check(cfg, supernet, architecture, inputs, path, tolerance=1e-5):
     fixed = make_model(cfg, seed=99)
     fixed.load_state_dict(extracted.state_dict(), strict=True)
     assert list(fixed.state_dict()) == list(extracted.state_dict())
-    assert num_params(extracted) == cost_tables_from_config(cfg).cost(architecture).params
+    assert num_params(extracted) == configured_costs(cfg).cost(architecture).params
     for model in (extracted, fixed):
         found, found_outputs = results(model, inputs)
         for theirs, ours in zip(features, found, strict=True):

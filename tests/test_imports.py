@@ -26,8 +26,13 @@ ROOMS = (
 )
 LEVEL = {room: i for i, room in enumerate(ROOMS)}
 # The only imports against the order, inside functions: the keys of the systems, the space of a config's model
-# and the paper's space under their public names.
-FORWARDS = {("config.py", "systems"), ("space/space.py", "systems"), ("space/space.py", "modeling")}
+# and the paper's space and costs under their public names.
+FORWARDS = {
+    ("config.py", "systems"),
+    ("space/cost.py", "systems"),
+    ("space/space.py", "modeling"),
+    ("space/space.py", "systems"),
+}
 MODULES = {p.stem for p in PACKAGE.glob("*.py")} | {p.name for p in PACKAGE.iterdir() if p.is_dir()}
 MAX_LINES = 400
 

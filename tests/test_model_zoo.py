@@ -11,6 +11,7 @@ from test_configs import FOLDER, RUNNABLE, read
 from test_docs import missing_architectures, missing_paths
 from toy import ROOT
 
+from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.space import (
     Architecture,
     SearchSpace,
@@ -18,7 +19,6 @@ from auto_panoptic.space import (
     resolve_architecture_path,
     width_from_config,
 )
-from auto_panoptic.space.network_cost import cost_tables_from_config
 
 TEXT = (ROOT / "MODEL_ZOO.md").read_text()
 
@@ -81,7 +81,7 @@ def test_every_config_is_linked():
 def test_cost_of_the_measured_baseline():
     (row,) = [row for row in ROWS if "PQ, measured" in row and "Panoptic-FPN" in row["method"]]
     (path,) = linked(row["config"])
-    cost = cost_tables_from_config(read(path)).cost(Architecture(SearchSpace(()), ()))
+    cost = configured_costs(read(path)).cost(Architecture(SearchSpace(()), ()))
     expected = (f"{cost.macs / 1e9:.3f} G", f"{cost.params / 1e6:.2f} M")
     assert (row["MACs, whole"], row["params, whole"]) == expected == ("1.317 G", "12.72 M")
 

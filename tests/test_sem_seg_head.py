@@ -47,7 +47,7 @@ def textbook_logits(head, features, gates, align_corners):
             x = block(x)
         x = F.interpolate(x, size=features["p2"].shape[-2:], mode="bilinear", align_corners=align_corners)
         resized.append(x if gates is None else x + gates[name][:, :, None, None] * x)
-    logits = head.predictor(torch.cat(resized, dim=1))
+    logits = F.conv2d(torch.cat(resized, dim=1), head.predictor.weight, head.predictor.bias)
     return F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=align_corners)
 
 

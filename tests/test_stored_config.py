@@ -9,8 +9,9 @@ import pytest
 from test_selecting import evaluated, write_ledger
 from toy import ROOT, make_config, run_script, write_config
 
+from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.search.stored_config import store_config, stored_config
-from auto_panoptic.space import SearchSpace, cost_tables_from_config
+from auto_panoptic.space import SearchSpace
 
 # Runs the command given as arguments; on stderr its CPU seconds and the heavy modules it imported.
 TIMED = """
@@ -58,9 +59,7 @@ def test_the_stored_config_is_that_of_the_search(toy):
     stored = stored_config(config, [])
     assert SearchSpace.from_config(stored) == SearchSpace.from_config(cfg)
     architecture = SearchSpace.from_config(cfg).architecture([0] * len(SearchSpace.from_config(cfg).sites))
-    assert cost_tables_from_config(stored).cost(architecture) == cost_tables_from_config(cfg).cost(
-        architecture
-    )
+    assert configured_costs(stored).cost(architecture) == configured_costs(cfg).cost(architecture)
     assert stored.OUTPUT_DIR == cfg.OUTPUT_DIR
 
 

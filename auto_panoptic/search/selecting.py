@@ -13,7 +13,7 @@ from ..explore import Ledger, Scoreboard
 from ..explore.budget import Point, check_budget, parse_amount
 from ..explore.estimators import ESTIMATORS
 from ..explore.selection import Selection, front, select
-from ..space import Architecture, SearchSpace, cost_tables_from_config
+from ..space import Architecture, SearchSpace
 from .header import ledger_path
 from .results import write_json, write_results
 
@@ -53,7 +53,9 @@ def check_limits(cfg, args: argparse.Namespace) -> None:
         UserError: names the smallest feasible value.
     """
     if args.max_macs is not None or args.max_params is not None:
-        check_budget(cost_tables_from_config(cfg), args.max_macs, args.max_params)
+        from ..modeling.counting import configured_costs
+
+        check_budget(configured_costs(cfg), args.max_macs, args.max_params)
 
 
 def rescore(
@@ -79,7 +81,9 @@ def rescore(
     """
     path = ledger_path(cfg)
     space = SearchSpace.from_config(cfg)
-    costs = cost_tables_from_config(cfg)
+    from ..modeling.counting import configured_costs
+
+    costs = configured_costs(cfg)
     header = Ledger(path).header
     recorded = SearchSpace.from_dict(header["space"])
     if recorded != space:

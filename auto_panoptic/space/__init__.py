@@ -1,10 +1,7 @@
 """What is searched: sites, operators, architectures and their cost. Pure data, no torch."""
 
 from .architecture_file import load_names, resolve_architecture_path
-from .cost import Cost, backbone_cost
-from .cost_tables import CostTables
-from .network import Network
-from .network_cost import cost_tables_from_config, network_cost_tables
+from .cost import Cost, CostTables, backbone_cost
 from .ops import (
     BACKBONE_OPS,
     HEAD_OPS,
@@ -28,16 +25,13 @@ __all__ = [
     "ChoiceSite",
     "Cost",
     "CostTables",
-    "Network",
     "OpSpec",
     "SearchSpace",
     "Width",
     "backbone_cost",
-    "cost_tables_from_config",
     "domain",
     "effective_ratio",
     "load_names",
-    "network_cost_tables",
     "op",
     "ratio_op",
     "register_ops",

@@ -1,21 +1,15 @@
-"""Exact multiply-adds and parameters of the backbone, as a sum over its blocks.
-
-Convolutions and the fully connected layer count k * k * C_in / groups * C_out multiply-adds per output
-position; biases and normalisation count none. Parameters include the affine parameters of BatchNorm and the
-stem's bias. The figures equal the reference code's per-operator table at its width (300M).
-"""
+"""Cost of any architecture of a space: a fixed cost plus one table entry per site."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
 from ..errors import UserError
-from .ops import BACKBONE_OPS, OpSpec
-from .space import Architecture, ChoiceSite, op_at
-from .widths import Width, get_width
-
-NUM_CLASSES = 1000  # of the ImageNet classifier
+from .space import Architecture, SearchSpace, op_at
 
 
 class Cost(NamedTuple):
@@ -28,139 +22,147 @@ class Cost(NamedTuple):
         return Cost(self.macs + other[0], self.params + other[1])
 
 
-def backbone_cost(
-    indices,
-    width: str | Width = "1.3G",
-    size: tuple[int, int] = (224, 224),
-    classifier: bool = False,
-) -> Cost:
-    """Cost of the backbone with one operator per block.
+ZERO = Cost(0, 0)
 
-    Args:
-        indices: one index (published order) or :class:`OpSpec` per block, or an :class:`Architecture`, or
-            the three index lists, of which ``backbone`` counts.
-        width: a name in ``WIDTHS`` or a :class:`Width`.
-        size: height and width of the image in pixels.
-        classifier: add the ImageNet classifier (1x1 convolution, pooling, 1000 outputs).
 
-    Returns:
-        (multiply-adds, parameters).
+def backbone_cost(*args, **kwargs) -> Cost:
+    """That of the paper: :func:`auto_panoptic.systems.panoptic_fpn.published.backbone_cost`."""
+    from ..systems.panoptic_fpn import published
+
+    return published.backbone_cost(*args, **kwargs)
+
+
+class CostTables:
+    """Costs of the architectures of one space.
+
+    Attributes:
+        space: the search space.
+        fixed: {part of the network: :class:`Cost` of what no choice changes}.
+        sites: per site, in site order, {operator name: :class:`Cost`}.
     """
-    width = get_width(width)
-    total = stem_cost(width, size)
-    ops = _backbone_ops(indices, width)
-    for layer, (spec, table) in enumerate(zip(ops, cost_table(width, size), strict=True)):
-        if spec.name not in table:
-            raise UserError(f"backbone.{layer} has operator {spec.name!r}: expected {', '.join(table)}")
-        total += table[spec.name]
-    return total + classifier_cost(width, size) if classifier else total
 
+    def __init__(
+        self, space: SearchSpace, fixed: Mapping[str, Cost], sites: Mapping[str, Mapping[str, Cost]]
+    ):
+        self.space = space
+        self.fixed = dict(fixed)
+        self.sites = tuple({op.name: sites[site.name][op.name] for op in site.ops} for site in space.sites)
+        self._by_index = tuple(tuple(row.values()) for row in self.sites)
+        self._start = sum(self.fixed.values(), ZERO)
 
-def supernet_params(width: str | Width = "1.3G") -> int:
-    """Parameters of the backbone with all operators at every block, without classifier."""
-    width = get_width(width)
-    tables = cost_table(width)
-    return stem_cost(width).params + sum(cost.params for table in tables for cost in table.values())
+    def cost(self, architecture) -> Cost:
+        """Cost of one architecture.
 
+        Args:
+            architecture: an :class:`Architecture` of the space (or of another one with the same sites and
+                operators that the space has), one index per site in site order, or the index lists.
 
-def cost_table(width: str | Width = "1.3G", size: tuple[int, int] = (224, 224)) -> list[dict[str, Cost]]:
-    """{operator name: cost} of every block: adding one entry per block to the stem gives the backbone."""
-    width = get_width(width)
-    size = _half(_check_size(size))
-    tables = []
-    for c_in, c_out, stride in width.blocks():
-        tables.append({spec.name: block_cost(spec, c_in, c_out, stride, size) for spec in BACKBONE_OPS})
-        size = _half(size) if stride == 2 else size
-    return tables
+        Raises:
+            UserError: no architecture of the space.
+        """
+        macs, params = self._start
+        if isinstance(architecture, Architecture):
+            for row, name in zip(self.sites, self._names(architecture), strict=True):
+                cost = row[name]
+                macs += cost[0]
+                params += cost[1]
+            return Cost(macs, params)
+        indices = self._flat(architecture)
+        for position, (row, index) in enumerate(zip(self._by_index, indices, strict=True)):
+            if index.__class__ is not int or not 0 <= index < len(row):
+                op_at(self.space.sites[position], index)  # raises unless it is another kind of integer
+            cost = row[index]
+            macs += cost[0]
+            params += cost[1]
+        return Cost(macs, params)
 
+    def to_json(self) -> dict:
+        """{"fixed": {part: [MACs, parameters]}, "sites": {site: {operator: [MACs, parameters]}}}."""
+        rows = zip(self.space.sites, self.sites, strict=True)
+        return {
+            "fixed": {part: list(cost) for part, cost in self.fixed.items()},
+            "sites": {site.name: {op: list(cost) for op, cost in row.items()} for site, row in rows},
+        }
 
-def stem_cost(width: Width, size: tuple[int, int] = (224, 224)) -> Cost:
-    """3x3 convolution of stride 2 with bias, BatchNorm."""
-    cost = _conv(3, width.stem, 3, 1, _half(_check_size(size)))
-    return cost + (0, width.stem)
+    @classmethod
+    def from_json(cls, content: Mapping) -> CostTables:
+        """Inverse of :meth:`to_json`.
 
+        Raises:
+            ValueError: the content is not of that form.
+        """
+        try:
+            fixed = {part: _cost(pair) for part, pair in content["fixed"].items()}
+            sites = {
+                site: {op: _cost(pair) for op, pair in row.items()} for site, row in content["sites"].items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not the tables of costs: {type(error).__name__} {error}") from None
+        return cls(SearchSpace.from_dict({site: list(row) for site, row in sites.items()}), fixed, sites)
 
-def classifier_cost(width: Width, size: tuple[int, int] = (224, 224), num_classes: int = NUM_CLASSES) -> Cost:
-    """1x1 convolution with bias, BatchNorm, average pooling, fully connected layer."""
-    size = level_size(size, 5)
-    conv = _conv(width.channels[-1], width.classifier, 1, 1, size) + (0, width.classifier)
-    return conv + (width.classifier * num_classes, (width.classifier + 1) * num_classes)
+    @cached_property
+    def minimum(self) -> Cost:
+        """Fewest MACs and fewest parameters over the space; two different architectures may have them."""
+        return self._extreme(min)
 
+    @cached_property
+    def maximum(self) -> Cost:
+        """Most MACs and most parameters over the space; two different architectures may have them."""
+        return self._extreme(max)
 
-def block_cost(spec: OpSpec, c_in: int, c_out: int, stride: int, size: tuple[int, int]) -> Cost:
-    """Cost of one block.
+    @cached_property
+    def mean(self) -> Cost:
+        """Mean over all architectures of the space, correctly rounded to floats."""
+        rows = [[Fraction(sum(c[i] for c in row), len(row)) for row in self._by_index] for i in range(2)]
+        return Cost(*(float(self._start[i] + sum(rows[i])) for i in range(2)))
 
-    Args:
-        spec: a backbone operator.
-        c_in, c_out: channels of the block's input and output; equal when ``stride`` is 1.
-        stride: 1 (half of the channels passes through) or 2 (a projection takes the place of that half).
-        size: height and width of the block's input.
-    """
-    out = _half(size) if stride == 2 else size
-    branch_in = c_in if stride == 2 else c_in // 2
-    mid, branch_out, k = c_out // 2, c_out - branch_in, spec.kernel
-    if spec.kind == "shuffle":
-        convs = [
-            _conv(branch_in, mid, 1, 1, size),
-            _conv(mid, mid, k, mid, out),
-            _conv(mid, branch_out, 1, 1, out),
-        ]
-    else:
-        convs = [
-            _conv(branch_in, branch_in, k, branch_in, out),
-            _conv(branch_in, mid, 1, 1, out),
-            _conv(mid, mid, k, mid, out),
-            _conv(mid, mid, 1, 1, out),
-            _conv(mid, mid, k, mid, out),
-            _conv(mid, branch_out, 1, 1, out),
-        ]
-    if stride == 2:
-        convs += [_conv(c_in, c_in, k, c_in, out), _conv(c_in, c_in, 1, 1, out)]
-    return sum(convs, Cost(0, 0))
+    @cached_property
+    def standard_deviation(self) -> Cost:
+        """Standard deviation over all architectures of the space, whose sites are independent."""
+        rows = [[_variance([cost[i] for cost in row]) for row in self._by_index] for i in range(2)]
+        return Cost(*(math.sqrt(sum(variances)) for variances in rows))
 
+    def _extreme(self, choose) -> Cost:
+        pairs = ([choose(cost[i] for cost in row) for row in self._by_index] for i in range(2))
+        return self._start + Cost(*(sum(values) for values in pairs))
 
-def _conv(c_in: int, c_out: int, kernel: int, groups: int, out: tuple[int, int]) -> Cost:
-    """Convolution without bias followed by BatchNorm; ``out`` is the size of its output."""
-    weights = kernel * kernel * (c_in // groups) * c_out
-    return Cost(weights * out[0] * out[1], weights + 2 * c_out)
+    def _names(self, architecture: Architecture) -> tuple[str, ...]:
+        """The choices in the order of our sites."""
+        space = architecture.space
+        if space is self.space or space.fingerprint == self.space.fingerprint:
+            return architecture.choices
+        return self.space.architecture(architecture).choices
 
-
-def level_size(size: tuple[int, int], level: int) -> tuple[int, int]:
-    """Size of the feature maps of stride 2**level: C2 has level 2, the maps of P6 have level 6."""
-    size = _check_size(size)
-    for _ in range(level):
-        size = _half(size)
-    return size
-
-
-def _half(size: tuple[int, int]) -> tuple[int, int]:
-    """Size after a convolution of stride 2, odd kernel k and padding k // 2."""
-    return (size[0] + 1) // 2, (size[1] + 1) // 2
-
-
-def _check_size(size) -> tuple[int, int]:
-    if len(size) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in size):
-        raise UserError(f"image size {size!r}: expected (height, width), two integers >= 1")
-    return tuple(size)
-
-
-def _backbone_ops(indices, width: Width) -> list[OpSpec]:
-    if isinstance(indices, Architecture):
-        ops = [indices[site.name] for site in indices.space.group("backbone")]
-    else:
+    def _flat(self, indices) -> list[int]:
+        """One index per site from the index lists or from a sequence."""
         if isinstance(indices, Mapping):
-            indices = indices["backbone"]
-        ops = [
-            entry if isinstance(entry, OpSpec) else _published(layer, entry)
-            for layer, entry in enumerate(indices)
-        ]
-    if len(ops) != width.num_layers:
-        raise UserError(
-            f"{len(ops)} backbone operators: this width has {width.num_layers} blocks, give one for each"
-        )
-    return ops
+            flat = [None] * len(self.sites)
+            for group, positions in self._groups.items():
+                values = indices.get(group, ())
+                if len(values) != len(positions) or not indices.keys() <= self._groups.keys():
+                    Architecture.from_indices(self.space, indices)  # raises and says which list is wrong
+                for position, index in zip(positions, values, strict=True):
+                    flat[position] = index
+            return flat
+        indices = indices.tolist() if hasattr(indices, "tolist") else indices
+        if len(indices) != len(self.sites):
+            raise UserError(f"{len(indices)} choices for {len(self.sites)} sites: give one index per site")
+        return indices
+
+    @cached_property
+    def _groups(self) -> dict[str, list[int]]:
+        """{index list: positions of its sites}."""
+        sites = self.space.sites
+        return {g: [i for i, site in enumerate(sites) if site.group == g] for g in self.space.groups}
 
 
-def _published(layer: int, index: int) -> OpSpec:
-    site = ChoiceSite(f"backbone.{layer}", BACKBONE_OPS)
-    return BACKBONE_OPS[site.index(op_at(site, index))]
+def _variance(values: list[int]) -> Fraction:
+    mean = Fraction(sum(values), len(values))
+    return sum((value - mean) ** 2 for value in values) / len(values)
+
+
+def _cost(pair) -> Cost:
+    macs, params = pair
+    if any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in pair):
+        raise ValueError(f"{pair!r}: expected two integers >= 0")
+    return Cost(macs, params)

@@ -41,6 +41,10 @@ class ModulatedDeformConv2d(nn.Module):
         offset, mask = self.offset_mask(x).split([2 * self.kernel**2, self.kernel**2], dim=1)
         return deform_conv2d(x, offset, self.weight, self.bias, padding=self.padding, mask=mask.sigmoid())
 
+    def macs(self, inputs: tuple, output: torch.Tensor) -> int:
+        """Multiply-adds of one call beside those of the offsets, as of a plain convolution."""
+        return output.numel() * self.weight[0].numel()
+
     def extra_repr(self) -> str:
         channels = f"{self.weight.shape[1]}, {self.weight.shape[0]}"
         return f"{channels}, kernel_size={self.kernel}, padding={self.padding}"

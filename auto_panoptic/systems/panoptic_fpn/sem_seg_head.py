@@ -20,6 +20,41 @@ from auto_panoptic.space import OpSpec, domain
 __all__ = ["SearchableSemSegFPNHead"]
 
 
+class LevelClassifier(nn.Conv2d):
+    """1x1 convolution over all levels together; each level's slice acts at the level's own resolution."""
+
+    def __init__(self, channels: int, num_classes: int, align_corners: bool):
+        super().__init__(channels, num_classes, kernel_size=1)
+        self.align_corners = align_corners
+
+    def forward(self, levels: Sequence[torch.Tensor], gates: Sequence[torch.Tensor] | None = None):
+        """
+        Args:
+            levels: (N, C, h, w) features, the finest level first.
+            gates: (N, C) attention gates a per level; features count (1 + a) times. None: no attention.
+
+        Returns:
+            (N, K, H, W) logits at the size of the finest level.
+        """
+        slices = self.weight.flatten(1).split([x.shape[1] for x in levels], dim=1)
+        size, total = levels[0].shape[-2:], None
+        for i, (x, weight) in enumerate(zip(levels, slices, strict=True)):
+            n, _, h, w = x.shape
+            if gates is None:
+                logits = F.conv2d(x, weight[:, :, None, None])
+            else:
+                scaled = weight * (1 + gates[i])[:, None, :]  # (N, K, C)
+                logits = torch.bmm(scaled, x.flatten(2)).view(n, -1, h, w)
+            if (h, w) != tuple(size):
+                logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.align_corners)
+            total = logits if total is None else total + logits
+        return total + self.bias[:, None, None]
+
+    def macs(self, inputs: tuple, output: torch.Tensor) -> int:
+        """Multiply-adds of one call: every feature meets the weights of all classes."""
+        return self.out_channels * sum(x.numel() for x in inputs[0])
+
+
 @SEM_SEG_HEADS_REGISTRY.register()
 class SearchableSemSegFPNHead(nn.Module):
     """Searched layers ``sem_seg.0``, ... on every level with the same weights, then a 1x1 classifier.
@@ -84,7 +119,7 @@ class SearchableSemSegFPNHead(nn.Module):
         channels = [levels[0][1].channels] + [conv_dim] * num_layers
         builds = [partial(build_head_op, in_channels=c, out_channels=conv_dim) for c in channels[:-1]]
         self.blocks = (choices or Choices()).row("sem_seg", ops, builds)
-        self.predictor = nn.Conv2d(channels[-1] * len(levels), num_classes, kernel_size=1)
+        self.predictor = LevelClassifier(channels[-1] * len(levels), num_classes, align_corners)
 
     @classmethod
     def from_config(cls, cfg, input_shape: Mapping[str, ShapeSpec]):
@@ -143,22 +178,8 @@ class SearchableSemSegFPNHead(nn.Module):
 
     def classify(self, subnet_features, gates=None) -> torch.Tensor:
         """Attention, classifier, sum over the levels -> (N, K, H, W) logits; see :meth:`predict`."""
-        weight = self.predictor.weight.flatten(1)
-        slices = weight.split([subnet_features[name].shape[1] for name in self.in_features], dim=1)
-        size = subnet_features[self.in_features[0]].shape[-2:]
-        total = None
-        for name, level_weight in zip(self.in_features, slices, strict=True):
-            x = subnet_features[name]
-            n, _, h, w = x.shape
-            if gates is None:
-                logits = F.conv2d(x, level_weight[:, :, None, None])
-            else:
-                scaled = level_weight * (1 + gates[name])[:, None, :]  # (N, K, C)
-                logits = torch.bmm(scaled, x.flatten(2)).view(n, -1, h, w)
-            if (h, w) != tuple(size):
-                logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.align_corners)
-            total = logits if total is None else total + logits
-        return total + self.predictor.bias[:, None, None]
+        levels = [subnet_features[name] for name in self.in_features]
+        return self.predictor(levels, None if gates is None else [gates[name] for name in self.in_features])
 
     def upsample(self, logits: torch.Tensor) -> torch.Tensor:
         """(N, K, H, W) -> (N, K, common_stride * H, common_stride * W), the size of the padded input."""
