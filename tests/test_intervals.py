@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from auto_panoptic.explore.fairness import cycle_indices
-from auto_panoptic.explore.intervals import block_numbers, operator_effects, student_quantile
+from auto_panoptic.explore.intervals import block_numbers, operator_effects
 from auto_panoptic.space import SearchSpace
 
 SPACE = SearchSpace.default()
@@ -15,14 +15,6 @@ SIZES = [len(site.ops) for site in SPACE.sites]
 def fair(seed, cycles):
     choices = np.concatenate([cycle_indices(SPACE, seed, c) for c in range(cycles)])
     return choices, np.repeat(np.arange(cycles), SPACE.cycle_length)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 6, 7, 10, 42, 45, 100, 361])
-@pytest.mark.parametrize("probability", [0.6, 0.9, 0.975, 0.999])
-def test_quantiles(probability, freedom):
-    assert student_quantile(probability, freedom) == pytest.approx(
-        stats.t.ppf(probability, freedom), rel=1e-9
-    )
 
 
 def test_blocks_are_the_aligned_runs_of_a_fair_cycle():

@@ -1,26 +1,31 @@
 """The best total score that a budget of MACs and parameters allows; the score-against-MACs front.
 
-Scores and costs are sums over the sites, so this is a multiple-choice knapsack (:mod:`.knapsack`). Costs are
-integers; scores are made integers first (:func:`_integers`).
+Scores and costs are sums over the sites, so this is a multiple-choice knapsack, an integer program for HiGHS.
+Costs are integers; scores are made integers first (:func:`_integers`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from ..errors import UserError
 from ..space import CostTables
-from .knapsack import States, solve
 
 COSTS = ("macs", "params")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]?)")
 _UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 _SCORE_BITS = 40  # of the integer range of total scores
+BITS = 14  # of a digit of the integers given to HiGHS
+NODE_LIMIT = 2000  # of branch and bound: some seconds. Not a time limit: equal inputs give equal results
 FRONT_STATES = 1 << 16  # of a score-against-MACs front
 
 logger = logging.getLogger(__name__)
@@ -80,10 +85,9 @@ def best_under_budget(
 ) -> Point:
     """The choice with the highest total score within the limits.
 
-    Of equal total scores the one with the fewest of the limited costs wins (MACs before parameters), then
-    the one with the lowest indices, the first site first. Scores that are not whole or half numbers count to
-    a precision of 2**-39 of the range of the total. Where that is not proved, see :class:`Point`, a warning
-    is logged.
+    Of equal total scores one with the fewest MACs wins, or with the fewest parameters where only these are
+    limited. Scores that are not whole or half numbers count to a precision of 2**-39 of the range of the
+    total. Where that is not proved, see :class:`Point`, a warning is logged.
 
     Args:
         scores: per site an (operators,) array; minus infinity bars an operator.
@@ -106,7 +110,7 @@ def best_under_budget(
         dtype=np.int64,
     )
     values, scale, offset = _integers([s[a] for s, a in zip(scores, allowed, strict=True)])
-    picked, bound, exact = solve(values, used, room, start)
+    picked, bound, exact = _solve(values, used, room, start)
     point = _point(scores, allowed, tables, fixed, picked, bound / scale + offset, exact)
     if not exact:
         logger.warning(
@@ -126,21 +130,21 @@ def pareto_front(scores: Sequence[np.ndarray], costs: CostTables) -> list[Point]
     """
     allowed, tables, fixed = _tables(scores, costs)
     values, _, _ = _integers([s[a] for s, a in zip(scores, allowed, strict=True)])
-    used = [table[:, :1] for table in tables]
-    room = np.array([sum(int(t.max()) for t in used)], dtype=np.int64)
-    states, exact = States(len(room)), True
-    for value, cost in zip(values, used, strict=True):
-        states.extend(value, cost, room)
-        states.drop_dominated()
-        while len(states.score) > FRONT_STATES:
-            exact = False
-            rank = np.argsort(np.argsort(states.cost[:, 0], kind="stable"))
-            states.keep((rank % 2 == 0) | (rank == len(rank) - 1))
+    total, macs = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    picks, exact = np.zeros((1, 0), dtype=np.int64), True  # of the partial choices, in the order of indices
+    for value, table in zip(values, tables, strict=True):
+        total, macs = (total[:, None] + value).ravel(), (macs[:, None] + table[:, 0]).ravel()
+        order = np.lexsort((-total, macs))  # stable: of equal ones the first
+        ranked = total[order]
+        keep = order[np.r_[True, ranked[1:] > np.maximum.accumulate(ranked)[:-1]]]
+        while len(keep) > FRONT_STATES:
+            keep, exact = np.append(keep[:-1:2], keep[-1]), False
+        keep.sort()
+        parent, operator = np.divmod(keep, len(value))
+        total, macs, picks = total[keep], macs[keep], np.column_stack((picks[parent], operator))
     if not exact:
         logger.warning("the score-against-MACs front is too long: some of its points are left out")
-    order = np.argsort(states.cost[:, 0], kind="stable")
-    picks = states.picks()[order]
-    return [_point(scores, allowed, tables, fixed, row, None, exact) for row in picks]
+    return [_point(scores, allowed, tables, fixed, row, None, exact) for row in picks[np.argsort(macs)]]
 
 
 def _limits(max_macs: int | None, max_params: int | None) -> dict[str, int]:
@@ -198,7 +202,7 @@ def _feasible(tables, fixed, limits) -> np.ndarray:
     saved = [t[:, 0].max() - t[:, 0] for t in tables]
     room = np.array([min(limits["params"] - fixed[1], sum(int(t[:, 1].max()) for t in tables))])
     start = np.array([int(np.lexsort((t[:, 0], t[:, 1]))[0]) for t in tables])
-    picked, _, exact = solve(saved, [t[:, 1:] for t in tables], room, start)
+    picked, _, exact = _solve(saved, [t[:, 1:] for t in tables], room, start)
     macs = fixed[0] + sum(int(t[i, 0]) for t, i in zip(tables, picked, strict=True))
     if macs > limits["macs"]:
         if not exact:
@@ -211,3 +215,106 @@ def _feasible(tables, fixed, limits) -> np.ndarray:
             f"together are not; with that many parameters the smallest feasible value of --max-macs is {macs}"
         )
     return picked
+
+
+def _solve(values, costs, room, start) -> tuple[np.ndarray, float, bool]:
+    """The choice of the highest total value within ``room``; of equal ones one with the least first cost.
+
+    Args:
+        values: per site (operators,) integers from 0.
+        costs: per site (operators, C) integers.
+        room: (C,) integers.
+        start: (sites,) a choice that fits, taken where the node limit comes before a better one.
+
+    Returns:
+        (sites,) operators; an upper bound of the total value; whether the total is proved to be the highest.
+    """
+    value, usage = np.concatenate(values), np.concatenate([c - c.min(axis=0) for c in costs])
+    spare = room - sum(c.min(axis=0) for c in costs)
+    missed = np.concatenate([v.max() - v for v in values])
+    first = np.cumsum([0, *(len(v) for v in values)])[:-1]
+    ceiling = sum(int(v.max()) for v in values)
+
+    def lowest(goal, at_least):
+        """The lowest goal of the choices whose value is ``at_least`` so much."""
+        return _lowest(goal, np.column_stack((usage, missed)), np.array([*spare, ceiling - at_least]), first)
+
+    picked, bound, exact = lowest(missed, 0)
+    if picked is None or value[picked].sum() < value[first + start].sum():
+        picked, exact = first + start, False
+    best = int(value[picked].sum())
+    if not exact:
+        return picked - first, max(float(best), ceiling - bound), False
+    while best < ceiling:  # ask another program whether there is a better one
+        better, *_ = lowest(missed, best + 1)
+        if better is None:
+            break
+        picked, best = better, int(value[better].sum())
+    cheaper, *_ = lowest(usage[:, 0], best)
+    if cheaper is not None and usage[cheaper, 0].sum() < usage[picked, 0].sum():
+        picked = cheaper
+    return picked - first, float(best), True
+
+
+def _lowest(goal, usage, spare, first) -> tuple[np.ndarray | None, float, bool]:
+    """The choice of the lowest total ``goal``, an integer program for HiGHS.
+
+    HiGHS computes with floats and a tolerance of 1e-6, so every limit is written in digits of base 2**14 with
+    integer carries. Its presolve is off: near a limit it has cut off the best choice and called another one
+    optimal (HiGHS 1.12, about one in a thousand small spaces).
+
+    Args:
+        goal: (n,) integers from 0, one per operator of all sites.
+        usage: (n, C) integers from 0.
+        spare: (C,) limits of their totals.
+        first: (sites,) place of each site's first operator among the n.
+
+    Returns:
+        (sites,) places of the operators, checked in integers, None if none was found; a lower bound of the
+        goal; whether it is reached.
+    """
+    count, limits = usage.shape
+    digits = max(1, -(-int(spare.max()).bit_length() // BITS))
+    carry = np.kron(np.eye(digits, digits - 1, -1) - (1 << BITS) * np.eye(digits, digits - 1), np.eye(limits))
+    one_each = np.repeat(np.eye(len(first)), np.diff(first, append=count), axis=1)
+    unit = max(1.0, float(goal.max()) * len(first) / 2**20)
+    with _silenced_stdout():
+        result = milp(
+            np.concatenate((goal / unit, np.zeros(carry.shape[1]))),
+            integrality=1,
+            bounds=Bounds(0, np.repeat([1, np.inf], [count, carry.shape[1]])),
+            constraints=[
+                LinearConstraint(np.hstack((one_each, np.zeros((len(first), carry.shape[1])))), 1, 1),
+                LinearConstraint(np.hstack((_digits(usage.T, digits), carry)), ub=_digits(spare, digits)),
+            ],
+            options={"mip_rel_gap": 0, "node_limit": NODE_LIMIT, "presolve": False},
+        )
+    bound = 0.0 if result.mip_dual_bound is None else max(0.0, result.mip_dual_bound * unit)
+    if result.x is None:
+        return None, bound, False
+    picked = np.flatnonzero(result.x[:count] > 0.5)
+    if len(picked) != len(first) or (usage[picked].sum(axis=0) > spare).any():
+        return None, bound, False
+    return picked, bound, result.status == 0
+
+
+def _digits(table: np.ndarray, digits: int) -> np.ndarray:
+    """The digits of base 2**14 of each row, lowest first; what is left goes into the highest."""
+    mask = (1 << BITS) - 1
+    return np.concatenate(
+        [*(table >> BITS * k & mask for k in range(digits - 1)), table >> BITS * (digits - 1)]
+    )
+
+
+@contextlib.contextmanager
+def _silenced_stdout():
+    """Send what C code prints to file descriptor 1 to nowhere: HiGHS does so whatever its options say."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
