@@ -46,7 +46,6 @@ from auto_panoptic.training import (
     check_unused,
     check_weights,
     find_config,
-    has_checkpoint,
     launch_processes,
     load_weights,
     model_space,
@@ -173,11 +172,11 @@ def check_flags(args, cfg) -> None:
 def check(args):
     """Everything that can be wrong with the input, found before anything is written."""
     cfg = build_config(args.config_file, args.opts)
+    check_flags(args, cfg)
     if not args.eval_only:
         check_training(cfg)
         cfg = AutoPanopticTrainer.auto_scale_workers(cfg, processes(args))
     check_expected_results(cfg)
-    check_flags(args, cfg)
     check_metrics(cfg, cfg.TEST.METRICS)
     if args.eval_only and not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty; name the data sets to evaluate on")
@@ -194,8 +193,7 @@ def check(args):
     if not args.eval_only and not args.resume:
         check_unused(cfg.OUTPUT_DIR)
     if args.resume and not args.eval_only:
-        check_resume(cfg)
-        if has_checkpoint(cfg.OUTPUT_DIR):  # MODEL.WEIGHTS was where the run began
+        if check_resume(cfg):  # MODEL.WEIGHTS was where the run began
             return cfg
     if cfg.MODEL.WEIGHTS:
         check_weights(cfg, cfg.MODEL.WEIGHTS, to_train=not args.eval_only)

@@ -71,7 +71,7 @@ def main(args, cfg):
     result |= {"start": trainer.start_iter, "killed": final(trainer)}
     if comm.is_main_process():
         for file in killed.glob("*.pth"):
-            file.unlink()
+            file.write_bytes(b"")
     comm.synchronize()
     try:
         build(killed, args.shapes, resume=True)

@@ -4,7 +4,7 @@ import pytest
 from test_resume import SCHEDULE
 from toy import TOY_NET, run_script, write_config
 
-from auto_panoptic.training.manifest import newest_intact
+from auto_panoptic.training.checkpoint import newest_intact
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_resuming_where_nothing_is_starts(tmp_path, command, exists):
         (tmp_path / "output").mkdir()
     command("--resume")
     assert "Nothing to resume yet in " in (tmp_path / "output/log.txt").read_text()
-    assert newest_intact(tmp_path / "output")[0].file == "model_final.pth"
+    assert newest_intact(tmp_path / "output")[0].endswith("model_final.pth")
 
 
 def test_resuming_continues_where_it_was(tmp_path, command):
@@ -53,8 +53,8 @@ def test_resuming_where_nothing_usable_is_fails(capfd, tmp_path, command):
         (tmp_path / "output" / name).write_text("something")
     line = refused(capfd, tmp_path, lambda: command("--resume"))
     assert line == (
-        f"error: --resume: '{tmp_path}/output' holds no usable checkpoint (none is recorded in "
-        "checkpoints.jsonl); start anew in another OUTPUT_DIR"
+        f"error: --resume: '{tmp_path}/output' holds no usable checkpoint (model_final.pth is damaged (File "
+        "is not a zip file)); start anew in another OUTPUT_DIR"
     )
 
 
@@ -65,7 +65,7 @@ def test_the_command_checks_before_it_writes(capfd, tmp_path, command):
     for path in (tmp_path / "output").glob("*.pth"):
         path.write_bytes(path.read_bytes()[:-1])
     line = refused(capfd, tmp_path, lambda: command("--resume"))
-    assert "holds no usable checkpoint (model_final.pth has " in line
+    assert "holds no usable checkpoint (model_final.pth is damaged (" in line
 
 
 def test_a_damaged_checkpoint_is_reported_once(tmp_path, command):
@@ -74,5 +74,5 @@ def test_a_damaged_checkpoint_is_reported_once(tmp_path, command):
     before = len((tmp_path / "output/log.txt").read_text())
     command("--resume")
     log = (tmp_path / "output/log.txt").read_text()[before:]
-    assert log.count("model_final.pth has 0 bytes instead of ") == log.count("Not used: ") == 1
+    assert log.count("model_final.pth is damaged (0 bytes)") == log.count("Not used: ") == 1
     assert "Starting training from iteration 2" in log

@@ -1,16 +1,20 @@
 """A checkpoint says what it holds; weights for another network are refused by naming the difference."""
 
 import logging
+import os
 import pickle
 
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.modeling.backbone import BasicStem, ResNet
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy import make_config
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.space import SearchSpace
+from auto_panoptic.modeling import apply_architecture, choice_blocks
+from auto_panoptic.modeling.extract import extract
+from auto_panoptic.space import Architecture, SearchSpace
 from auto_panoptic.training import AtomicCheckpointer, check_weights, load_weights, weights
 from auto_panoptic.training.weights import model_meta
 
@@ -113,7 +117,81 @@ def test_a_model_of_other_parts_says_so():
     }
 
 
+def test_a_checkpoint_round_trips(saved):
+    cfg, model, path = saved()
+    data = torch.load(path, weights_only=True)["model"]
+    other = build_model(cfg)
+    load_weights(other, path)
+    assert sorted(data) == sorted(model.state_dict())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(data[name], value, rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
 # ------------------------------------------------------------------ the difference is named
+
+
+@pytest.mark.parametrize(
+    "part, change, message",
+    [
+        ("sem_seg_head", "remove", "lacks {name!r}; it belongs to another search space, width or data set: "),
+        ("candidates.xception_3x3", "remove", "lacks {name!r} and 0 more"),
+        (
+            "box_predictor.cls_score.weight",
+            "shape",
+            "has another shape for {name!r} ((3, 128) instead of (8, 128)",
+        ),
+        (
+            "sem_seg_head",
+            "add",
+            "holds the unknown 'roi_heads.extra.weight' and 1 more; it belongs to another",
+        ),
+    ],
+)
+def test_other_names_and_shapes(saved, tmp_path, part, change, message):
+    cfg, model, path = saved()
+    name = next(key for key in model.state_dict() if part in key)
+
+    def changes(data):
+        if change == "remove":
+            data["model"].pop(name)
+        elif change == "shape":
+            data["model"][name] = torch.zeros(3, 128)
+        else:
+            data["model"] |= {"roi_heads.extra.weight": torch.ones(1), "x": torch.ones(1)}
+
+    expected = message.format(name=name).replace(" and 0 more", "")
+    assert refusal(cfg, changed(path, tmp_path, changes)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "no file '.*nothing.pth'; give the path of a checkpoint"),
+        (b"", "cannot be read as a checkpoint"),
+        (b"not a checkpoint at all", "cannot be read as a checkpoint"),
+        ({"model": {}}, "holds no model weights"),
+        ({"model": {"a": "text"}}, "holds no model weights"),
+        ([1, 2], "holds no model weights"),
+        (0.0, "cannot be read as a checkpoint"),
+        (0.3, "cannot be read as a checkpoint"),
+        (0.99, "cannot be read as a checkpoint"),
+    ],
+)
+def test_files_that_are_no_checkpoints(tmp_path, saved, content, message):
+    """Among them a share of one."""
+    cfg, _, whole = saved()
+    path = tmp_path / "nothing.pth"
+    if isinstance(content, float):
+        with open(whole, "rb") as stream:
+            content = stream.read()[: int(content * os.path.getsize(whole))]
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=message) as error:
+        check_weights(cfg, str(path))
+    assert "\n" not in str(error.value)
 
 
 def test_another_width(saved, shapes, tmp_path):
@@ -179,9 +257,23 @@ def test_a_fixed_model_is_no_supernet(saved, files):
     )
 
 
-def test_a_fixed_model_takes_its_path_from_a_supernet_that_says_what_it_is(saved, files):
+def test_a_fixed_model_takes_its_path_from_a_supernet(saved, files):
     cfg, *_ = saved(*fixed(files[1]))
-    check_weights(cfg, saved()[2])
+    _, model, path = saved()
+    check_weights(cfg, path)
+    ours = build_model(cfg)
+    load_weights(ours, path)
+    architecture = Architecture.load(files[1])
+    expected = extract(model, architecture).state_dict()
+    assert ours.state_dict().keys() == expected.keys()
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=0, msg=name)
+    assert {site: block.active for site, block in choice_blocks(ours).items()} == architecture.names()
+    apply_architecture(model, architecture)
+    image = [{"image": torch.rand(3, 64, 64) * 255}]
+    with torch.no_grad():
+        (found,), (wanted,) = ours.eval()(image), model.eval()(image)
+    torch.testing.assert_close(found["sem_seg"], wanted["sem_seg"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -459,3 +551,28 @@ def test_what_may_be_given_instead_of_a_pickle(tmp_path, saved):
         UserError, match="is no name of Detectron2's catalogue; expected one like detectron2://I"
     ):
         load_weights(TinyResNet(None), "detectron2://../R-50.pkl")
+
+
+class _Allocated(TorchDispatchMode):
+    """Counts the elements of new tensors that hold memory."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.device.type != "meta":
+            self.elements += result.numel()
+        return result
+
+
+def test_checking_weights_allocates_no_model(saved, monkeypatch):
+    cfg, model, path = saved()
+    data = weights.read_checkpoint(path)
+    monkeypatch.setattr(weights, "read_checkpoint", lambda path: data)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    with _Allocated() as watch:
+        check_weights(cfg, path)
+    assert watch.elements < size / 20
+    with _Allocated() as watch:  # the measure sees a model that is really built
+        build_model(cfg)
+    assert watch.elements > size

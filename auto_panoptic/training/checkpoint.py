@@ -1,43 +1,77 @@
-"""Checkpoints of a run: written so that a kill cannot tear them, resumed only if they are intact."""
+"""Checkpoints of a run: a kill cannot tear them, and only an intact one is continued from.
+
+The files in the folder are the truth. Each is an archive with a checksum for every entry, so that damage
+shows without a record of what it should be; ``last_checkpoint`` names the one to continue from.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import json
+import math
 import os
 import re
 import shutil
+from pathlib import Path
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import HookBase
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from .. import __version__
 from ..errors import UserError
+from ..files import PARTIAL, replacing
 from ..modeling import choice_blocks
-from .manifest import (
-    MANIFEST,
-    HashingWriter,
-    Record,
-    newest_intact,
-    partial_path,
-    read_manifest,
-    replace_file,
-    sync_folder,
-    write_manifest,
-    write_partial,
-)
-from .settings import check_same_settings, settings_hash, training_settings
-from .weights import model_meta, read_checkpoint, select_weights
+from .weights import damage, model_meta, read_checkpoint, select_weights
 
-_PERIODIC = re.compile(r"model_\d+\.pth")
+_PERIODIC = re.compile(r"model_(\d+)\.pth")
+_POINTER = "last_checkpoint"
+
+# A continued run keeps the settings of these groups and keys ...
+MUST_MATCH = (
+    *("SEED", "MODEL.", "INPUT.", "SOLVER.", "DATALOADER.", "DATASETS.TRAIN", "TEST.PRECISE_BN."),
+    *("NAS.SEED", "NAS.SAMPLING", "NAS.GRADIENTS", "NAS.REFERENCE_BIAS_LR", "NAS.SPACE."),
+)
+# ... but for those that name a place, save, or act in inference only. The architecture, which
+# NAS.ARCHITECTURE names by a path, is compared operator by operator.
+MAY_CHANGE = re.compile(
+    r"MODEL\.(DEVICE | WEIGHTS | .*\.COMBINE\..*) | SOLVER\.CHECKPOINT.* | DATALOADER\.NUM_WORKERS"
+    r"| .*_TEST | .*\.TEST_[^.]*",
+    re.VERBOSE,
+)
+
+
+def training_settings(cfg: CfgNode, prefix: str = "") -> dict[str, str]:
+    """{full key: value as JSON} of the settings that a run must keep."""
+    found = {}
+    for key, value in sorted(cfg.items()):
+        name = prefix + key
+        if isinstance(value, CfgNode):
+            found.update(training_settings(value, f"{name}."))
+        elif name.startswith(MUST_MATCH) and not MAY_CHANGE.fullmatch(name):
+            found[name] = json.dumps(value, default=str)
+    if found.get("SOLVER.LR_SCHEDULER_NAME") == '"WarmupMultiStepLR"':
+        found.pop("SOLVER.MAX_ITER", None)  # only the end of the run depends on it: it may be moved
+    return found
+
+
+def _check_settings(before: dict[str, str], now: dict[str, str], path: str) -> None:
+    """Raise UserError if a setting that both know has changed; ``path`` is the checkpoint of ``before``."""
+    changed = [key for key in sorted(now) if before.get(key, now[key]) != now[key]]
+    if changed:
+        shown = ", ".join(f"{key} was {before[key]}, is {now[key]}" for key in changed[:4])
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise UserError(
+            f"--resume: settings have changed since {path!r}: {shown}{more}; restore them, or start a new "
+            "run in another OUTPUT_DIR with MODEL.WEIGHTS set to that file"
+        )
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with a manifest: a file counts only if it is what was recorded about it.
+    """Detectron2's checkpointer, torn by no kill.
 
-    A save goes to the disk in this order: content under a partial name; its record in the manifest; the
-    final name; ``last_checkpoint``. Wherever it is cut, the manifest describes the old or the new file.
+    A save goes to the disk in this order: content under another name; ``last_checkpoint``; the final name.
+    Wherever it is cut, the folder holds the old or the new file, whole.
 
     Args:
         model, save_dir, save_to_disk, checkpointables: Detectron2's.
@@ -49,7 +83,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.settings = training_settings(cfg) if cfg is not None else {}
         self.keep = keep
-        self._records: list[Record] = []  # of this run; other files of the folder count until it has one
 
     def save(self, name: str, **kwargs) -> None:
         """Save model and checkpointables as ``<name>.pth``.
@@ -71,160 +104,178 @@ class AtomicCheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         os.makedirs(self.save_dir, exist_ok=True)
+        for leftover in Path(self.save_dir).glob(f"{PARTIAL}*"):  # of a killed save
+            leftover.unlink()
         try:
-            self._replace(path, data)
+            with replacing(path) as partial:
+                _write(data, partial)
+                self.tag_last_checkpoint(os.path.basename(path))
         except OSError as error:
             raise UserError(
-                f"cannot write the checkpoint {path!r} of {_serialized_size(data)} bytes: "
+                f"cannot write the checkpoint {path!r} of {_write(data, os.devnull)} bytes: "
                 f"{error.strerror or error} ({shutil.disk_usage(self.save_dir).free} bytes are free); "
                 "earlier checkpoints are intact: make room, then continue with --resume"
             ) from error
+        self._remove_old(_iteration(data))
 
-    def _replace(self, path: str, data: dict) -> None:
-        written = []
-
-        def write(stream):
-            writer = HashingWriter(stream)
-            try:
-                torch.save(data, writer)
-            except RuntimeError as error:
-                raise writer.error or error from None
-            written.append(writer)
-
-        file = os.path.basename(path)
-        write_partial(path, write)
-        iteration = data.get("iteration", data.get("trainer", {}).get("iteration"))
-        record = Record(file, written[0].sha256, written[0].size, iteration, settings_hash(self.settings))
-        write_manifest(self.save_dir, [*(self._records or read_manifest(self.save_dir)), record])
-        os.replace(partial_path(path), path)
-        self._records = [r for r in self._records if r.file != file] + [record]
-        self.tag_last_checkpoint(file)
-        sync_folder(self.save_dir)
-        self._remove_old()
-
-    def _remove_old(self) -> None:
-        periodic = [record for record in self._records if _PERIODIC.fullmatch(record.file)]
-        for record in periodic[: -self.keep] if self.keep else ():
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.save_dir, record.file))
-            self._records.remove(record)
+    def _remove_old(self, iteration: float) -> None:
+        """Remove old periodic files; later ones than what was just saved are of a run that was left."""
+        files = {file: int(m[1]) for file in os.listdir(self.save_dir) if (m := _PERIODIC.fullmatch(file))}
+        old = sorted((number, file) for file, number in files.items() if number <= iteration)
+        for _, file in old[: -self.keep] if self.keep else ():
+            Path(self.save_dir, file).unlink(missing_ok=True)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        replace_file(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename.encode())
+        with replacing(os.path.join(self.save_dir, _POINTER)) as partial:
+            partial.write_text(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
-        return newest_intact(self.save_dir)[0] is not None
+        return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        """Path of the newest intact checkpoint, or ""."""
-        record, _ = newest_intact(self.save_dir)
-        return os.path.join(self.save_dir, record.file) if record else ""
+        """Path of the checkpoint to continue from, or ""."""
+        return newest_intact(self.save_dir)[0]
 
     def resume(self) -> bool:
         """Load model and checkpointables from the newest intact checkpoint; the first process chooses it.
 
         Returns:
-            False if no run has left anything in ``save_dir``.
+            False if no run has left a checkpoint in ``save_dir``.
 
         Raises:
-            UserError: nothing usable in a folder that a run has written to, or the run had other settings.
+            UserError: none of the checkpoints is usable, or the run had other settings.
         """
-        choice = _choose(self.save_dir) if comm.is_main_process() else None
-        record, problems, used = comm.all_gather(choice)[0]
-        if record is None:
-            if used:
-                raise UserError(_nothing_usable(self.save_dir, problems))
+        choice = newest_intact(self.save_dir) if comm.is_main_process() else None
+        path, problems = comm.all_gather(choice)[0]
+        if not _usable(self.save_dir, path, problems):
             return False
-        path = os.path.join(self.save_dir, record.file)
         if not all(comm.all_gather(os.path.isfile(path))):
             raise UserError(f"--resume: not every process can read {path!r}; put OUTPUT_DIR on a shared disk")
         if problems:
             self.logger.warning("Not used: %s. Continuing from %s instead", "; ".join(problems), path)
-        data = read_checkpoint(path, "--resume")
-        check_same_settings(data.get("settings", {}), self.settings, path)
-        if data["versions"] != _versions():
+        data = read_checkpoint(path, "--resume", tested=True)
+        _check_settings(data.get("settings", {}), self.settings, path)
+        if data.get("versions") != _versions():
             self.logger.warning(
                 "%s was written by %s, now running %s: the run goes on, but perhaps not bit for bit",
-                path, data["versions"], _versions(),
+                path, data.get("versions"), _versions(),
             )  # fmt: skip
         self.model.load_state_dict(select_weights(self.model, data, path, key="--resume"), strict=False)
         for key, obj in self.checkpointables.items():
             obj.load_state_dict(data[key])
-        records = read_manifest(self.save_dir)
-        self._records = records[: records.index(record) + 1]
-        self.logger.info("Continuing from %s (iteration %s)", path, record.iteration)
+        self.logger.info("Continuing from %s (iteration %s)", path, _iteration(data))
         return True
 
 
-def check_resume(cfg) -> None:
-    """Raise UserError unless --resume can continue in OUTPUT_DIR, or start there for want of checkpoints."""
-    folder = cfg.OUTPUT_DIR
-    record, problems, used = _choose(folder)
-    if record is None:
-        if used:
-            raise UserError(_nothing_usable(folder, problems))
-        return
-    settings = training_settings(cfg)
-    if record.config != settings_hash(settings):
-        path = os.path.join(folder, record.file)
-        check_same_settings(read_checkpoint(path, "--resume").get("settings", {}), settings, path)
+def check_resume(cfg) -> bool:
+    """Whether --resume continues a run in OUTPUT_DIR; False where it starts there, for want of checkpoints.
 
-
-def _choose(folder: str) -> tuple[Record | None, list[str], bool]:
-    """The checkpoint to continue from, what is wrong with newer ones, and whether there ever was one.
-
-    A run that was stopped before its first checkpoint has left its log, its config and perhaps losses.
+    Raises:
+        UserError: no checkpoint of the folder is usable; or the run had other settings.
     """
-    used = os.path.isdir(folder) and any(file.endswith(".pth") for file in os.listdir(folder))
-    record, problems = newest_intact(folder)
-    return record, problems, used or bool(problems)
+    path = _usable(cfg.OUTPUT_DIR, *newest_intact(cfg.OUTPUT_DIR))
+    if path:
+        _check_settings(_peek(path).get("settings", {}), training_settings(cfg), path)
+    return bool(path)
+
+
+def _usable(folder: str, path: str, problems: list[str]) -> str:
+    """``path``; raises UserError if there are only problems."""
+    if problems and not path:
+        raise UserError(
+            f"--resume: {folder!r} holds no usable checkpoint ({'; '.join(problems)}); start anew in another "
+            "OUTPUT_DIR"
+        )
+    return path
+
+
+def has_checkpoint(folder: str) -> bool:
+    """Whether ``folder`` holds a checkpoint, damaged or not."""
+    return bool(_checkpoint_files(folder))
+
+
+def newest_intact(folder: str) -> tuple[str, list[str]]:
+    """The checkpoint to continue from: the one that ``last_checkpoint`` names, else the newest intact one.
+
+    Returns:
+        (path, or "" if there is none; one "<file> <reason>" for each newer file that is not used)
+    """
+    files, pointer = _checkpoint_files(folder), _pointer(folder)
+    content = {file: _peek(os.path.join(folder, file)) for file in files}
+    age = {file: _iteration(content[file], file) for file in files}
+    problems = [f"{pointer} is missing"] if files and pointer not in ("", *files) else []
+    for file in sorted(files, key=lambda file: (file == pointer, age[file], file), reverse=True):
+        path = os.path.join(folder, file)
+        problem = damage(path) or ("" if content[file] else "cannot be read")
+        if not problem and _iteration(content[file]) >= 0:
+            if file == pointer:
+                later = sorted(other for other in files if age[file] < age[other] < math.inf)
+                problems += [f"{other} is newer than what {_POINTER} names" for other in later]
+            return path, problems
+        problems.append(f"{file} {problem or 'holds only weights'}")
+    return "", problems
+
+
+def _pointer(folder: str) -> str:
+    """The file that ``last_checkpoint`` names; "" if it names none."""
+    try:
+        content = Path(folder, _POINTER).read_text().strip()
+    except (OSError, ValueError):
+        return ""
+    return content if re.fullmatch(r"[\w.-]+\.pth", content) else ""
+
+
+def _checkpoint_files(folder: str) -> list[str]:
+    names = os.listdir(folder) if os.path.isdir(folder) else ()
+    return [name for name in names if name.endswith(".pth") and not name.startswith(".")]
+
+
+def _peek(path: str) -> dict:
+    """A checkpoint without reading its tensors; empty if it is none."""
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # whatever a damaged archive makes of torch's reader; :func:`damage` tells
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _iteration(data: dict, file: str = "") -> float:
+    """Last iteration that a checkpoint has seen: -1 in mere weights, infinity if it cannot be read."""
+    if match := _PERIODIC.fullmatch(file):
+        return int(match[1])
+    iteration = data.get("iteration", data.get("trainer", {}).get("iteration", -1))
+    return iteration if data and isinstance(iteration, int) else math.inf
 
 
 def _versions() -> dict[str, str]:
     return {"auto_panoptic": __version__, "torch": str(torch.__version__)}
 
 
-def _nothing_usable(folder: str, problems: list[str]) -> str:
-    return (
-        f"--resume: {folder!r} holds no usable checkpoint "
-        f"({'; '.join(problems) or f'none is recorded in {MANIFEST}'}); start anew in another OUTPUT_DIR"
-    )
+class _Stream:
+    """Passes bytes on, counts them, and keeps the error that stopped them, which torch.save would replace."""
+
+    def __init__(self, stream):
+        self.stream, self.size, self.error = stream, 0, None
+
+    def write(self, data) -> int:
+        try:
+            self.stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.size += memoryview(data).nbytes
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
-def _serialized_size(data: dict) -> int:
-    with open(os.devnull, "wb") as nowhere:
-        writer = HashingWriter(nowhere)
-        torch.save(data, writer)
-    return writer.size
-
-
-class RecentMetrics(HookBase):
-    """Keeps the newest values of the smoothed metrics through a resume.
-
-    metrics.json holds their medians over the last 20 iterations: with this hook a resumed run writes the
-    numbers that an uninterrupted one does. Wall-clock times, which no run repeats, start anew.
-    """
-
-    WINDOW = 20
-
-    def __init__(self):
-        self._loaded: dict[str, list] = {}
-
-    def state_dict(self) -> dict:
-        storage = getattr(self.trainer, "storage", None)
-        if storage is None:  # no step was taken yet
-            return self._loaded
-        smoothed = storage.smoothing_hints()
-        return {
-            name: [list(entry) for entry in history.values()[-self.WINDOW :]]
-            for name, history in storage.histories().items()
-            if smoothed.get(name) and not name.endswith("time")
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        self._loaded = state
-
-    def before_train(self) -> None:
-        for name, entries in self._loaded.items():
-            for value, iteration in entries:
-                self.trainer.storage.histories()[name].update(value, iteration)
+def _write(data: dict, path: str | Path) -> int:
+    """Write a checkpoint; returns its size in bytes."""
+    with open(path, "wb") as file:
+        stream = _Stream(file)
+        try:
+            torch.save(data, stream)
+        except RuntimeError as error:
+            raise stream.error or error from None
+    return stream.size

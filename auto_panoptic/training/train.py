@@ -12,7 +12,6 @@ from ..data import log_ids
 from ..modeling import meta_model
 from .checkpoint import check_resume
 from .config import build_config
-from .manifest import has_checkpoint
 from .run_folder import check_unused, only_run
 from .trainer import AutoPanopticTrainer, check_training
 from .weights import check_weights
@@ -37,11 +36,9 @@ def train(config_file: str, options: Sequence = (), resume: bool = False) -> Aut
     options = [str(option) for option in options]
     cfg = build_config(config_file, options)
     check_training(cfg)
-    if resume:
-        check_resume(cfg)
-    else:
+    if not resume:
         check_unused(cfg.OUTPUT_DIR)
-    if cfg.MODEL.WEIGHTS and not (resume and has_checkpoint(cfg.OUTPUT_DIR)):
+    if not (resume and check_resume(cfg)) and cfg.MODEL.WEIGHTS:
         check_weights(cfg, cfg.MODEL.WEIGHTS, to_train=True)
     else:
         meta_model(cfg)

@@ -18,12 +18,13 @@ from ..evaluation.expected import check_expected_results, verify_results
 from ..explore import check_sampling
 from ..modeling.fold import folded
 from .audit import FairnessAudit
-from .checkpoint import AtomicCheckpointer, RecentMetrics
+from .checkpoint import AtomicCheckpointer
 from .data_loader import SAMPLERS, PositionalLoader, build_test_loader, build_train_loader
 from .fair_trainer import FairCycleTrainer
 from .gradients import build_optimizer, check_gradients, model_space
 from .precise_bn import PreciseBN
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
+from .recent import RecentMetrics
 from .schedule import build_lr_scheduler, check_schedule
 from .weights import load_weights
 

@@ -76,18 +76,33 @@ def _pixels(buffer: torch.Tensor | None) -> list[float] | None:
 # ------------------------------------------------------------------ reading
 
 
-def read_checkpoint(path: str, key: str = "MODEL.WEIGHTS") -> dict:
+def damage(path: str) -> str:
+    """What is wrong with the archive ``path``, such as "has 0 bytes"; "" if its checksums hold.
+
+    A flipped bit that no checksum covers changes no weight: it is padding, or torch cannot read the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.testzip()
+    except Exception as error:  # a damaged directory leads zipfile to errors of many kinds
+        size = os.path.getsize(path)
+        return f"is damaged ({str(error).splitlines()[0] if size and str(error) else f'{size} bytes'})"
+    return f"is damaged (the checksum of {entry} does not hold)" if entry else ""
+
+
+def read_checkpoint(path: str, key: str = "MODEL.WEIGHTS", *, tested: bool = False) -> dict:
     """Read a checkpoint without running any code in it.
 
     Args:
         path: the file.
         key: the setting that named it, for errors.
+        tested: :func:`damage` found nothing.
 
     Returns:
         a dict with "model": {name: tensor}, and whatever else the file holds.
 
     Raises:
-        UserError: the file is missing, is a pickle, or is not a checkpoint.
+        UserError: the file is missing, damaged, a pickle, or no checkpoint.
     """
     if path.endswith(".pkl"):
         raise UserError(
@@ -101,6 +116,8 @@ def read_checkpoint(path: str, key: str = "MODEL.WEIGHTS") -> dict:
             f"{key}: no file {path!r}; give the path of a checkpoint (a training run writes "
             "OUTPUT_DIR/model_final.pth)"
         )
+    if not tested and zipfile.is_zipfile(path) and (problem := damage(path)):
+        raise UserError(f"{key}: {path!r} {problem}; give an intact copy")
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
