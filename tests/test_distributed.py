@@ -200,3 +200,24 @@ def test_started_processes_end_with_one_message_and_its_exit_code(monkeypatch, c
     assert end.value.code == code
     lines = [line for line in capfd.readouterr().err.splitlines(True) if "SIGTERM" not in line]
     assert lines in ([message], [])  # none if the silent process was the first to end
+
+
+def test_missing_variables_of_a_launcher_are_named(monkeypatch):
+    """A scheduler that sets WORLD_SIZE only; those of one process per machine have defaults."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    cfg = SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu"))
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, but RANK and MASTER_ADDR not set: start the proc"):
+        launch_processes(None, None, cfg)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    seen = []
+    monkeypatch.setattr(launch_module.dist, "init_process_group", seen.append)
+    monkeypatch.setattr(launch_module.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(launch_module.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(launch_module.dist, "new_group", lambda ranks: ranks)
+    monkeypatch.setattr(launch_module.dist, "destroy_process_group", lambda: None)
+    launch_processes(lambda args, cfg: seen.append(launch_module.comm._LOCAL_PROCESS_GROUP), None, cfg)
+    assert seen[0] == "gloo" and seen[1] == [1]

@@ -82,13 +82,25 @@ def _registered(main: Callable, args, cfg) -> None:
 def _leave_torchrun() -> None:
     """Forget the groups, too: threads of one that lives until the interpreter ends may then abort it."""
     dist.destroy_process_group()
-    comm._LOCAL_PROCESS_GROUP = None
-    comm._get_global_gloo_group.cache_clear()
+    for name, value in vars(comm).items():
+        if isinstance(value, dist.ProcessGroup):
+            setattr(comm, name, None)
+        elif hasattr(value, "cache_clear"):
+            value.cache_clear()
     gc.collect()
 
 
 def _join_torchrun(cfg) -> None:
-    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    """Join the group that torchrun, or a scheduler with its variables, describes."""
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {' and '.join(missing)} not set: start the "
+            "processes with torchrun, or unset WORLD_SIZE to run one"
+        )
+    # One process per machine where nothing is said, as Kubernetes and Slurm start them.
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(local_rank)
