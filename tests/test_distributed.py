@@ -196,7 +196,7 @@ def test_started_processes_end_with_one_message_and_its_exit_code(monkeypatch, c
     monkeypatch.setattr(launch_module, "launch", spawn)
     args = SimpleNamespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto", error=error)
     with pytest.raises(SystemExit) as end:
-        launch_processes(fail_together, args, "cfg")
+        launch_processes(fail_together, args, SimpleNamespace(IMPORTS=()))
     assert end.value.code == code
     lines = [line for line in capfd.readouterr().err.splitlines(True) if "SIGTERM" not in line]
     assert lines in ([message], [])  # none if the silent process was the first to end
