@@ -164,9 +164,6 @@ def check_flags(args, cfg) -> None:
             raise UserError(
                 f"{flag} needs TEST.PANOPTIC_EVALUATOR streaming, it is {cfg.TEST.PANOPTIC_EVALUATOR!r}"
             )
-    areas = cfg.TEST.TRIM_AREAS
-    if args.trim_study and (not areas or any(type(a) is not int or a < 0 for a in areas)):
-        raise UserError(f"TEST.TRIM_AREAS is {areas}; expected a list of pixel counts, 0 trims nothing")
 
 
 def check(args):

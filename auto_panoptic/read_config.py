@@ -15,6 +15,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from .config import add_auto_panoptic_config
 from .errors import UserError
+from .validate import validate
 
 
 def find_config(config_file: str) -> str:
@@ -41,7 +42,7 @@ def find_config(config_file: str) -> str:
 
 
 def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """The config at ``config_file`` with ``opts``, over the defaults; values are not checked yet.
+    """The config at ``config_file`` with ``opts``, over the defaults; every value is checked by itself.
 
     The modules of IMPORTS are imported first, so that they can register components. Where one has a function
     ``add_config(cfg)``, that adds its keys. IMPORTS counts in the file named here and in ``opts``; a base or
@@ -54,7 +55,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
     Raises:
         UserError: a file that is missing, no plain YAML or a base of itself; an unknown key; a value of
-            another type; a module that cannot be imported.
+            another type or one that means nothing; a module that cannot be imported.
     """
     path = find_config(config_file)
     flags = [opt for opt in opts if str(opt).startswith("--")]  # argparse gives the rest of the line to opts
@@ -79,6 +80,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             module.add_config(cfg)
     _merge(cfg, config_file, lambda: cfg.merge_from_file(path, allow_unsafe=False))
     _merge(cfg, "command line", lambda: cfg.merge_from_list(opts))
+    validate(cfg)
     return cfg
 
 

@@ -97,7 +97,7 @@ def test_detectron2s_evaluator_finds_the_same(network, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (("SOLVER.MAX_ITER", 1), "goes with --eval-only; add that"),
+        (("SOLVER.STEPS", ()), "goes with --eval-only; add that"),
         (("--eval-only", "TEST.METRICS", "['ap']"), "needs 'pq' in TEST.METRICS"),
         (("--eval-only", "TEST.PANOPTIC_EVALUATOR", "detectron2"), "needs TEST.PANOPTIC_EVALUATOR streaming"),
     ],

@@ -237,24 +237,6 @@ def test_a_damaged_image_is_named(tmp_path, damage):
         mapper(False)({"file_name": str(path), "label": 0})
 
 
-@pytest.mark.parametrize(
-    "key, value, message",
-    [
-        ("TRAIN_SIZE", 0, "TRAIN_SIZE 0"),
-        ("TEST_SIZE", 300, "TEST_RESIZE 256, TEST_SIZE 300"),
-        ("COLOR_JITTER", [0.4, 0.4], "COLOR_JITTER is"),
-        ("COLOR_JITTER", [0.4, 0.4, -1.0], "COLOR_JITTER is"),
-        ("FORMAT", "L", "INPUT.FORMAT is 'L'"),
-    ],
-)
-def test_impossible_sizes_are_refused(tmp_path, key, value, message):
-    register_image_folder("own", write_folders(tmp_path, FILES))
-    cfg = classifier_cfg(TRAIN=("own",), TEST=())
-    (cfg.INPUT if key == "FORMAT" else cfg.INPUT.CLASSIFICATION)[key] = value
-    with pytest.raises(UserError, match=message):
-        setup_datasets(cfg)
-
-
 # ------------------------------------------------------------------ accuracy
 
 

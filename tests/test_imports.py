@@ -13,6 +13,7 @@ ROOMS = (
     "errors",
     "files",
     "config",
+    "validate",
     "read_config",
     "space",
     "explore",

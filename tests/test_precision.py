@@ -33,7 +33,7 @@ FP16 = Precision("cpu", torch.float16)
         (("SOLVER.AMP.ENABLED", True), "SOLVER.AMP.DTYPE is 'float16', which needs a GPU.*use 'bfloat16'"),
         (
             ("SOLVER.AMP.DTYPE", "float8"),
-            r"SOLVER.AMP.DTYPE is 'float8'; expected one of \['float16', 'bfloat16'\]",
+            "SOLVER.AMP.DTYPE is 'float8'; expected one of float16, bfloat16",
         ),
     ],
 )

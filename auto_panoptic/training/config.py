@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
 
 from ..data import setup_datasets
-from ..errors import UserError
 from ..modeling import Choices
 from ..read_config import read_config
-
-
-def _check_merging(cfg: CfgNode) -> None:
-    """Detectron2's own model would merge its own way, whatever METHOD says."""
-    method = cfg.MODEL.PANOPTIC_FPN.COMBINE.METHOD
-    if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN" and method != "detectron2":
-        raise UserError(
-            f"MODEL.PANOPTIC_FPN.COMBINE.METHOD is {method!r}, but PanopticFPN merges in Detectron2's way; "
-            "add MODEL.META_ARCHITECTURE AutoPanopticFPN MODEL.CROSS_ATTENTION.ENABLED False, the same "
-            "network with every merging"
-        )
 
 
 def build_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -34,10 +24,14 @@ def build_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         UserError: a file, key or value that cannot be used, a missing data set, an unreadable architecture.
     """
     cfg = read_config(config_file, opts)
-    _check_merging(cfg)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    device = cfg.MODEL.DEVICE
+    if device.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     setup_datasets(cfg)
     Choices.from_config(cfg)
     cfg.freeze()
+    if device != cfg.MODEL.DEVICE and os.environ.get("RANK", "0") == "0":
+        logging.getLogger(__name__).warning(
+            "MODEL.DEVICE is %s, but torch sees no GPU: running on cpu", device
+        )
     return cfg

@@ -12,16 +12,16 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from ..data import data_set_for, with_data_sets
-from ..errors import UserError, at_least, one_of
+from ..errors import UserError, one_of
 from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
-from ..explore import check_sampling
 from ..modeling.fold import folded
+from ..validate import validate
 from .audit import FairnessAudit
 from .checkpoint import AtomicCheckpointer
 from .data_loader import SAMPLERS, PositionalLoader, build_test_loader, build_train_loader
 from .fair_trainer import FairCycleTrainer
-from .gradients import build_optimizer, check_gradients, model_space
+from .gradients import build_optimizer, model_space
 from .precise_bn import PreciseBN
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
 from .recent import RecentMetrics
@@ -33,23 +33,13 @@ def check_training(cfg) -> None:
     """Raise UserError for settings that a training run cannot start with; writes nothing."""
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty; name at least one data set")
-    for key, value, least in (
-        ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
-        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
-        ("NAS.SEED", cfg.NAS.SEED, 0),
-        ("NAS.AUDIT_PERIOD", cfg.NAS.AUDIT_PERIOD, 1),
-    ):
-        if value < least:
-            raise UserError(f"{key} is {value}; expected an integer >= {least}")
-    check_gradients(cfg.NAS.GRADIENTS)
-    check_sampling(cfg.NAS.SAMPLING)
+    validate(cfg)
     check_precision(cfg)
     check_schedule(cfg)
     one_of("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
     check_metrics(cfg, cfg.TEST.METRICS)
     check_expected_results(cfg)
-    at_least("TEST.PRECISE_BN.NUM_ITER", cfg.TEST.PRECISE_BN.NUM_ITER, 1)
-    workers = at_least("SOLVER.REFERENCE_WORLD_SIZE", cfg.SOLVER.REFERENCE_WORLD_SIZE, 0)
+    workers = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if workers and cfg.SOLVER.IMS_PER_BATCH % workers:
         raise UserError(
             f"SOLVER.REFERENCE_WORLD_SIZE is {workers}; expected 0 or a divisor of SOLVER.IMS_PER_BATCH "

@@ -2,6 +2,32 @@
 
 from detectron2.config import CfgNode as CN
 
+from ...validate import CONDITIONS, RULES, SIDE, number, several, whole
+
+RULES |= {
+    "MODEL.CLASSIFIER.NUM_CLASSES": whole(1),
+    "MODEL.CLASSIFIER.CONV_DIM": whole(0, 10**5),
+    "MODEL.CLASSIFIER.DROPOUT": number(0, 1),
+    "MODEL.CLASSIFIER.LABEL_SMOOTHING": number(0, 1),
+    "INPUT.CLASSIFICATION.TRAIN_SIZE": SIDE,
+    "INPUT.CLASSIFICATION.TEST_RESIZE": SIDE,
+    "INPUT.CLASSIFICATION.TEST_SIZE": SIDE,
+    "INPUT.CLASSIFICATION.COLOR_JITTER": several(number(0), count=3),
+}
+
+
+def _crop_fits(cfg) -> str | None:
+    options = cfg.INPUT.CLASSIFICATION
+    if options.TEST_SIZE > options.TEST_RESIZE:
+        return (
+            f"INPUT.CLASSIFICATION.TEST_SIZE is {options.TEST_SIZE}; expected at most TEST_RESIZE, which is "
+            f"{options.TEST_RESIZE}"
+        )
+    return None
+
+
+CONDITIONS.append(_crop_fits)
+
 
 def add_classifier_config(cfg: CN) -> None:
     """Add the keys of the classifier and of its images to a config, in place."""

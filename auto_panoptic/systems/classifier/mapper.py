@@ -10,24 +10,6 @@ from ...data.mapper import DATASET_MAPPER_REGISTRY, seeded
 from ...errors import UserError
 
 
-def check_input(cfg) -> None:
-    """Raise UserError for sizes, jitter or a format that :class:`ClassificationMapper` cannot follow."""
-    options = cfg.INPUT.CLASSIFICATION
-    if options.TRAIN_SIZE < 1 or not 1 <= options.TEST_SIZE <= options.TEST_RESIZE:
-        raise UserError(
-            f"INPUT.CLASSIFICATION: TRAIN_SIZE {options.TRAIN_SIZE}, TEST_RESIZE {options.TEST_RESIZE}, "
-            f"TEST_SIZE {options.TEST_SIZE}; expected positive sides with TEST_SIZE <= TEST_RESIZE"
-        )
-    jitter = list(options.COLOR_JITTER)
-    if len(jitter) != 3 or not all(value >= 0 for value in jitter):
-        raise UserError(
-            f"INPUT.CLASSIFICATION.COLOR_JITTER is {jitter}; expected three numbers >= 0, the strengths of "
-            "brightness, contrast and saturation"
-        )
-    if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
-        raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; expected 'BGR' or 'RGB'")
-
-
 @DATASET_MAPPER_REGISTRY.register()
 class ClassificationMapper:
     """From a record {"file_name", "label"} to the same with "image": uint8 (3, S, S) in ``INPUT.FORMAT``.
@@ -40,13 +22,9 @@ class ClassificationMapper:
     Args:
         cfg: reads INPUT.CLASSIFICATION and INPUT.FORMAT.
         is_train: augment.
-
-    Raises:
-        UserError: sizes, jitter or a format that it cannot follow.
     """
 
     def __init__(self, cfg, is_train: bool):
-        check_input(cfg)
         options = cfg.INPUT.CLASSIFICATION
         self.bgr = cfg.INPUT.FORMAT == "BGR"
         if is_train:

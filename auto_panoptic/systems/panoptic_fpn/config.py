@@ -2,6 +2,32 @@
 
 from detectron2.config import CfgNode as CN
 
+from ...validate import CONDITIONS, PROBABILITY, RULES, TEXT, choice, number, several, whole
+
+RULES |= {
+    "MODEL.SEM_SEG_HEAD.NUM_LAYERS": whole(0, 1000),
+    "MODEL.CROSS_ATTENTION.F2B_LEVELS": several(TEXT, least=1),
+    "MODEL.CROSS_ATTENTION.RATIOS": several(whole(1, 10**5), least=1),
+    "MODEL.PANOPTIC_FPN.COMBINE.METHOD": choice("detectron2", "supplement", "reference"),
+    "MODEL.PANOPTIC_FPN.COMBINE.HIGH_CONFIDENCE_THRESH": PROBABILITY,
+    "MODEL.PANOPTIC_FPN.COMBINE.INSTANCE_AREA_LIMIT": number(0),
+}
+
+
+def _merging(cfg) -> str | None:
+    """Detectron2's own model merges its own way, whatever METHOD says."""
+    method = cfg.MODEL.PANOPTIC_FPN.COMBINE.METHOD
+    if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN" and method != "detectron2":
+        return (
+            f"MODEL.PANOPTIC_FPN.COMBINE.METHOD is {method!r}, but PanopticFPN merges in Detectron2's way; "
+            "add MODEL.META_ARCHITECTURE AutoPanopticFPN MODEL.CROSS_ATTENTION.ENABLED False, the same "
+            "network with every merging"
+        )
+    return None
+
+
+CONDITIONS.append(_merging)
+
 
 def add_panoptic_fpn_config(cfg: CN) -> None:
     """Add the keys of the semantic head, the attention and the merging to a config, in place."""
