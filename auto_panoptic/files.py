@@ -111,13 +111,16 @@ class WriterLock:
     process is unlocked, because the kernel releases the lock of a dead process, and is simply taken over.
     """
 
-    def __init__(self, path: str | os.PathLike, protects: str, option: str = "OUTPUT_DIR"):
+    def __init__(
+        self, path: str | os.PathLike, protects: str, option: str = "OUTPUT_DIR", wait: bool = False
+    ):
         """Take the lock.
 
         Args:
             path: the lock file, created if necessary.
             protects: what the lock protects, for the message.
             option: names another place, for the message.
+            wait: for as long as another process holds it.
 
         Raises:
             UserError: another process holds it, who is named; or the name belongs to something else.
@@ -126,7 +129,7 @@ class WriterLock:
         self.path = Path(path)
         self._fd = _open_lock(self.path)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as e:
             if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 self.release()

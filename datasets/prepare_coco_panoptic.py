@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from auto_panoptic.data.derive.command import prepare_splits  # noqa: E402
-from auto_panoptic.data.sets.coco_files import coco_files, prepare_coco  # noqa: E402
+from auto_panoptic.data.prepare import prepare_splits  # noqa: E402
+from auto_panoptic.data.sets.coco import coco_files, prepare_coco  # noqa: E402
 from auto_panoptic.errors import run_command  # noqa: E402
 
 if __name__ == "__main__":

@@ -22,13 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from auto_panoptic.data.derive.once import datasets_root  # noqa: E402
+from auto_panoptic.data.search_split import write_own_split  # noqa: E402
 from auto_panoptic.data.sets.ade20k import ade20k_root, write_ade20k_split  # noqa: E402
-from auto_panoptic.data.sets.cityscapes import cityscapes_root  # noqa: E402
-from auto_panoptic.data.sets.coco import (  # noqa: E402
-    write_cityscapes_split,
-    write_nas_split,
-    write_own_split,
-)
+from auto_panoptic.data.sets.cityscapes import cityscapes_root, write_cityscapes_split  # noqa: E402
+from auto_panoptic.data.sets.coco import write_nas_split  # noqa: E402
 from auto_panoptic.errors import run_command  # noqa: E402
 
 SIZES = {"coco": 5000, "ade20k": 2000, "cityscapes": 500}

@@ -33,8 +33,8 @@ def run(script, *arguments):
 
 
 def content(folder):
-    """{file name: bytes}."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """{file name: bytes} of the images in a folder."""
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
 
 # Segment id -> COCO category id, of every image of the miniature COCO: two things, first, second, last stuff.

@@ -14,8 +14,8 @@ from toy import ROOT
 
 from auto_panoptic.data import setup
 from auto_panoptic.data.formats.panoptic_png import instance_annotations, number_annotations, write_panoptic
+from auto_panoptic.data.search_split import draw_val_ids
 from auto_panoptic.data.sets.ade20k import CATEGORIES, STUFF_IDS, ade20k_sources, write_ade20k_split
-from auto_panoptic.data.sets.coco import draw_val_ids
 from auto_panoptic.errors import UserError
 
 # Classes 0 (wall) and 145 (shower) are stuff, 7 (bed) and 149 (flag) things.

@@ -5,7 +5,8 @@ import json
 import pytest
 from detectron2.data import MetadataCatalog
 
-from auto_panoptic.data.sets.coco import draw_val_ids, split_json, write_nas_split
+from auto_panoptic.data.search_split import draw_val_ids, split_json
+from auto_panoptic.data.sets.coco import write_nas_split
 from auto_panoptic.errors import UserError
 
 
@@ -52,7 +53,7 @@ def test_missing_annotations_and_impossible_size_are_named(tmp_path):
 def test_nothing_is_written_where_one_kind_is_missing_or_from_another_draw(tmp_path):
     panoptic, instances = (tmp_path / f"{kind}_train2017.json" for kind in ("panoptic", "instances"))
     panoptic.write_text(json.dumps(_coco(10)))
-    with pytest.raises(UserError, match="instances_train2017.json does not exist"):
+    with pytest.raises(UserError, match="instances_train2017.json: the annotation file does not exist"):
         write_nas_split(tmp_path, 3, seed=0)
     assert list(tmp_path.iterdir()) == [panoptic]
     instances.write_text(json.dumps(_coco(10)))

@@ -20,7 +20,7 @@ def test_png_of_another_size_is_named(tmp_path, forget_data_sets):
     register_coco_panoptic("own", **own)
     with pytest.raises(UserError, match="has 30 x 20 pixels, but image 41 has 31 x 20"):
         DatasetCatalog.get("own")
-    assert not list((tmp_path / "derived").glob("own-*"))  # nothing half-made
+    assert not list((tmp_path / "derived").glob("own-*/instances.json"))  # nothing half-made
 
 
 @pytest.mark.parametrize("damage, message", [("truncate", "cannot be decoded"), ("remove", "does not exist")])

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -21,10 +22,10 @@ from prepare_util import (  # noqa: F401  data_root is a fixture
     write_coco,
 )
 
-from auto_panoptic.data.derive.label_maps import make_label_maps
-from auto_panoptic.data.derive.once import parallel_map
+from auto_panoptic.data.derive.engine import derive
+from auto_panoptic.data.derive.pool import parallel_map
 from auto_panoptic.data.formats import panoptic_png as coco_format
-from auto_panoptic.data.sets.coco_files import coco_files, prepare_coco
+from auto_panoptic.data.sets.coco import coco_files, prepare_coco
 from auto_panoptic.errors import UserError
 
 
@@ -90,10 +91,6 @@ def damage_type(path, source):
     cv2.imwrite(str(path), cv2.imread(str(path), 0).astype(np.uint16))
 
 
-def damage_age(path, source):
-    os.utime(path, (1, 1))
-
-
 def damage_remove(path, source):
     path.unlink()
 
@@ -106,17 +103,17 @@ def damage_remove(path, source):
         damage_size,
         damage_value,
         damage_type,
-        damage_age,
         damage_remove,
     ],
 )
 def test_a_repetition_makes_only_what_is_not_valid(root, damage):
     folder = write_coco(root, 4)
     files = coco_files(root, "val")
-    make_label_maps(files)
+    derive(files)
     whole, stamps = content(folder), {p.name: p.stat().st_ino for p in folder.iterdir()}
     damage(folder / "000000000002.png", root / "coco/panoptic_val2017/000000000002.png")
-    assert make_label_maps(files) == {"made": 1, "kept": 3}
+    assert derive(files) == {folder: "1 made, 3 kept"}
+    assert derive(files) == {folder: "kept"}  # nothing has changed since
     assert content(folder) == whole
     kept = {p.name for p in folder.iterdir() if p.stat().st_ino == stamps[p.name]}
     assert kept >= {"000000000001.png", "000000000003.png", "000000000004.png"}
@@ -152,7 +149,7 @@ def test_a_wrong_writer_is_noticed(root, monkeypatch):
     write_coco(root, 2)
     write = coco_format.write_image
     monkeypatch.setattr(coco_format, "write_image", lambda path, image: write(path, image // 2))
-    with pytest.raises(UserError, match="COCO val2017, label maps: 2 of 2 are wrong: .*has the labels"):
+    with pytest.raises(UserError, match="000000000001.png was written but reads back differently"):
         prepare_coco(root, "val")
 
 
@@ -184,11 +181,12 @@ def test_killed_in_the_middle_and_repeated(root, tmp_path_factory, processes):
     made = {p.name: p.stat().st_ino for p in folder.glob("0*.png")}
     time.sleep(0.3)  # orphans would go on
     assert 5 <= len(made) < 60 and len(list(folder.glob("0*.png"))) == len(made)
-    counts = make_label_maps(coco_files(root, "val"), processes)
-    assert counts["kept"] >= len(made) - 1 and counts["made"] + counts["kept"] == 60
+    (done,) = derive(coco_files(root, "val"), processes).values()
+    new, kept = re.fullmatch(r"(\d+) made, (\d+) kept", done).groups()
+    assert int(kept) >= len(made) - 1 and int(new) + int(kept) == 60
     other = tmp_path_factory.mktemp("undisturbed")
     undisturbed = write_coco(other, 60)
-    make_label_maps(coco_files(other, "val"), 1)
+    derive(coco_files(other, "val"), 1)
     assert content(folder) == content(undisturbed) and len(content(folder)) == 60
 
 
@@ -251,6 +249,6 @@ def test_the_root_may_be_given(tmp_path, monkeypatch, capfd):
         assert run(script, "--root", root, "--splits", "val", "--processes", 1) == 0, capfd.readouterr().err
         assert "val: verified: 2 images" in capfd.readouterr().out
     assert not (tmp_path / "elsewhere").exists()
-    for made in ("derived/ade20k_stuff_val/complete", "derived/cityscapes_val/complete"):
-        assert (root / made).is_file()
+    for made in ("derived/ade20k_stuff_val", "derived/cityscapes_val/semantic"):
+        assert list((root / made).glob("**/*.png"))
     json.loads((root / "ADEChallengeData2016/ade20k_instance_val.json").read_text())

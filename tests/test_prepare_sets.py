@@ -21,14 +21,14 @@ from prepare_util import (  # noqa: F401  data_root is a fixture
 )
 from test_data import PHOTOS
 
-from auto_panoptic.data.derive import conversion as prepare_panoptic
+from auto_panoptic.data.derive import conversion
 from auto_panoptic.data.formats.panoptic_png import read_panoptic
+from auto_panoptic.data.search_split import draw_val_ids, split_json
 from auto_panoptic.data.sets.ade20k import ade20k_sources
 from auto_panoptic.data.sets.ade20k_release import THING_VALUES, describe, prepare_ade20k, read_ids
-from auto_panoptic.data.sets.cityscapes import cityscapes_sources
+from auto_panoptic.data.sets.cityscapes import cityscapes_sources, write_cityscapes_split
 from auto_panoptic.data.sets.cityscapes_release import describe as describe_cityscapes
 from auto_panoptic.data.sets.cityscapes_release import prepare_cityscapes
-from auto_panoptic.data.sets.coco import draw_val_ids, split_json, write_cityscapes_split
 from auto_panoptic.errors import UserError
 
 
@@ -91,15 +91,15 @@ def test_an_ade20k_conversion_is_repeated_where_it_stopped(root, monkeypatch):
     folder = write_ade20k(root, 4)
     prepare_ade20k(root, "val")
     pngs, whole = folder / "ade20k_panoptic_val", {}
-    for path in [*folder.glob("ade20k*.json"), *pngs.iterdir()]:
+    for path in [*folder.glob("ade20k*.json"), *pngs.glob("*.png")]:
         whole[path] = path.read_bytes()
     for path in folder.glob("ade20k*.json"):
         path.unlink()
     (pngs / "ADE_val_00000002.png").unlink()
     cv2.imwrite(str(pngs / "ADE_val_00000003.png"), np.full((6, 8, 3), 7, np.uint8))
-    written, write = [], prepare_panoptic.coco.write_panoptic
+    written, write = [], conversion.coco.write_panoptic
     monkeypatch.setattr(
-        prepare_panoptic.coco,
+        conversion.coco,
         "write_panoptic",
         lambda path, ids: (written.append(Path(path).name[-6:]), write(path, ids)),
     )

@@ -18,7 +18,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError
 
-ALL, SEPARATED, CLASSES = "all", "separated", "classes"
+LABELS = ALL, SEPARATED = "all", "separated"
+CLASSES = "classes"  # of images
 SUFFIX = "_separated"  # of the names of data sets, as in Detectron2
 THINGS_LABEL = 0  # of any thing, in "separated"
 CLASSIFIED = "image_classification"  # ``evaluator_type`` of a set of classified images

@@ -7,28 +7,28 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError
-from .derive.once import build_once, datasets_root, parallel_map
+from .derive.engine import Derivation, derive
+from .derive.once import datasets_root
 from .formats import panoptic_png as coco
 from .formats.categories import check_categories
 from .formats.instances_json import by_image, detectron2_instance, read_instances
 from .formats.json_file import load_object, no_collection
-from .formats.names import below, name_problem, png_name
+from .formats.names import name_problem, png_name
 from .formats.panoptic_json import read_images, read_panoptic_json, read_segments
 from .id_table import id_table, is_main_process
-from .labels import ALL, SEPARATED, SUFFIX, label_map
+from .labels import ALL, SEPARATED, SUFFIX
 from .metadata import panoptic_metadata
 
 logger = logging.getLogger(__name__)
 
 EVALUATOR_TYPE = "coco_panoptic_seg"  # as Detectron2's
 LABEL_DIVISOR = 1000
-DERIVED_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,8 @@ class PanopticSource:
             categories that are those of the JSON.
         prepare: called before anything is read (makes the built-in data set).
         locate: path of an image below ``image_root``, from its entry in the JSON; None for its file_name.
-        derived_name: folder below ``derived_root``, to register a set whose JSON may not be there yet; None
-            for one that is named after the set and what it is derived from.
+        derived_name: folder below ``derived_root``; None for one that is named after the set and its paths.
+        label_folders: {labels: folder} of derived label maps that several sets share, or None.
     """
 
     name: str
@@ -62,6 +62,7 @@ class PanopticSource:
     prepare: Callable | None = dataclasses.field(default=None, compare=False)
     locate: Callable | None = dataclasses.field(default=None, compare=False)
     derived_name: str | None = None
+    label_folders: Mapping | None = dataclasses.field(default=None, compare=False)
 
     @functools.cached_property
     def effective_categories(self) -> list:
@@ -89,7 +90,7 @@ class PanopticSource:
     def _identity(self) -> str:
         """Tells data sets of one name apart: hash of the paths and the given categories."""
         paths = [os.path.abspath(path) for path in (self.panoptic_json, self.panoptic_root)]
-        inputs = [DERIVED_VERSION, *paths, self.categories]
+        inputs = [*paths, self.categories]
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
     def image_path(self, image: dict) -> str:
@@ -99,13 +100,13 @@ class PanopticSource:
     def paths(self, labels: str) -> dict:
         """The paths that go into the metadata, given or derived."""
         folder = self.derived
-        semantic = str(folder / "semantic") if labels == SEPARATED else f"{folder}-all/semantic"
+        made = (self.label_folders or {}).get(labels) or folder / f"semantic{'_all' if labels == ALL else ''}"
         return {
             "panoptic_json": str(folder / "panoptic.json") if self._rewrites_json else self.panoptic_json,
             "panoptic_root": self.panoptic_root,
             "image_root": self.image_root,
             "json_file": self.instances_json or str(folder / "instances.json"),
-            "sem_seg_root": (self.sem_seg_root if labels == SEPARATED else None) or semantic,
+            "sem_seg_root": (self.sem_seg_root if labels == SEPARATED else None) or str(made),
         }
 
     def metadata(self, labels: str) -> dict:
@@ -165,7 +166,7 @@ class PanopticSource:
                 f"data set {self.name}: {len(categories)} classes; label maps of 8 bits hold at most "
                 f"{coco.IGNORE - 1}."
             )
-        self._derive(entries, labels)
+        derive(self.derivation(labels))
         paths, maps = self.paths(labels), panoptic_metadata(categories, labels)
         things, stuff = maps["thing_dataset_id_to_contiguous_id"], maps["stuff_dataset_id_to_contiguous_id"]
         if instances is None:
@@ -188,71 +189,29 @@ class PanopticSource:
                 for image_id, (image, annotation) in entries.items()
             ]
 
-    def _derive(self, entries: dict, labels: str) -> None:
-        if labels == ALL:
-            build_once(
-                Path(f"{self.derived}-all"),
-                is_complete=lambda found: (found / "complete").is_file(),
-                build=functools.partial(self._build_all, entries),
-                ours=lambda f: True,
-            )
-        if self.instances_json and (self.sem_seg_root or labels == ALL) and not self._rewrites_json:
-            return
-        folder = self.derived
-
-        def build(target: Path) -> None:
-            logger.info("Deriving instances and semantic maps of %s into %s ...", self.name, folder)
-            labels = label_map(self.effective_categories)
-            things = {c["id"] for c in self.effective_categories if c["isthing"]}
-            semantic = target / "semantic" if self.sem_seg_root is None else None
-            job = functools.partial(_derive_image, self.panoptic_root, semantic, labels, things)
-            if semantic is not None or self.instances_json is None:
-                instances = parallel_map(job, entries.values(), title=f"deriving {self.name}")
-            if self.instances_json is None:
-                content = {
-                    "images": [image for image, _ in entries.values()],
-                    "annotations": coco.number_annotations(instances),
-                    "categories": [c for c in self.effective_categories if c["isthing"]],
-                }
-                (target / "instances.json").write_text(json.dumps({"info": {}, "licenses": [], **content}))
-            if self._rewrites_json:
-                content = {**read_panoptic_json(self.panoptic_json), "categories": self.effective_categories}
-                (target / "panoptic.json").write_text(json.dumps(content))
-            (target / "complete").touch()
-
-        def is_complete(found: Path) -> bool:
-            mark = found / "complete"
-            return mark.is_file() and mark.stat().st_mtime >= os.stat(self.panoptic_json).st_mtime
-
-        build_once(folder, is_complete=is_complete, build=build, ours=lambda f: True)
-
-    def _build_all(self, entries: dict, target: Path) -> None:
-        labels = label_map(self.effective_categories, ALL)
-        job = functools.partial(_derive_image, self.panoptic_root, target / "semantic", labels, set())
-        parallel_map(job, entries.values(), title=f"deriving {self.name}")
-        (target / "complete").touch()
+    def derivation(self, labels: str) -> Derivation:
+        """What is derived for these labels."""
+        folder, label_maps = self.derived, {}
+        if labels == ALL or self.sem_seg_root is None:
+            target = (self.label_folders or {}).get(labels)
+            label_maps = {Path(target or self.paths(labels)["sem_seg_root"]): labels}
+            folder = Path(target or folder)
+        return Derivation(
+            title=self.name,
+            panoptic_json=Path(self.panoptic_json),
+            panoptic_root=Path(self.panoptic_root),
+            categories=self.effective_categories,
+            folder=folder,
+            label_maps=label_maps,
+            instances_json=None if self.instances_json else folder / "instances.json",
+            panoptic_copy=folder / "panoptic.json" if self._rewrites_json else None,
+        )
 
 
 def _contiguous(segment: dict, things: dict, stuff: dict) -> dict:
     isthing = segment["category_id"] in things
     contiguous = (things if isthing else stuff)[segment["category_id"]]
     return {**segment, "category_id": contiguous, "isthing": isthing}
-
-
-def _derive_image(panoptic_root: str, semantic: Path | None, labels: dict, things: set, entry: tuple) -> list:
-    """Write one image's semantic map and return its instance annotations."""
-    image, annotation = entry
-    path = os.path.join(panoptic_root, annotation["file_name"])
-    ids = coco.read_panoptic(path)
-    if ids.shape != (image["height"], image["width"]):
-        raise UserError(
-            f"{path} has {ids.shape[1]} x {ids.shape[0]} pixels, but image {image['id']} has "
-            f"{image['width']} x {image['height']} in the JSON; correct the one that is wrong."
-        )
-    if semantic is not None:
-        target = below(semantic, png_name(annotation["file_name"]), panoptic_root)
-        coco.write_image(str(target), coco.semantic_labels(ids, annotation["segments_info"], labels))
-    return coco.instance_annotations(ids, annotation["segments_info"], things, image["id"])
 
 
 def owner_of(name: str, kind: type):
@@ -337,8 +296,8 @@ def register_coco_panoptic(
             that has "categories". Gives several sets the same classes, also where one lists only a part.
         instances_json: COCO instances JSON of the same images. Derived masks are the visible regions.
         sem_seg_root: folder of semantic PNGs of ``name_separated``, named like the panoptic PNGs.
-        derived_root: folder for derived files, ``$DETECTRON2_DATASETS/derived`` by default. Delete the
-            set's folder in it after editing panoptic PNGs without changing the JSON.
+        derived_root: folder for derived files, ``$DETECTRON2_DATASETS/derived`` by default. It follows the
+            JSON and the PNGs: whatever changes is derived anew on the next load.
         show_ids: print the table of its ids (:func:`.id_table`), in the main process.
 
     Raises:

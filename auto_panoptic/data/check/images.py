@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from ...errors import UserError
-from ..derive.once import _quiet_worker
+from ..derive.pool import quiet_worker
 from ..formats.findings import Finding
 from ..formats.json_file import is_box, is_number
 from ..formats.panoptic_json import segment_problems
@@ -244,7 +244,7 @@ def stream(function: Callable, items: Iterable, processes: int | None = None) ->
     items = iter(items)
     chunks = iter(lambda: list(itertools.islice(items, _CHUNK)), [])
     context = multiprocessing.get_context("fork")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _quiet_worker)
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, quiet_worker)
     work = functools.partial(_run_chunk, function)
     try:
         pending = {pool.submit(work, chunk) for chunk in itertools.islice(chunks, 4 * processes)}

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import UserError
 from ..formats.json_file import read_object
+from ..labels import SEPARATED
 from ..register import find_source
 from ..sets.imagenet import find_image_folder
 
@@ -78,12 +79,14 @@ def _from_source(name: str, source) -> DataSet:
                     step()
         except UserError as error:
             problem = str(error)
-    result = from_paths(name, {key: getattr(source, key) for key in _PATHS})
+    paths = {key: getattr(source, key) for key in _PATHS}
+    paths["sem_seg_root"] = paths["sem_seg_root"] or (source.label_folders or {}).get(SEPARATED)
+    result = from_paths(name, paths)
     categories = None if source.categories is None else list(source.categories)
     return dataclasses.replace(
         result,
         categories=categories,
-        derives=source.prepare is not None,
+        derives=source.prepare is not None or source.label_folders is not None,
         problem=problem,
         locate=source.locate,
     )

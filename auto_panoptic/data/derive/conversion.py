@@ -12,9 +12,12 @@ import numpy as np
 from PIL import Image
 
 from ...errors import UserError
+from ...files import replacing, write_json
 from ..formats import panoptic_png as coco
-from .label_maps import fail, is_newer, sample
-from .once import filling, parallel_map, replacing
+from ..formats.names import below
+from .engine import STATE, digest_of, read_state, stat_of
+from .once import filling
+from .pool import parallel_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,28 +59,38 @@ class Conversion:
     describe: Callable[[int], tuple[int, int] | None]
 
 
+def made_here(task: Conversion) -> bool:
+    """Whether the JSON is there as :func:`convert` made it; one made by others is never replaced."""
+    made = stat_of(task.panoptic_json)
+    return bool(made) and read_state(task.panoptic_root).get("made") == made
+
+
 def convert(task: Conversion, sources: Sequence[SourceImage], processes: int | None = None) -> str:
-    """Make the panoptic PNGs and, last, the JSON; a JSON that exists ends the matter.
+    """Make the panoptic PNGs and, last, the JSON, unless they are there and fresh, or made by others.
 
     Areas and boxes are counted from the PNGs as they lie on the disk. PNGs that an interrupted run left are
-    kept where they are valid and not older than their sources.
+    kept where they say the same as their sources.
 
     Returns:
         "made" or "kept".
 
     Raises:
-        UserError: a source is missing, damaged or does not fit its photograph; a sample read back differs.
+        UserError: a source is missing, damaged or does not fit its photograph.
     """
+    files = [(path.name, path) for source in sources for path in source.annotations]
+    inputs = digest_of(list(task.categories), files)
+
+    def is_fresh() -> bool:
+        fresh = not made_here(task) or read_state(task.panoptic_root).get("inputs") == inputs
+        return fresh and task.panoptic_json.exists()
+
+    if is_fresh():
+        return "kept"
     with filling(task.panoptic_root):
-        if task.panoptic_json.exists():
+        if is_fresh():  # made by a process that was waited for
             return "kept"
         job = functools.partial(_convert_image, task)
         done = parallel_map(job, sources, processes, f"{task.title}: panoptic PNGs")
-        check, chosen = functools.partial(_differs, task), sample(sources)
-        differing = parallel_map(check, chosen, processes, f"{task.title}: verifying a sample")
-        fail(
-            [d for d in differing if d], len(chosen), f"{task.title}, panoptic PNGs", "Delete them and repeat"
-        )
         content = {
             "images": [image for image, _ in done],
             "annotations": [annotation for _, annotation in done],
@@ -85,6 +98,7 @@ def convert(task: Conversion, sources: Sequence[SourceImage], processes: int | N
         }
         with replacing(task.panoptic_json) as partial:
             partial.write_text(json.dumps(content))
+        write_json(task.panoptic_root / STATE, {"inputs": inputs, "made": stat_of(task.panoptic_json)})
         return "made"
 
 
@@ -100,20 +114,19 @@ def _image_size(path: Path) -> tuple[int, int]:
 
 def _convert_image(task: Conversion, source: SourceImage) -> tuple[dict, dict]:
     """Make or keep one PNG; its image and annotation records."""
-    path, size = task.panoptic_root / source.png, _image_size(task.image_root / source.file_name)
-    ids = _valid(task, path, size) if is_newer(path, *source.annotations) else None
-    if ids is None:
-        made = task.read_ids(source.annotations)
-        if made.shape != size:
-            raise UserError(
-                f"{source.annotations[0]} has {made.shape[1]} x {made.shape[0]} pixels, but "
-                f"{task.image_root / source.file_name} {size[1]} x {size[0]}; download both again"
-            )
-        with replacing(path) as partial:
-            coco.write_panoptic(str(partial), made)
-        ids = _valid(task, path, size)
-        if ids is None:
-            raise UserError(f"{path} was written but reads back damaged; check the disk and repeat")
+    path = below(task.panoptic_root, source.png, source.annotations[0].parent)
+    size = _image_size(task.image_root / source.file_name)
+    ids = task.read_ids(source.annotations)
+    if ids.shape != size:
+        raise UserError(
+            f"{source.annotations[0]} has {ids.shape[1]} x {ids.shape[0]} pixels, but "
+            f"{task.image_root / source.file_name} {size[1]} x {size[0]}; download both again"
+        )
+    if not _holds(path, ids):
+        with replacing(path, sync=False) as partial:
+            coco.write_panoptic(str(partial), ids)
+        if not _holds(path, ids):
+            raise UserError(f"{path} was written but reads back differently; check the disk and repeat")
     described = {i: task.describe(i) for i in np.unique(ids).tolist() if i != coco.VOID}
     segments = coco.segment_records(
         ids,
@@ -125,17 +138,15 @@ def _convert_image(task: Conversion, source: SourceImage) -> tuple[dict, dict]:
     return image, {"image_id": source.image_id, "file_name": source.png, "segments_info": segments}
 
 
-def _valid(task: Conversion, path: Path, size: tuple[int, int]) -> np.ndarray | None:
-    """The segment ids of a PNG that is whole, of the right size and holds only possible ids."""
+def _holds(path: Path, ids: np.ndarray) -> bool:
+    """Whether ``path`` is a panoptic PNG of these segment ids."""
     try:
-        ids = coco.read_panoptic(str(path))
+        return not path.is_symlink() and np.array_equal(coco.read_panoptic(str(path)), ids)
     except UserError:
-        return None
-    possible = all(task.describe(i) is not None for i in np.unique(ids).tolist() if i != coco.VOID)
-    return ids if possible and ids.shape == size else None
+        return False
 
 
-def _differs(task: Conversion, source: SourceImage) -> str | None:
-    path = task.panoptic_root / source.png
-    equal = np.array_equal(coco.read_panoptic(str(path)), task.read_ids(source.annotations))
-    return None if equal else f"{path} differs from its sources"
+def sample(items: Sequence) -> list:
+    """At most 200 of the items, always the same ones."""
+    chosen = np.random.default_rng(0).permutation(len(items))[:200]
+    return [items[i] for i in sorted(chosen)]

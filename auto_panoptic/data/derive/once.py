@@ -1,22 +1,14 @@
-"""Making files once, whole, and in parallel: locks, atomic folders, deterministic worker pools."""
+"""Making folders of files: each is whole or not there, and one process makes it while others wait."""
 
 import contextlib
-import ctypes
-import fcntl
-import multiprocessing
 import os
 import shutil
-import signal
-import sys
 import tempfile
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import UserError
-
-PARTIAL = ".partial-"  # how the names of half-written files begin
+from ...files import PARTIAL, WriterLock
 
 
 def datasets_root() -> Path:
@@ -25,10 +17,37 @@ def datasets_root() -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path):
-    """Hold an exclusive lock on ``path`` (released by the system if the process dies)."""
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+def _locked(folder: Path):
+    """Hold the lock on ``folder``, a file beside it; the system releases it if the process dies.
+
+    Raises:
+        UserError: ``folder`` cannot be made or written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(folder.parent / f".{folder.name}.lock", str(folder), wait=True)
+        try:
+            yield
+        finally:
+            lock.release()
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {error}. Set DETECTRON2_DATASETS (or derived_root) to a writable folder "
+            "with free space."
+        ) from error
+
+
+@contextlib.contextmanager
+def filling(folder: Path):
+    """Make ``folder`` and hold its lock while files are added; what killed processes left half-written goes.
+
+    Raises:
+        UserError: the folder cannot be made or filled.
+    """
+    with _locked(folder):
+        folder.mkdir(exist_ok=True)
+        for stale in folder.rglob(f"{PARTIAL}*"):
+            stale.unlink(missing_ok=True)
         yield
 
 
@@ -58,104 +77,25 @@ def build_once(
     target = Path(target)
     if is_complete(target):
         return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent / f".{target.name}.lock"):
-            if is_complete(target):
-                return target
-            if target.exists() and not ours(target) and any(target.iterdir()):
-                raise UserError(
-                    f"{target} exists but was not made by auto_panoptic; it is left untouched. "
-                    "Move it away, or set DETECTRON2_DATASETS to another folder."
-                )
-            prefix = f".{target.name}.tmp-"
-            for stale in target.parent.glob(prefix + "*"):  # of killed processes: we hold the lock
-                shutil.rmtree(stale, ignore_errors=True)
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
-            try:
-                content = folder / "new"
-                content.mkdir()
-                build(content)
-                if target.exists():
-                    os.replace(target, folder / "old")
-                os.replace(content, target)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {target}: {error}. Set DETECTRON2_DATASETS (or derived_root) to a writable folder "
-            "with free space."
-        ) from error
-    return target
-
-
-@contextlib.contextmanager
-def replacing(path: Path):
-    """Yield a temporary path beside ``path`` that takes its place at the end; no file is ever half there."""
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def filling(folder: Path):
-    """Make ``folder`` and hold a lock on it while it is filled; what killed processes left half-written goes.
-
-    Raises:
-        UserError: the folder cannot be made or filled.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.parent / f".{folder.name}.lock"):
-            for stale in folder.rglob(f"{PARTIAL}*"):
-                stale.unlink(missing_ok=True)
-            yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error}; give it a writable folder with free space"
-        ) from error
-
-
-def _quiet_worker():
-    import cv2
-
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops the workers
-    if sys.platform == "linux":  # also when it is killed: 1 is PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def parallel_map(function: Callable, items: Iterable, processes: int | None = None, title: str = "") -> list:
-    """``[function(x) for x in items]`` on several processes, in order, with a progress bar for long lists.
-
-    Args:
-        function: picklable; must not depend on any state that differs between processes.
-        items: picklable arguments.
-        processes: None takes the CPUs this process may use, at most 16.
-        title: shown beside the progress bar.
-
-    Raises:
-        UserError: a worker died, mostly for want of memory; and what ``function`` raises.
-    """
-    from tqdm import tqdm
-
-    items = list(items)
-    if processes is None:
-        processes = min(len(os.sched_getaffinity(0)), 16)
-    # A daemonic process (a data loader's worker) may not have children of its own.
-    serial = processes <= 1 or len(items) < 32 or multiprocessing.current_process().daemon
-    progress = {"total": len(items), "desc": title, "mininterval": 1.0, "disable": len(items) < 256}
-    if serial:
-        return list(tqdm(map(function, items), **progress))
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, mp_context=fork, initializer=_quiet_worker) as pool:
-        try:
-            return list(tqdm(pool.map(function, items, chunksize=8), **progress))
-        except BrokenProcessPool:
+    with _locked(target):
+        if is_complete(target):
+            return target
+        if target.exists() and not ours(target) and any(target.iterdir()):
             raise UserError(
-                f"{title or 'parallel work'}: a worker process died, mostly for want of memory; use fewer "
-                "processes and repeat"
-            ) from None
+                f"{target} exists but was not made by auto_panoptic; it is left untouched. "
+                "Move it away, or set DETECTRON2_DATASETS to another folder."
+            )
+        prefix = f".{target.name}.tmp-"
+        for stale in target.parent.glob(prefix + "*"):  # of killed processes: we hold the lock
+            shutil.rmtree(stale, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        try:
+            content = folder / "new"
+            content.mkdir()
+            build(content)
+            if target.exists():
+                os.replace(target, folder / "old")
+            os.replace(content, target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return target

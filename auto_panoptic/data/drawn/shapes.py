@@ -23,7 +23,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..derive.once import build_once, datasets_root, parallel_map
+from ..derive.once import build_once, datasets_root
+from ..derive.pool import parallel_map
 from ..formats import panoptic_png as coco
 from . import scene
 

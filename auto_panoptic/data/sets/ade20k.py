@@ -13,11 +13,12 @@ from pathlib import Path
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 
 from ...errors import UserError
-from ..derive.label_maps import PanopticFiles, make_label_maps
+from ..derive.engine import Derivation
 from ..derive.once import datasets_root
 from ..formats.panoptic_json import read_panoptic_json
+from ..labels import LABELS, SEPARATED
 from ..register import PanopticSource, register_source
-from .coco import PARTS, write_split
+from ..search_split import PARTS, write_split
 
 FOLDERS = {"train": "training", "val": "validation"}
 # The classes without instance annotations in the ADE20K challenges; the other 100 are things.
@@ -37,21 +38,28 @@ def ade20k_root() -> Path:
     return datasets_root() / "ADEChallengeData2016"
 
 
-def panoptic_files(datasets: Path, split: str) -> PanopticFiles:
-    """The files of one split under a data set root, and where its label maps lie."""
-    root = datasets / "ADEChallengeData2016"
-    return PanopticFiles(
+def label_folder(datasets: Path, split: str, labels: str) -> Path:
+    """Where the label maps of "train" or "val" lie under a data set root."""
+    return datasets / "derived" / f"ade20k_{'stuff' if labels == SEPARATED else 'all'}_{split}"
+
+
+def ade20k_files(datasets: Path, split: str) -> Derivation:
+    """What the preparation makes of one split under a data set root."""
+    root, folder = datasets / "ADEChallengeData2016", label_folder(datasets, split, SEPARATED)
+    return Derivation(
         title=f"ADE20K {split}",
         panoptic_json=root / f"ade20k_panoptic_{split}.json",
         panoptic_root=root / f"ade20k_panoptic_{split}",
         categories=CATEGORIES,
-        sem_seg_root=datasets / "derived" / f"ade20k_stuff_{split}",
+        folder=folder,
+        label_maps={folder: SEPARATED},
         instances_json=root / f"ade20k_instance_{split}.json",
+        strict=True,
     )
 
 
 def write_ade20k_split(root: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:
-    """Write ``ade20k_{panoptic,instance}_nas_{train,val}.json``, as :func:`.coco_splits.write_split`."""
+    """Write ``ade20k_{panoptic,instance}_nas_{train,val}.json``, as :func:`.write_split`."""
     kinds = {
         root / f"ade20k_{kind}_train.json": {part: root / f"ade20k_{kind}_{part}.json" for part in PARTS}
         for kind in ("panoptic", "instance")
@@ -87,29 +95,20 @@ def _check(root: Path, split: str, part: str) -> None:
         )
 
 
-def _make_label_maps(files: PanopticFiles) -> None:
-    """Derive the label maps of the semantic head (things 0, stuff 1..50, void 255) from the panoptic PNGs."""
-    mark = files.sem_seg_root / "complete"
-    if not mark.exists():
-        make_label_maps(files, mark=mark)
-
-
 def ade20k_sources() -> list[PanopticSource]:
     """The four parts under the current ``$DETECTRON2_DATASETS``; nothing is read."""
     root, sources = ade20k_root(), []
     for part in (*FOLDERS, *PARTS):
         split = "val" if part == "val" else "train"
-        files = panoptic_files(root.parent, split)
         source = PanopticSource(
             name=f"ade20k_panoptic_{part}",
             panoptic_json=str(root / f"ade20k_panoptic_{part}.json"),
-            panoptic_root=str(files.panoptic_root),
+            panoptic_root=str(root / f"ade20k_panoptic_{split}"),
             image_root=str(root / "images" / FOLDERS[split]),
             categories=CATEGORIES,
             instances_json=str(root / f"ade20k_instance_{part}.json"),
-            sem_seg_root=str(files.sem_seg_root),
             check=functools.partial(_check, root, split, part),
-            prepare=functools.partial(_make_label_maps, files),
+            label_folders={labels: label_folder(root.parent, split, labels) for labels in LABELS},
         )
         sources.append(source)
     return sources

@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 
 from ...errors import UserError
-from ..derive.conversion import Conversion, SourceImage, convert
-from ..derive.label_maps import PanopticFiles, make_instances, make_label_maps, sample, verify
-from ..derive.once import parallel_map
-from .ade20k import CATEGORIES, FOLDERS, STUFF_IDS, panoptic_files
+from ..derive.conversion import Conversion, SourceImage, convert, made_here, sample
+from ..derive.engine import Derivation
+from ..derive.pool import parallel_map
+from ..prepare import prepare
+from .ade20k import CATEGORIES, FOLDERS, STUFF_IDS, ade20k_files
 
 # Values in annotations/, by instance class minus 1.
 THING_VALUES = np.array([c["id"] + 1 for c in CATEGORIES if c["isthing"]])
@@ -47,21 +48,20 @@ def prepare_ade20k(root: Path, split: str, processes: int | None = None) -> dict
     Raises:
         UserError: a source is missing or damaged.
     """
-    files, report = panoptic_files(root, split), {}
-    if not files.panoptic_json.exists():
-        task, sources = _conversion(files, split), _sources(files.panoptic_json.parent, split)
+    task, report = ade20k_files(root, split), {}
+    conversion = _conversion(task, split)
+    if not task.panoptic_json.exists() or (made_here(conversion) and _is_there(root, split)):
+        sources = _sources(task.panoptic_json.parent, split)
         _check_numbering(sources, processes)
-        convert(task, sources, processes)
-        report[str(files.panoptic_json)] = "made"
-    report[str(files.instances_json)] = make_instances(files, processes)
-    counts = make_label_maps(files, processes)
-    report[str(files.sem_seg_root)] = f"{counts['made']} made, {counts['kept']} kept"
-    report["verified"] = f"{verify(files, processes)} images"
-    (files.sem_seg_root / "complete").touch()
-    return report
+        report[str(task.panoptic_json)] = convert(conversion, sources, processes)
+    return report | prepare(task, processes)
 
 
-def _conversion(files: PanopticFiles, split: str) -> Conversion:
+def _is_there(root: Path, split: str) -> bool:
+    return all((root / "ADEChallengeData2016" / name / FOLDERS[split]).is_dir() for name in DOWNLOADS)
+
+
+def _conversion(files: Derivation, split: str) -> Conversion:
     return Conversion(
         title=files.title,
         image_root=files.panoptic_json.parent / "images" / FOLDERS[split],

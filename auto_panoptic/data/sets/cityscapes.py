@@ -17,6 +17,8 @@ from ...errors import UserError
 from ..derive.once import datasets_root
 from ..formats.panoptic_json import read_categories
 from ..register import PanopticSource, register_source
+from ..search_split import PARTS as SPLIT_PARTS
+from ..search_split import write_split
 
 PARTS = {"train": "train", "val": "val", "nas_train": "train", "nas_val": "train"}  # part -> official split
 CATEGORIES = tuple(
@@ -35,6 +37,13 @@ def image_file(image: dict) -> str:
     # createPanopticImgs.py leaves out the city, and "_gtFine" in.
     name = image["file_name"].replace("_gtFine_leftImg8bit", "_leftImg8bit")
     return name if os.path.dirname(name) else os.path.join(name.split("_")[0], name)
+
+
+def write_cityscapes_split(gt_fine: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:
+    """Write ``cityscapes_panoptic_nas_{train,val}.json``, as :func:`write_split`."""
+    source = gt_fine / "cityscapes_panoptic_train.json"
+    targets = {part: gt_fine / f"cityscapes_panoptic_{part}.json" for part in SPLIT_PARTS}
+    return write_split({source: targets}, size, seed, overwrite)
 
 
 def _check(root: Path, split: str, part: str) -> None:

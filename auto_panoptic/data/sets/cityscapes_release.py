@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 
 from ...errors import UserError
-from ..derive.conversion import Conversion, SourceImage, convert
-from ..derive.label_maps import PanopticFiles, make_instances, make_label_maps, verify
+from ..derive.conversion import Conversion, SourceImage, convert, made_here
+from ..derive.engine import Derivation
+from ..labels import SEPARATED
+from ..prepare import prepare
 from .cityscapes import CATEGORIES, cityscapes_sources
 
 _SUFFIX = "_gtFine_instanceIds.png"
@@ -27,16 +29,18 @@ def _check(split: str) -> None:
     next(source for source in cityscapes_sources() if source.name == name).check()
 
 
-def cityscapes_files(root: Path, split: str) -> PanopticFiles:
-    """The files of "train" or "val" under a data set root; derived files lie where training derives them."""
-    gt_fine, derived = root / "cityscapes" / "gtFine", root / "derived" / f"cityscapes_{split}"
-    return PanopticFiles(
+def cityscapes_files(root: Path, split: str) -> Derivation:
+    """What is made of "train" or "val" under a data set root, where training derives it, too."""
+    gt_fine, folder = root / "cityscapes" / "gtFine", root / "derived" / f"cityscapes_{split}"
+    return Derivation(
         title=f"Cityscapes {split}",
         panoptic_json=gt_fine / f"cityscapes_panoptic_{split}.json",
         panoptic_root=gt_fine / f"cityscapes_panoptic_{split}",
         categories=CATEGORIES,
-        sem_seg_root=derived / "semantic",
-        instances_json=derived / "instances.json",
+        folder=folder,
+        label_maps={folder / "semantic": SEPARATED},
+        instances_json=folder / "instances.json",
+        strict=True,
     )
 
 
@@ -54,35 +58,31 @@ def prepare_cityscapes(root: Path, split: str, processes: int | None = None) -> 
     Raises:
         UserError: a source is missing or damaged.
     """
-    files, report = cityscapes_files(root, split), {}
-    if not files.panoptic_json.exists():
-        report[str(files.panoptic_json)] = _convert(files, root / "cityscapes", split, processes)
-    _check(split)
-    report[str(files.instances_json)] = make_instances(files, processes)
-    counts = make_label_maps(files, processes)
-    report[str(files.sem_seg_root)] = f"{counts['made']} made, {counts['kept']} kept"
-    report["verified"] = f"{verify(files, processes)} images"
-    (files.sem_seg_root.parent / "complete").touch()
-    return report
-
-
-def _convert(files: PanopticFiles, root: Path, split: str, processes: int | None) -> str:
-    sources = _sources(root, split)
-    task = Conversion(
-        title=files.title,
-        image_root=root / "leftImg8bit" / split,
-        panoptic_json=files.panoptic_json,
-        panoptic_root=files.panoptic_root,
+    task, report = cityscapes_files(root, split), {}
+    conversion = Conversion(
+        title=task.title,
+        image_root=root / "cityscapes" / "leftImg8bit" / split,
+        panoptic_json=task.panoptic_json,
+        panoptic_root=task.panoptic_root,
         categories=CATEGORIES,
         read_ids=read_ids,
         describe=describe,
     )
-    return convert(task, sources, processes)
+    there = _annotations(root / "cityscapes", split)
+    if not task.panoptic_json.exists() or (there and made_here(conversion)):
+        sources = _sources(root / "cityscapes", split)
+        report[str(task.panoptic_json)] = convert(conversion, sources, processes)
+    _check(split)
+    return report | prepare(task, processes)
+
+
+def _annotations(root: Path, split: str) -> list[Path]:
+    return sorted((root / "gtFine" / split).glob(f"*/*{_SUFFIX}"))
 
 
 def _sources(root: Path, split: str) -> list[SourceImage]:
     sources = []
-    for path in sorted((root / "gtFine" / split).glob(f"*/*{_SUFFIX}")):
+    for path in _annotations(root, split):
         name, city = path.name.removesuffix(_SUFFIX), path.parent.name
         image, png = f"{city}/{name}_leftImg8bit.png", f"{name}_gtFine_panoptic.png"
         sources.append(SourceImage(name, image, png, (path,)))

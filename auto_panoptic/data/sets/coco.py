@@ -1,124 +1,61 @@
-"""COCO's training images in two disjoint parts: one trains the supernet, one scores the candidates.
-
-``datasets/prepare_nas_split.py`` draws the parts; images and label maps stay where Detectron2 expects them.
-"""
+"""COCO: its search split, and the label maps that Detectron2's ``datasets/prepare_panoptic_fpn.py`` makes."""
 
 from __future__ import annotations
 
 import functools
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ...errors import UserError
-from ..derive.once import datasets_root, replacing
-from ..formats.json_file import load_object
+from ..derive.engine import Derivation
+from ..derive.once import datasets_root
+from ..labels import SEPARATED
+from ..prepare import prepare
 from ..register import PanopticSource, register_source
+from ..search_split import PARTS, write_split
 
-PARTS = ("nas_train", "nas_val")
-
-
-def split_json(content: Mapping, val_ids: set) -> dict[str, dict]:
-    """A COCO JSON (panoptic or instances) in two: "nas_train" without ``val_ids``, "nas_val" with them."""
-
-    def part(inside: bool) -> dict:
-        return {
-            **content,
-            "images": [image for image in content["images"] if (image["id"] in val_ids) == inside],
-            "annotations": [a for a in content["annotations"] if (a["image_id"] in val_ids) == inside],
-        }
-
-    return {"nas_train": part(False), "nas_val": part(True)}
+_ZIP = "unpack panoptic_annotations_trainval2017.zip and the panoptic_{}2017.zip in it"
 
 
-def draw_val_ids(content: Mapping, size: int, seed: int) -> set:
-    """Ids of ``size`` images drawn without replacement, whatever their order in the file."""
-    ids = sorted(image["id"] for image in content["images"])
-    if not 0 < size < len(ids):
-        raise UserError(
-            f"--size {size}: expected 1 to {len(ids) - 1}, as there are {len(ids)} training images"
-        )
-    return {ids[i] for i in np.random.default_rng(seed).permutation(len(ids))[:size]}
+def coco_files(root: Path, split: str) -> Derivation:
+    """The label maps of "train" or "val" under the data set root; COCO brings its instances."""
+    coco = root / "coco"
+    folder = coco / f"panoptic_stuff_{split}2017"
+    return Derivation(
+        title=f"COCO {split}2017",
+        panoptic_json=coco / "annotations" / f"panoptic_{split}2017.json",
+        panoptic_root=coco / f"panoptic_{split}2017",
+        categories=COCO_CATEGORIES,
+        folder=folder,
+        label_maps={folder: SEPARATED},
+        strict=True,
+    )
 
 
-def write_split(
-    kinds: Mapping[Path, Mapping[str, Path]], size: int, seed: int, overwrite: bool = False
-) -> dict[str, int]:
-    """Write the two parts of annotation files of the same images, and read them back.
+def prepare_coco(root: Path, split: str, processes: int | None = None) -> dict[str, str]:
+    """Make and verify the label maps of one split: things 0, stuff 1..53 by ascending id, void 255.
 
     Args:
-        kinds: annotation file (the first decides the draw) -> file to write for each of :data:`PARTS`.
-        size: images in "nas_val".
-        seed: seed of the draw.
-        overwrite: replace parts of another draw.
+        root: the data set root, which holds ``coco``.
+        split: "train" or "val".
+        processes: None takes the CPUs there are.
 
     Returns:
-        {part: number of images}.
+        {what: what was done}.
 
     Raises:
-        UserError: an annotation file is missing or broken, the size is out of range, the files list different
-            images, or there are parts of another draw.
+        UserError: an annotation file is missing or damaged.
     """
-    counts: dict[str, int] = {}
-    val_ids = None
-    to_write: list[tuple[Path, dict, set]] = []  # nothing is written before every input was read and checked
-    for source, targets in kinds.items():
-        content = load_object(str(source), "annotation file", {"images": list, "annotations": list})
-        ids = {image["id"] for image in content["images"]}
-        if val_ids is None:
-            val_ids = draw_val_ids(content, size, seed)
-        elif not val_ids <= ids:
+    task = coco_files(root, split)
+    for path in (task.panoptic_json, task.panoptic_root):
+        if not path.exists():
             raise UserError(
-                f"{source} lacks {len(val_ids - ids)} images of {next(iter(kinds))}; "
-                "restore both from the same source"
+                f"COCO: {path} does not exist; {_ZIP.format(split)}, set --root to the folder that holds "
+                "coco, or choose other --splits"
             )
-        expected = {"nas_train": ids - val_ids, "nas_val": ids & val_ids}
-        for part, half in split_json(content, val_ids).items():
-            if not overwrite:
-                _check_same_draw(targets[part], expected[part])
-            to_write.append((targets[part], half, expected[part]))
-            counts.setdefault(part, len(half["images"]))
-    for path, half, expected_ids in to_write:
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(half))
-        if _image_ids(path) != expected_ids:
-            raise UserError(f"{path} was written but reads back differently; check the disk")
-    return counts
-
-
-def _image_ids(path: Path) -> set:
-    return {image["id"] for image in load_object(str(path), "split", {"images": list})["images"]}
-
-
-def _check_same_draw(path: Path, expected: set) -> None:
-    if path.exists() and _image_ids(path) != expected:
-        raise UserError(
-            f"{path} is there with another draw of images; a network trained with it has seen what would now "
-            "score it. Repeat with its --size and --seed, or replace it with --overwrite"
-        )
-
-
-def write_own_split(
-    panoptic_json: Path, instances_json: Path | None, size: int, seed: int, overwrite: bool = False
-) -> dict[str, int]:
-    """Write ``<name>_nas_{train,val}.json`` beside ``<name>.json``, as :func:`write_split`."""
-    kinds = {
-        path: {part: path.with_name(f"{path.stem}_{part}.json") for part in PARTS}
-        for path in (panoptic_json, instances_json)
-        if path is not None
-    }
-    return write_split(kinds, size, seed, overwrite)
-
-
-def write_cityscapes_split(gt_fine: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:
-    """Write ``cityscapes_panoptic_nas_{train,val}.json``, as :func:`write_split`."""
-    source = gt_fine / "cityscapes_panoptic_train.json"
-    targets = {part: gt_fine / f"cityscapes_panoptic_{part}.json" for part in PARTS}
-    return write_split({source: targets}, size, seed, overwrite)
+    return prepare(task, processes)
 
 
 def write_nas_split(annotations: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The command line that the scripts ``datasets/prepare_*.py`` share."""
+"""What the scripts ``datasets/prepare_*.py`` share: making and verifying derived files, the command line."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ...errors import UserError
-from .label_maps import PanopticFiles, verify
-from .once import datasets_root
+from ..errors import UserError
+from .derive.engine import Derivation, derive, verify, verify_instances
+from .derive.once import datasets_root
+
+
+def prepare(task: Derivation, processes: int | None = None) -> dict[str, str]:
+    """Make what training reads beside a set, compare all of it with its sources, and say what was done."""
+    report = {str(path): done for path, done in derive(task, processes, thorough=True).items()}
+    report["verified"] = f"{verify_instances(task)} images"
+    return report
 
 
 def prepare_splits(
     description: str,
-    files: Callable[[Path, str], PanopticFiles],
-    prepare: Callable[[Path, str, int | None], dict],
+    files: Callable[[Path, str], Derivation],
+    make: Callable[[Path, str, int | None], dict],
 ) -> None:
     """Parse the command line, and make or only verify the files of each split.
 
     Args:
         description: text of ``--help``.
         files: (data set root, split) -> the files of a split.
-        prepare: (data set root, split, processes) -> {what: what was done}.
+        make: (data set root, split, processes) -> {what: what was done}.
 
     Raises:
         UserError: a missing or damaged file, a root that is no folder.
@@ -54,7 +61,7 @@ def prepare_splits(
                     )
                 report = {"verified": f"{verify(made, args.processes)} images"}
             else:
-                report = prepare(root, split, args.processes)
+                report = make(root, split, args.processes)
             for what, done in report.items():
                 print(f"{split}: {what}: {done}")
     except KeyboardInterrupt:

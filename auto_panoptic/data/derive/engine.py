@@ -1,0 +1,323 @@
+"""What training reads beside a set in COCO-panoptic format: label maps, instances, a JSON of own categories.
+
+One engine makes it all, for a first load and for the scripts in ``datasets/``. Files are written one by one,
+each whole or not at all, under one lock per folder. Whether they are fresh is decided by everything that they
+depend on: the JSON, size and time of every PNG, the labels. If anything differs, the files are computed anew
+and those that differ are replaced; hence an interrupted run is continued by the next one, and files made by
+others, or copied from elsewhere, are kept where they say the same.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ...errors import UserError
+from ...files import replacing, write_json
+from ..formats import panoptic_png as coco
+from ..formats.json_file import load_object, no_collection
+from ..formats.names import below, png_name
+from ..formats.panoptic_json import read_panoptic_json, read_segments
+from ..labels import label_map
+from .once import filling
+from .pool import parallel_map
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of what is derived; another one has everything compared again
+STATE = ".derived.json"  # in the folder of a derivation: product -> digest of what it depends on
+
+
+@dataclasses.dataclass(frozen=True)
+class Derivation:
+    """One set in COCO-panoptic format and what is derived from it.
+
+    Args:
+        title: for progress bars and messages.
+        panoptic_json, panoptic_root: the annotations; only read.
+        categories: COCO-panoptic categories.
+        folder: locked while files are made; what lies in it may be replaced.
+        label_maps: {folder of label maps: their labels, "all" or "separated"}.
+        instances_json: JSON of the thing classes, or None. Outside ``folder``, one made by others is kept.
+        panoptic_copy: the panoptic JSON with ``categories``, or None.
+        strict: refuse ids in a PNG that the JSON lacks; else they are void.
+    """
+
+    title: str
+    panoptic_json: Path
+    panoptic_root: Path
+    categories: Sequence[dict]
+    folder: Path
+    label_maps: Mapping[Path, str] = dataclasses.field(default_factory=dict)
+    instances_json: Path | None = None
+    panoptic_copy: Path | None = None
+    strict: bool = False
+
+    @property
+    def things(self) -> set[int]:
+        """Category ids of the things."""
+        return {c["id"] for c in self.categories if c["isthing"]}
+
+    @property
+    def products(self) -> list[Path]:
+        """Folders of label maps and JSON files to make."""
+        return [*self.label_maps, *(p for p in (self.instances_json, self.panoptic_copy) if p is not None)]
+
+    def entries(self) -> list[tuple[dict, dict]]:
+        """(image, annotation) of every image, by image id."""
+        return list(read_segments(str(self.panoptic_json), list(self.categories)).values())
+
+    def read_ids(self, entry: tuple[dict, dict]) -> np.ndarray:
+        """Segment ids (H, W) of one image.
+
+        Raises:
+            UserError: the PNG is missing, damaged or of another size than the JSON says.
+        """
+        image, annotation = entry
+        path = Path(self.panoptic_root) / annotation["file_name"]
+        ids = coco.read_panoptic(str(path))
+        if ids.shape != (image["height"], image["width"]):
+            raise UserError(
+                f"{path} has {ids.shape[1]} x {ids.shape[0]} pixels, but image {image['id']} has "
+                f"{image['width']} x {image['height']} in {self.panoptic_json}; restore the one that is wrong"
+            )
+        return ids
+
+
+def stat_of(path: str | os.PathLike) -> str:
+    """Size and time of a file, empty where there is none."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return f"{found.st_size} {found.st_mtime_ns}"
+    return ""
+
+
+def digest_of(settings: object, files: Iterable[tuple[str, str | os.PathLike]]) -> str:
+    """Digest of settings and of name, size and time of files (name, path), whether they exist or not."""
+    total = hashlib.sha256(json.dumps([VERSION, settings]).encode())
+    for name, path in files:
+        total.update(f"{name} {stat_of(path)}\n".encode())
+    return total.hexdigest()
+
+
+def _digest(task: Derivation, product: Path, entries: list) -> str:
+    """Digest of all that a product depends on, and of its own files."""
+    names = [annotation["file_name"] for _, annotation in entries]
+    labels = task.label_maps.get(product)
+    files = [("", task.panoptic_json), *((name, os.path.join(task.panoptic_root, name)) for name in names)]
+    if labels is None:
+        files.append(("made", product))
+    else:
+        files += [("made", os.path.join(product, png_name(name))) for name in names]
+    return digest_of([labels, list(task.categories)], files)
+
+
+def read_state(folder: Path) -> dict:
+    """{product: digest} as of the last run; empty where there was none."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads((folder / STATE).read_text())
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def _key(task: Derivation, product: Path) -> str:
+    return f"{os.path.relpath(product, task.folder)} of {os.path.basename(task.panoptic_json)}"
+
+
+def _foreign(task: Derivation, product: Path, state: dict) -> bool:
+    """Whether a file that was not made here lies where a product would go, outside the folder: it is kept."""
+    folder = task.folder.parent.resolve() / task.folder.name  # a link is no folder of ours
+    outside = not product.parent.resolve().is_relative_to(folder)
+    unknown = state.get(f"{_key(task, product)}, made") != stat_of(product)
+    return outside and product.is_file() and unknown
+
+
+def derive(task: Derivation, processes: int | None = None, thorough: bool = False) -> dict[Path, str]:
+    """Make what is not there or not fresh.
+
+    Args:
+        task: what is wanted.
+        processes: None takes the CPUs there are.
+        thorough: compare every file with its source, whatever was noted about it.
+
+    Returns:
+        {product: "made", "kept", or how many files of each}.
+
+    Raises:
+        UserError: a panoptic PNG or the JSON is missing or damaged, or the folder cannot be written.
+    """
+    entries = task.entries()
+
+    def stale() -> list[Path]:
+        state = read_state(task.folder)
+        mine = [p for p in task.products if not _foreign(task, p, state)]
+        return [p for p in mine if thorough or state.get(_key(task, p)) != _digest(task, p, entries)]
+
+    report = dict.fromkeys(task.products, "kept")
+    if not stale():
+        return report
+    if task.folder.is_dir() and not os.access(task.folder, os.W_OK):
+        verify(task, processes, f"Make {task.folder} writable, to have them made again")
+        return report
+    with filling(task.folder):
+        wanted = stale()  # without what was made by a process that was waited for
+        if wanted:
+            report |= _make(task, entries, wanted, processes)
+            state = read_state(task.folder)
+            for product in wanted:
+                state[_key(task, product)] = _digest(task, product, entries)
+                state[f"{_key(task, product)}, made"] = stat_of(product)
+            write_json(task.folder / STATE, state)
+    return report
+
+
+def _make(task: Derivation, entries: list, wanted: list[Path], processes: int | None) -> dict[Path, str]:
+    logger.info("Deriving %s of %s ...", ", ".join(map(str, wanted)), task.title)
+    maps = {p: label_map(task.categories, labels) for p, labels in task.label_maps.items() if p in wanted}
+    report = {}
+    if maps or task.instances_json in wanted:
+        job = functools.partial(_make_image, task, maps, task.instances_json in wanted)
+        done = parallel_map(job, entries, processes, f"{task.title}: label maps and instances")
+        for position, path in enumerate(maps):
+            made = sum(flags[position] for flags, _ in done)
+            report[path] = f"{made} made, {len(done) - made} kept"
+    if task.instances_json in wanted:
+        content = {
+            "info": {},
+            "licenses": [],
+            "images": [image for image, _ in entries],
+            "annotations": coco.number_annotations([instances for _, instances in done]),
+            "categories": [c for c in task.categories if c["isthing"]],
+        }
+        report[task.instances_json] = _write(task.instances_json, content)
+    if task.panoptic_copy in wanted:
+        content = {**read_panoptic_json(str(task.panoptic_json)), "categories": list(task.categories)}
+        report[task.panoptic_copy] = _write(task.panoptic_copy, content)
+    return report
+
+
+def _write(path: Path, content: dict) -> str:
+    with no_collection():
+        text = json.dumps(content)
+    if path.is_file() and not path.is_symlink() and path.read_bytes() == text.encode():
+        return "kept"
+    with replacing(path) as partial:
+        partial.write_text(text)
+    return "made"
+
+
+def _make_image(task: Derivation, maps: dict, instances: bool, entry: tuple) -> tuple[list[bool], list]:
+    """Make the label maps of one image that differ; which were made, and its instances."""
+    annotation, ids, flags = entry[1], task.read_ids(entry), []
+    for folder, labels in maps.items():
+        path = below(folder, png_name(annotation["file_name"]), task.panoptic_root)
+        wanted = _labels(task, entry, ids, labels)
+        flags.append(_label_problem(path, wanted) is not None)
+        if flags[-1]:
+            with replacing(path, sync=False) as partial:
+                coco.write_image(str(partial), wanted)
+            if _label_problem(path, wanted):
+                raise UserError(f"{path} was written but reads back differently; check the disk and repeat")
+    if not instances:
+        return flags, []
+    return flags, coco.instance_annotations(ids, annotation["segments_info"], task.things, entry[0]["id"])
+
+
+def _labels(task: Derivation, entry: tuple, ids: np.ndarray, labels: dict) -> np.ndarray:
+    """The label map (H, W) of one image."""
+    found = coco.semantic_labels(ids, entry[1]["segments_info"], labels)
+    if task.strict:
+        unknown = ids[(found == coco.IGNORE) & (ids != coco.VOID)]
+        if unknown.size:
+            raise UserError(
+                f"{Path(task.panoptic_root) / entry[1]['file_name']} has segment ids that "
+                f"{task.panoptic_json} lacks, e.g. {unknown.max()}; restore both from the same source"
+            )
+    return found
+
+
+def _label_problem(path: Path, wanted: np.ndarray) -> str | None:
+    """What is wrong with one label map, or None."""
+    if path.is_symlink() or not path.is_file():
+        return f"{path} does not exist"
+    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if found is None:
+        return f"{path} cannot be decoded"
+    same = found.dtype == wanted.dtype and np.array_equal(found, wanted)
+    return None if same else f"{path} differs from its panoptic PNG"
+
+
+def fail(problems: Sequence[str], checked: int, what: str, remedy: str) -> None:
+    """Raise UserError if there are problems, naming the first five."""
+    if problems:
+        shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
+        raise UserError(f"{what}: {len(problems)} of {checked} are wrong: {shown}. {remedy}")
+
+
+AGAIN = "Repeat the command without --check, which makes them again"
+
+
+def verify(task: Derivation, processes: int | None = None, remedy: str = AGAIN) -> int:
+    """Compare every label map with its panoptic PNG and the instances with the segments; writes nothing.
+
+    Returns:
+        number of images.
+
+    Raises:
+        UserError: names what is wrong and the remedy.
+    """
+    entries = task.entries()
+    found = parallel_map(functools.partial(_problem, task), entries, processes, f"{task.title}: verifying")
+    fail([p for p in found if p], len(entries), f"{task.title}, label maps", remedy)
+    return verify_instances(task, entries)
+
+
+def _problem(task: Derivation, entry: tuple) -> str | None:
+    ids = task.read_ids(entry)
+    for folder, labels in task.label_maps.items():
+        path = folder / png_name(entry[1]["file_name"])
+        problem = _label_problem(path, _labels(task, entry, ids, label_map(task.categories, labels)))
+        if problem:
+            return problem
+    return None
+
+
+def verify_instances(task: Derivation, entries: list | None = None) -> int:
+    """Compare the instances JSON, which others may have made, with the thing segments, image by image.
+
+    Returns:
+        number of images.
+
+    Raises:
+        UserError: names what is wrong and the remedy.
+    """
+    entries = task.entries() if entries is None else entries
+    if task.instances_json is None:
+        return len(entries)
+    content = load_object(str(task.instances_json), "instances JSON", {"images": list, "annotations": list})
+    found = collections.defaultdict(list)
+    for instance in content["annotations"]:
+        found[instance["image_id"]].append((instance["category_id"], instance["iscrowd"]))
+    images, problems = {image["id"] for image in content["images"]}, []
+    for image, annotation in entries:
+        segments = [s for s in annotation["segments_info"] if s["category_id"] in task.things]
+        stated = sorted((s["category_id"], s.get("iscrowd", 0)) for s in segments)
+        if image["id"] not in images:
+            problems.append(f"image {image['id']} is absent")
+        elif sorted(found[image["id"]]) != stated:
+            count = len(found[image["id"]])
+            problems.append(f"image {image['id']} has {count} instances, but {len(stated)} thing segments")
+    again = f"Delete {task.instances_json} and repeat the command"
+    fail(problems, len(entries), f"{task.title}, images with instances", again)
+    return len(entries)
