@@ -1,147 +1,76 @@
 """``python -m auto_panoptic.doctor``: what is installed, and does it work?
 
-Prints versions, then runs one RoIAlign, one non-maximum suppression, one deformable convolution and one
-panoptic quality. Each line says ok or FAIL; a FAIL is followed by its remedy. Exit code 0: all fine, 2: not.
-By itself it imports the standard library only, so that it can report on a broken torch, too.
+Imports the libraries one after the other, prints Detectron2's list of versions, then runs one RoIAlign, one
+non-maximum suppression, one deformable convolution and one panoptic quality. Each line says ok or FAIL, and
+a FAIL is followed by its remedy. Exit code 0: all fine, 2: not.
 """
 
 import argparse
 import importlib
 import importlib.metadata
-import importlib.util
 import os
-import platform
 import sys
 import warnings
-from dataclasses import dataclass
 
-# torchvision is compiled against one torch: torch 2.x goes with torchvision 0.(x + 15).
-TORCHVISION_OFFSET = 15
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-@dataclass(frozen=True)
-class Result:
-    """Outcome of one check.
-
-    Attributes:
-        name: what was checked.
-        ok: whether it works.
-        detail: one line: the version or figure, or what is wrong.
-        remedy: one line: the command that mends it; empty when ok.
-    """
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
-
-
-def _one_line(error) -> str:
-    """The first line of an exception, with its type."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:300]
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def _pip(*packages: str) -> str:
-    return f"{sys.executable} -m pip install {' '.join(packages)}"
+PIP = f"{sys.executable} -m pip install --force-reinstall"
+LIBRARIES = {
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "PIL": "pillow",
+    "pycocotools.mask": "pycocotools",
+    "cv2": "opencv-python-headless",
+    "fvcore": "fvcore",
+}
 
 
 def matching_torchvision(torch_version: str) -> str:
-    """The torchvision release line that belongs to a torch version.
+    """A pip requirement: the torchvision that was compiled against a torch such as "2.14.1+cpu".
 
-    Args:
-        torch_version: e.g. "2.14.1+cpu".
-
-    Returns:
-        A pip requirement: "torchvision==0.29.*"; without a bound if the version cannot be read.
+    torch 2.x goes with torchvision 0.(x + 15).
     """
     try:
         major, minor = (int(part) for part in torch_version.split("+")[0].split(".")[:2])
     except ValueError:
         return "torchvision"
-    return f"'torchvision==0.{minor + TORCHVISION_OFFSET}.*'" if major == 2 else "torchvision"
+    return f"'torchvision==0.{minor + 15}.*'" if major == 2 else "torchvision"
 
 
-def torchvision_remedy() -> str:
-    """The command that replaces torchvision by the release made for the installed torch."""
-    return _pip("--force-reinstall", "--no-deps", matching_torchvision(_version("torch")))
+def _torchvision_remedy() -> str:
+    return f"{PIP} --no-deps {matching_torchvision(importlib.metadata.version('torch'))}"
 
 
-def _import(module: str, distribution: str, remedy: str) -> Result:
-    try:
-        loaded = importlib.import_module(module)
-    except Exception as error:  # broken binaries raise all sorts
-        return Result(module, False, _one_line(error), remedy)
-    version = _version(distribution) or getattr(loaded, "__version__", "")
-    return Result(module, True, f"{version} ({os.path.dirname(getattr(loaded, '__file__', None) or '')})")
+def check_import(module: str) -> str:
+    """Import a module; its version and place."""
+    loaded = importlib.import_module(module)
+    version = getattr(loaded, "__version__", "")
+    if module == "torchvision":  # its import alone may leave its operators out
+        operators = importlib.import_module("torch").ops.torchvision
+        assert all(getattr(operators, name) for name in ("nms", "roi_align", "deform_conv2d"))
+    return f"{version} ({os.path.dirname(getattr(loaded, '__file__', None) or '')})".strip()
 
 
-def check_torch() -> Result:
-    return _import("torch", "torch", _pip("--force-reinstall", "torch", "torchvision"))
-
-
-def check_torchvision() -> Result:
-    """Importing torchvision does not always load its operators: look them up as well."""
-    result = _import("torchvision", "torchvision", torchvision_remedy())
-    if not result.ok:
-        return result
-    try:
-        import torch
-
-        for operator in ("nms", "roi_align", "deform_conv2d"):
-            getattr(torch.ops.torchvision, operator)
-    except Exception as error:
-        return Result("torchvision", False, _one_line(error), torchvision_remedy())
-    return result
-
-
-def check_detectron2() -> Result:
-    """Detectron2 and where it comes from: this project's installer, or the user's own build."""
-    installer = os.path.join(ROOT, "tools", "install_detectron2.py")
-    result = _import("detectron2.layers", "detectron2", f"{sys.executable} {installer}")
-    if not result.ok:
-        return Result("detectron2", False, result.detail, result.remedy)
-    import detectron2
-    from detectron2 import _C
-
-    kind = "pure Python, tools/install_detectron2.py" if hasattr(_C, "IS_SUBSTITUTE") else "compiled"
-    folder = os.path.dirname(detectron2.__file__)
-    return Result("detectron2", True, f"{detectron2.__version__} ({folder}; {kind})")
-
-
-def check_roi_align() -> Result:
+def check_roi_align() -> str:
     """RoIAlign of a constant image is that constant."""
     import torch
     from detectron2.layers import ROIAlign
 
     pool = ROIAlign((2, 2), spatial_scale=1.0, sampling_ratio=2, aligned=True)
     out = pool(torch.full((1, 1, 8, 8), 3.0), torch.tensor([[0.0, 1.0, 1.0, 5.0, 5.0]]))
-    ok = tuple(out.shape) == (1, 1, 2, 2) and bool((out == 3.0).all())
-    detail = "a constant stays constant" if ok else f"expected all 3, got {out.tolist()}"
-    return Result("RoIAlign", ok, detail)
+    return _equal(out.flatten().tolist(), [3.0] * 4)
 
 
-def check_nms() -> Result:
+def check_nms() -> str:
     """Of two overlapping boxes the better one stays, and the distant one, too."""
     import torch
     from detectron2.layers import batched_nms
 
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [20.0, 20.0, 30.0, 30.0]])
     scores = torch.tensor([0.8, 0.9, 0.5])
-    keep = batched_nms(boxes, scores, torch.zeros(3, dtype=torch.int64), 0.5).tolist()
-    detail = "keeps boxes 1 and 2" if keep == [1, 2] else f"expected [1, 2], got {keep}"
-    return Result("NMS", keep == [1, 2], detail)
+    return _equal(batched_nms(boxes, scores, torch.zeros(3, dtype=torch.int64), 0.5).tolist(), [1, 2])
 
 
-def check_deform_conv() -> Result:
+def check_deform_conv() -> str:
     """The project's deformable convolution equals torchvision's."""
     import torch
     from torchvision.ops import deform_conv2d as reference
@@ -149,122 +78,78 @@ def check_deform_conv() -> Result:
     from auto_panoptic.modeling.layers.deform import deform_conv2d
 
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 4, 9, 8, generator=generator)
-    offset = torch.randn(1, 18, 9, 8, generator=generator)
-    mask = torch.rand(1, 9, 9, 8, generator=generator)
-    weight = torch.randn(6, 4, 3, 3, generator=generator)
-    out = deform_conv2d(x, offset, weight, None, padding=1, mask=mask)
-    error = float((out - reference(x, offset, weight, None, padding=1, mask=mask)).abs().max())
-    return Result("deformable convolution", error < 1e-3, f"largest difference to torchvision {error:.1e}")
+    x, offset, mask = (torch.rand(1, n, 9, 8, generator=generator) for n in (4, 18, 9))
+    weight = torch.rand(6, 4, 3, 3, generator=generator)
+    outs = [f(x, offset, weight, None, padding=1, mask=mask) for f in (deform_conv2d, reference)]
+    return _equal(bool(torch.allclose(*outs, rtol=0, atol=1e-3)), True)
 
 
-def check_panoptic_quality() -> Result:
+def check_panoptic_quality() -> str:
     """A segmentation compared with itself scores 100."""
     import numpy as np
 
     from auto_panoptic.evaluation import PanopticQuality
 
-    categories = [
-        {"id": 1, "name": "thing", "isthing": 1, "color": [255, 0, 0]},
-        {"id": 2, "name": "stuff", "isthing": 0, "color": [0, 255, 0]},
-    ]
-    ids = np.ones((8, 8), dtype=np.int64)
-    ids[:, 4:] = 2
+    quality = PanopticQuality(
+        [{"id": i, "name": str(i), "isthing": i % 2, "color": [i, 0, 0]} for i in (1, 2)]
+    )
+    ids = np.repeat([[1, 2]], 8, axis=0)
     segments = [
-        {"id": i, "category_id": i, "iscrowd": 0, "area": 32, "bbox": [4 * (i - 1), 0, 4, 8]} for i in (1, 2)
+        {"id": i, "category_id": i, "iscrowd": 0, "area": 8, "bbox": [i - 1, 0, 1, 8]} for i in (1, 2)
     ]
-    quality = PanopticQuality(categories)
     quality.update(ids, segments, ids.copy(), segments)
-    value = quality.compute()["PQ"]
-    ok = abs(value - 100.0) < 1e-9
-    return Result("panoptic quality", ok, f"PQ of identical maps: {value:g}")
+    return _equal(round(quality.compute()["PQ"], 9), 100.0)
 
 
-OPERATORS = (
-    ("RoIAlign", check_roi_align),
-    ("NMS", check_nms),
-    ("deformable convolution", check_deform_conv),
-    ("panoptic quality", check_panoptic_quality),
-)
-
-LIBRARIES = (
-    ("numpy", "numpy"),
-    ("PIL", "pillow"),
-    ("pycocotools.mask", "pycocotools"),
-    ("cv2", "opencv-python-headless"),
-    ("fvcore", "fvcore"),
-)
+def _equal(found, expected) -> str:
+    if found != expected:
+        raise ValueError(f"expected {expected}, got {found}")
+    return f"{found}, as expected"
 
 
-def machine() -> list[tuple[str, str]]:
-    """Python, processor cores and memory, as (name, text)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    lines = [("Python", f"{platform.python_version()} ({sys.executable})"), ("system", platform.platform())]
-    lines.append(("CPU cores", str(cores)))
+OPERATORS = {
+    "RoIAlign": check_roi_align,
+    "NMS": check_nms,
+    "deformable convolution": check_deform_conv,
+    "panoptic quality": check_panoptic_quality,
+}
+
+
+def _passes(name: str, check, remedy) -> bool:
     try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-        lines.append(("memory", f"{memory:.1f} GB"))
-    except (AttributeError, OSError, ValueError):
-        pass
-    return lines
-
-
-def cuda() -> str:
-    """CUDA device, or why there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "none (everything runs on the CPU; set MODEL.DEVICE cpu)"
-    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-
-
-def check_all():
-    """Yields Results; what depends on a failed part is left out, its remedy comes first."""
-    torch = check_torch()
-    yield torch
-    for module, distribution in LIBRARIES:
-        yield _import(module, distribution, _pip("--force-reinstall", distribution))
-    if importlib.util.find_spec("panopticapi") is None:
-        detail = "not installed (only Detectron2's own COCOPanopticEvaluator needs it)"
-        yield Result("panopticapi", True, detail)
-    else:
-        name = "panopticapi-lite" if _version("panopticapi-lite") else "panopticapi"
-        yield _import("panopticapi", name, _pip("--no-deps", "panopticapi-lite"))
-    if not torch.ok:
-        return
-    torchvision = check_torchvision()
-    yield torchvision
-    if not torchvision.ok:
-        return
-    detectron2 = check_detectron2()
-    yield detectron2
-    if not detectron2.ok:
-        return
-    for name, check in OPERATORS:
-        try:
-            result = check()
-        except Exception as error:
-            result = Result(name, False, _one_line(error), _pip("--force-reinstall", "--no-deps", "-e", ROOT))
-        if not result.ok and not result.remedy:
-            result = Result(name, False, result.detail, torchvision_remedy())
-        yield result
+        print(f"{name:24s}ok    {check()}", flush=True)
+    except Exception as error:  # broken binaries raise all sorts
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        print(
+            f"{name:24s}FAIL  {type(error).__name__}: {reason}\n{'':24s}      remedy: {remedy()}", flush=True
+        )
+        return False
+    return True
 
 
 def main(argv=None) -> int:
-    """Prints the report; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="auto_panoptic.doctor", description=__doc__.splitlines()[0])
-    parser.parse_args(argv)
+    """Print the report; return the exit code."""
+    argparse.ArgumentParser(prog="auto_panoptic.doctor", description=__doc__.splitlines()[0]).parse_args(argv)
     warnings.simplefilter("ignore")
-    for name, text in machine():
-        print(f"{name:24s}{text}", flush=True)
+    print(f"{'Python':24s}      {sys.version.split()[0]} ({sys.executable}), {os.cpu_count()} CPU cores")
     failed = []
-    for result in check_all():
-        print(f"{result.name:24s}{'ok  ' if result.ok else 'FAIL'}  {result.detail}", flush=True)
-        if not result.ok:
-            failed.append(result.name)
-            print(f"{'':24s}      remedy: {result.remedy}", flush=True)
-        elif result.name == "torch":
-            print(f"{'CUDA':24s}      {cuda()}", flush=True)
+    for module, package in LIBRARIES.items():
+        if not _passes(module, lambda m=module: check_import(m), lambda p=package: f"{PIP} {p}"):
+            failed.append(module)
+    needed = {  # each by the next
+        "torch": ("torch", lambda: f"{PIP} torch torchvision"),
+        "torchvision": ("torchvision", _torchvision_remedy),
+        "detectron2": ("detectron2.layers", lambda: f"{sys.executable} {ROOT}/tools/install_detectron2.py"),
+    }
+    for name, (module, remedy) in needed.items():
+        if not _passes(name, lambda m=module: check_import(m), remedy):
+            failed.append(name)
+            break
+    else:
+        from detectron2.utils.collect_env import collect_env_info
+
+        print(collect_env_info().partition("PyTorch built with")[0].rstrip())
+        failed += [name for name, check in OPERATORS.items() if not _passes(name, check, _torchvision_remedy)]
     print(f"FAIL: {', '.join(failed)}" if failed else "all ok")
     return 2 if failed else 0
 
