@@ -17,7 +17,7 @@ from auto_panoptic.explore import cycle_indices
 from auto_panoptic.modeling import ChoiceBlock
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer, FairCycleTrainer, launch_processes
-from auto_panoptic.training.data_loader import PositionalBatchSampler
+from auto_panoptic.training.loader import PositionalBatchSampler
 from auto_panoptic.training.precision import Precision
 
 CYCLES, BATCH = 2, 4

@@ -13,7 +13,7 @@ from auto_panoptic.explore import cycle_indices, uniform_path
 from auto_panoptic.modeling import choice_blocks
 from auto_panoptic.space import ChoiceSite, SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer
-from auto_panoptic.training.audit import PassCounter
+from auto_panoptic.training.hooks import PassCounter
 
 SPACE = SearchSpace.default()
 SIZES = np.array([len(site.ops) for site in SPACE.sites])

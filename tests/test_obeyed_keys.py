@@ -15,7 +15,7 @@ from toy import TOY_NET, make_config, run_script, write_config
 from auto_panoptic.errors import UserError
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer, build_train_loader, check_training
-from auto_panoptic.training.data_loader import PositionalBatchSampler
+from auto_panoptic.training.loader import PositionalBatchSampler
 
 SCHEDULE = ("SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 0, "SOLVER.STEPS", ())
 

@@ -14,7 +14,7 @@ from auto_panoptic.data import ensure_shapes_objects
 from auto_panoptic.errors import UserError
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer, build_train_loader, check_weights
-from auto_panoptic.training import data_loader as loaders
+from auto_panoptic.training import loader as loaders
 
 pytestmark = pytest.mark.usefixtures("forget_data_sets")
 

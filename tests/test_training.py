@@ -9,7 +9,7 @@ from toy import TOY_NET, make_config
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import choice_blocks
 from auto_panoptic.space import SearchSpace
-from auto_panoptic.training import AutoPanopticTrainer, FairCycleTrainer, fair_trainer
+from auto_panoptic.training import AutoPanopticTrainer, FairCycleTrainer, loop
 
 ITERATIONS = 5
 SCHEDULE = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.WARMUP_ITERS", 2, "SOLVER.STEPS", (4,))
@@ -24,7 +24,7 @@ class Recorder:
     def __init__(self, monkeypatch, trainer):
         self.events = []
         self.uses = {}
-        apply_architecture, batch = fair_trainer.apply_architecture, FairCycleTrainer.batch
+        apply_architecture, batch = loop.apply_architecture, FairCycleTrainer.batch
 
         def record_path(model, architecture):
             self.events.append(("pass", architecture.choices))
@@ -37,7 +37,7 @@ class Recorder:
         def record_step(optimizer, *_):
             self.events.append(("step", [group["lr"] for group in optimizer.param_groups]))
 
-        monkeypatch.setattr(fair_trainer, "apply_architecture", record_path)
+        monkeypatch.setattr(loop, "apply_architecture", record_path)
         monkeypatch.setattr(FairCycleTrainer, "batch", record_batch)
         trainer.optimizer.register_step_pre_hook(record_step)
         for site, block in choice_blocks(trainer.model).items():

@@ -4,10 +4,10 @@ from ..errors import run_command
 from ..read_config import find_config
 from .checkpoint import AtomicCheckpointer, check_resume, has_checkpoint
 from .config import build_config
-from .data_loader import build_train_loader
-from .fair_trainer import FairCycleTrainer
 from .gradients import build_optimizer, model_space
 from .launch import launch_processes, processes
+from .loader import build_train_loader
+from .loop import FairCycleTrainer
 from .recent import RecentMetrics
 from .run_folder import check_unused, only_run
 from .schedule import build_lr_scheduler

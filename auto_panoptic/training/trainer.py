@@ -17,11 +17,11 @@ from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
 from ..modeling.fold import folded
 from ..validate import validate
-from .audit import FairnessAudit
 from .checkpoint import AtomicCheckpointer
-from .data_loader import SAMPLERS, PositionalLoader, build_test_loader, build_train_loader
-from .fair_trainer import FairCycleTrainer
 from .gradients import build_optimizer, model_space
+from .hooks import FairnessAudit
+from .loader import SAMPLERS, PositionalLoader, build_test_loader, build_train_loader
+from .loop import FairCycleTrainer
 from .precise_bn import PreciseBN
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
 from .recent import RecentMetrics

@@ -19,8 +19,8 @@ from ..errors import UserError
 from ..explore import check_sampling, sampled_paths
 from ..modeling import apply_architecture, choice_blocks
 from ..space import Architecture
-from .audit import PassCounter
 from .gradients import average_over_passes, average_over_processes, check_gradients, model_space
+from .hooks import PassCounter
 from .precision import Precision
 
 

@@ -9,7 +9,7 @@ from toy import make_config
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.training import build_train_loader
-from auto_panoptic.training.data_loader import PositionalBatchSampler
+from auto_panoptic.training.loader import PositionalBatchSampler
 
 
 def take(sampler, n):
@@ -154,7 +154,7 @@ def test_opening_the_loader_leaves_the_global_generators_alone(cfg):
 
 
 def test_two_processes_see_what_one_would(cfg, monkeypatch):
-    from auto_panoptic.training import data_loader
+    from auto_panoptic.training import loader as data_loader
 
     options = ("DATALOADER.ASPECT_RATIO_GROUPING", False, "SOLVER.IMS_PER_BATCH", 4)
     cfg = with_options(cfg, *options)
@@ -171,7 +171,7 @@ def test_two_processes_see_what_one_would(cfg, monkeypatch):
 
 @pytest.mark.parametrize("images", [0, 3])
 def test_batch_size_must_suit_the_processes(cfg, monkeypatch, images):
-    from auto_panoptic.training import data_loader
+    from auto_panoptic.training import loader as data_loader
 
     monkeypatch.setattr(data_loader.comm, "get_world_size", lambda: 2)
     with pytest.raises(UserError, match=f"SOLVER.IMS_PER_BATCH is {images}; .*multiple of the 2 processes"):
