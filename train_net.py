@@ -36,7 +36,7 @@ from auto_panoptic.evaluation import (
 )
 from auto_panoptic.evaluation.expected import check_expected_results, verify_results
 from auto_panoptic.modeling import meta_model
-from auto_panoptic.search import path_statistics
+from auto_panoptic.search.candidate import path_statistics
 from auto_panoptic.training import (
     AutoPanopticTrainer,
     build_config,

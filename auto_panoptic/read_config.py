@@ -10,10 +10,10 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .config import add_auto_panoptic_config
+from .config_files import read_files
 from .errors import UserError
 from .validate import validate
 
@@ -61,7 +61,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     flags = [opt for opt in opts if str(opt).startswith("--")]  # argparse gives the rest of the line to opts
     if flags:
         raise UserError(f"{flags[0]} stands after KEY VALUE pairs: options come before them")
-    own, *bases = _read_files(path)
+    own, *bases = read_files(path)
     cfg = get_cfg()
     add_auto_panoptic_config(cfg)
     modules = _imports(config_file, own.get("IMPORTS"))
@@ -115,42 +115,6 @@ def _imports(source: str, value) -> list[str]:
     if not all(isinstance(n, str) and all(part.isidentifier() for part in n.split(".")) for n in names):
         raise UserError(f"{source}: IMPORTS is {value!r}; expected a list of modules, [my.module]")
     return names
-
-
-def _read_files(path: str, above: tuple[str, ...] = ()) -> list[dict]:
-    """Content of a YAML file and of its bases, the file's own first.
-
-    Raises:
-        UserError: one is missing, is no plain YAML, or has itself as a base.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"{above[-1] if above else path}: no file {path!r}, which is its _BASE_")
-    if os.path.realpath(path) in map(os.path.realpath, above):
-        raise UserError(f"{path}: is a _BASE_ of itself, by way of {' and '.join(above)}")
-    if path.endswith(".py"):
-        raise UserError(f"{path}: a Python file is no config here; write it as YAML")
-    try:
-        with open(path, encoding="utf-8") as stream:
-            content = yaml.safe_load(stream)
-    except yaml.constructor.ConstructorError as error:
-        place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(
-            f"{path}: {error.problem}{place}; a config holds plain values, no code is run: write a list or a "
-            "number instead"
-        ) from None
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no config; expected YAML with KEY: VALUE lines")
-    bases = content.get("_BASE_", [])
-    bases = bases if isinstance(bases, list) else [bases]
-    found = [content]
-    for base in bases:
-        if not isinstance(base, str) or "://" in base:
-            raise UserError(f"{path}: _BASE_ is {base!r}; expected the path of a YAML file")
-        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-        found += _read_files(base, (*above, path))
-    return found
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:

@@ -15,9 +15,10 @@ from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture
 from auto_panoptic.modeling.extract import extract
-from auto_panoptic.search import CandidateEvaluator, bn_recalibration, recalibrated
-from auto_panoptic.search import evaluate as evaluate_module
-from auto_panoptic.search.bn_recalibration import active_batch_norms
+from auto_panoptic.search import bn_recalibration
+from auto_panoptic.search import candidate as evaluate_module
+from auto_panoptic.search.bn_recalibration import active_batch_norms, recalibrated
+from auto_panoptic.search.candidate import CandidateEvaluator
 from auto_panoptic.space import SearchSpace
 
 

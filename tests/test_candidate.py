@@ -12,7 +12,8 @@ from toy import answer_strongly, make_config
 from auto_panoptic.data import PanopticMapper, with_data_sets
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture
-from auto_panoptic.search import CandidateEvaluator, recalibrated
+from auto_panoptic.search.bn_recalibration import recalibrated
+from auto_panoptic.search.candidate import CandidateEvaluator
 from auto_panoptic.space import SearchSpace
 
 

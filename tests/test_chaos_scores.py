@@ -17,7 +17,6 @@ from chaos.report import Plan
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, ledger
-from auto_panoptic.search import InProcess, run_search
 
 
 @pytest.fixture
@@ -49,9 +48,10 @@ def continued(folder, *arguments):
     def search():
         if unknown := set(accept) - set(changed.ACCEPTABLE):
             raise UserError(f"--accept {unknown.pop()}: expected another")
-        cfg = pure.config(folder, cycles=1)
-        evaluate = InProcess(pure.Evaluate(folder / "log"))
-        run_search(cfg, pure.SPACE, evaluate, pure.header(), resume=True, accept=accept)
+        policy = pure.search_policy(pure.config(folder, cycles=1), pure.SPACE)
+        path = pure.ledger_path(folder)
+        with Ledger.open(path, pure.header(), resume=True, allow_changed=accept) as opened:
+            pure.run_search(policy, opened, pure.InProcess(pure.Evaluate(folder / "log")))
 
     return processes.fork(search, folder / "output.log").wait()
 
@@ -93,7 +93,7 @@ def fair(count=4):
 
 
 def scores():
-    return InProcess(lambda a: ({"PQ": pure.utility(a)}, {})).evaluate
+    return pure.InProcess(lambda a: ({"PQ": pure.utility(a)}, {})).evaluate
 
 
 def test_scores_do_not_depend_on_the_order(plan):

@@ -287,7 +287,7 @@ def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch):
                 raise RuntimeError("out of memory")
             return {"PQ": float(sum(map(len, architecture.choices)))}, {}
 
-    monkeypatch.setattr("auto_panoptic.search.evaluate.CandidateEvaluator", Evaluate)
+    monkeypatch.setattr("auto_panoptic.search.candidate.CandidateEvaluator", Evaluate)
 
     def run(policy, *arguments):
         calls.clear()

@@ -9,6 +9,7 @@ from detectron2.engine import default_argument_parser
 from test_configs import CONFIGS, FOLDER, RUNNABLE, named, read
 from toy import ROOT
 
+from auto_panoptic.search.command import parser
 from auto_panoptic.training import find_config
 
 # A path of this repository: starts with one of its folders, or is a file at its top.
@@ -91,9 +92,7 @@ def test_readme_make_targets_exist(readme):
 
 def test_readme_commands_parse(readme):
     """Every command of a script has arguments that the script knows, and options that are config keys."""
-    import search_net
-
-    parsers = {"train_net.py": default_argument_parser(), "search_net.py": search_net.parser()}
+    parsers = {"train_net.py": default_argument_parser(), "search_net.py": parser()}
     seen = set()
     for command in readme_commands(readme):
         script = next((word for word in command if word.rpartition("/")[2] in parsers), None)

@@ -8,17 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 import workers_run
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from forked_ranks import on_ranks
 from toy import answer_strongly, make_config, run_script, toy_space, write_config
 from workers_run import make_evaluate, refuse
 
-from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError, run_command
-from auto_panoptic.explore import Ledger, fair_cycle
-from auto_panoptic.search import InProcess, run_search
+from auto_panoptic.explore import Ledger, fair_cycle, make_policy
+from auto_panoptic.search import InProcess, ledger_path, run_search
 from auto_panoptic.search.executors.ranks import Ranks, follow, leading
 from auto_panoptic.training import launch_processes
 
@@ -118,15 +116,10 @@ def test_an_evaluator_that_cannot_be_made_ends_the_run(execute, tmp_path):
         execute(lambda e: list(e.run(ITEMS)), refuse, None, tmp_path)
 
 
-def config(folder):
-    cfg = get_cfg()
-    add_auto_panoptic_config(cfg)
-    cfg.OUTPUT_DIR, cfg.NAS.CYCLES = str(folder), 2
-    return cfg
-
-
 def search(folder, executor, **options):
-    run_search(config(folder), SPACE, executor, HEADER, **options)
+    policy = make_policy("path_priority", SPACE, 0, {"cycles": 2, "models_per_cycle": 12})
+    with Ledger.open(ledger_path(folder), HEADER, **options) as ledger:
+        run_search(policy, ledger, executor)
 
 
 def records(folder):

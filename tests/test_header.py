@@ -9,8 +9,13 @@ from toy import make_config
 from auto_panoptic.data import register_coco_panoptic, register_shapes
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger
-from auto_panoptic.search import ACCEPTABLE, search_header
+from auto_panoptic.search.arguments import ACCEPTABLE
+from auto_panoptic.search.header import comparable, search_header, search_policy
 from auto_panoptic.space import SearchSpace
+
+
+def header_of(cfg, weights, metrics=("pq",)):
+    return search_header(cfg, search_policy(cfg, SearchSpace.from_config(cfg)), str(weights), metrics)
 
 
 def test_the_header_changes_with_everything_that_scores_depend_on(tmp_path, shapes):
@@ -18,13 +23,12 @@ def test_the_header_changes_with_everything_that_scores_depend_on(tmp_path, shap
     weights, other = tmp_path / "a.pth", tmp_path / "b.pth"
     weights.write_bytes(b"a")
     other.write_bytes(b"b")
-    space = SearchSpace.from_config(cfg)
 
     def header(*options, path=weights, metrics=("pq",)):
         changed = cfg.clone()
         changed.defrost()
         changed.merge_from_list(list(options))
-        return search_header(changed, space, str(path), metrics)
+        return header_of(changed, path, metrics)
 
     base = header()
     assert json.loads(json.dumps(base)) == base
@@ -53,7 +57,8 @@ def test_the_header_changes_with_everything_that_scores_depend_on(tmp_path, shap
     changes = f"seed: 0 -> 5; config.NAS.BN_RECALIBRATION.NUM_IMAGES: {number} -> 4; restore"
     assert f"(recorded -> now): {changes}" in str(error.value)
     assert header(metrics=("pq", "miou", "ap"))["metrics"] == ["ap", "miou", "pq"]
-    assert header(metrics=("miou", "pq")) == header(metrics=("pq", "miou")) != base
+    assert header(metrics=("pq", "ap", "miou")) == header(metrics=("pq", "miou", "ap")) != base
+    assert header(metrics=("miou", "pq")) == {**header(metrics=("pq", "miou")), "fitness": "mIoU"}
     assert {"detectron2", "numpy", "PIL"} == set(base["libraries"])
     assert header(path=other)["weights"] != base["weights"]
     # Settings of policies that are not in use do not count; those of the one in use are stated.
@@ -75,7 +80,7 @@ def test_the_header_changes_with_the_data(tmp_path, shapes):
     weights.write_bytes(b"a")
 
     def data():
-        return search_header(cfg, SearchSpace.from_config(cfg), str(weights))["data"]
+        return header_of(cfg, weights)["data"]
 
     base = data()
     assert set(base) == {"search", "calibration"} and base["search"] != base["calibration"]
@@ -101,10 +106,9 @@ def test_a_built_in_set_that_is_not_drawn_yet_is_drawn(tmp_path, shapes, forget_
     cfg = make_config(tmp_path, shapes)
     cfg.defrost()
     cfg.DATASETS.SEARCH, cfg.DATASETS.TRAIN = ("undrawn_nas_val",), ("undrawn_nas_train",)
-    arguments = (cfg, SearchSpace.from_config(cfg), str(tmp_path / "a.pth"))
-    first = search_header(*arguments)["data"]
+    first = header_of(cfg, tmp_path / "a.pth")["data"]
     assert (tmp_path / "set/annotations/panoptic_nas_val.json").is_file()
-    assert first == search_header(*arguments)["data"] and len(set(first.values())) == 2
+    assert first == header_of(cfg, tmp_path / "a.pth")["data"] and len(set(first.values())) == 2
 
 
 def test_a_missing_part_of_a_set_is_named(tmp_path, shapes, forget_data_sets):
@@ -116,7 +120,7 @@ def test_a_missing_part_of_a_set_is_named(tmp_path, shapes, forget_data_sets):
     cfg.defrost()
     cfg.DATASETS.SEARCH = ("own",)
     with pytest.raises(UserError, match="data set own: .*panoptic.json does not exist; expected there"):
-        search_header(cfg, SearchSpace.from_config(cfg), str(tmp_path / "a.pth"))
+        header_of(cfg, tmp_path / "a.pth")
 
 
 def test_another_set_of_metrics_is_refused_where_it_was_recorded(tmp_path):
@@ -133,3 +137,42 @@ def test_another_set_of_metrics_is_refused_where_it_was_recorded(tmp_path):
     assert {"metrics", "libraries"} <= set(ACCEPTABLE)
     with Ledger.open(tmp_path / "new", now, resume=True, allow_changed=["metrics"]) as ledger:
         assert ledger.header == header
+
+
+def test_of_the_config_only_what_scores_follow_from_must_be_the_same(tmp_path, shapes):
+    """Also keys of a user's own; a key that came later counts with its default."""
+    cfg = make_config(tmp_path, shapes)
+    weights = tmp_path / "a.pth"
+    weights.write_bytes(b"a")
+    path = tmp_path / "ledger.jsonl"
+    recorded = header_of(cfg, weights)
+    del recorded["config"]["TEST"]["STUFF_AREA"], recorded["config"]["IMPORTS"]
+    recorded["config"]["MINE"] = {"WIDTH": 3}
+    with Ledger.open(path, recorded) as ledger:
+        ledger.append({"cycle": 0, "index": 0, "status": "ok"})
+
+    def resumes(**own):
+        now = header_of(cfg, weights)
+        now["config"] |= {"MINE": {"WIDTH": 3}} | own
+        try:
+            Ledger.open(path, now, resume=True, comparable=comparable).close()
+            return True
+        except UserError as error:
+            return str(error)
+
+    cfg.defrost()
+    harmless = ["SOLVER.BASE_LR", 0.5, "DATALOADER.NUM_WORKERS", 7, "NAS.GRADIENTS", "sum", "VIS_PERIOD", 3]
+    cfg.merge_from_list([*harmless, "DATASETS.TEST", (), "DATASETS.COCO_PANOPTIC", []])
+    assert resumes() is True
+    assert "config.MINE.WIDTH: 3 -> 4;" in resumes(MINE={"WIDTH": 4})
+    for key, value in (
+        ("TEST.STUFF_AREA", 7),
+        ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3),
+        ("NAS.BN_RECALIBRATION.BATCH_SIZE", 3),
+        ("DATASETS.SEARCH", ("toy_panoptic_val",)),
+        ("INPUT.MAX_SIZE_TEST", 77),
+    ):
+        changed, cfg = cfg, cfg.clone()
+        cfg.merge_from_list([key, value])
+        assert f"config.{key}: " in resumes()
+        cfg = changed

@@ -5,13 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from test_search import HEADER, SPACE, Evaluate, make_cfg
+from test_search import Evaluate, search
 from toy import toy_space
 
 from auto_panoptic.explore import Ledger
-from auto_panoptic.search import InProcess, run_search, summary
-from auto_panoptic.search.loop import SearchResult
-from auto_panoptic.search.ranking import RankingNoise, ranking_noise
+from auto_panoptic.search import SearchResult, summary
+from auto_panoptic.search.noise import RankingNoise, ranking_noise
 
 
 def scores(candidates, images, samples, signal, noise, shared, seed):
@@ -86,7 +85,7 @@ def test_the_verdict_in_words(tmp_path, spread, noise, text):
 
 
 def test_the_search_reports_it(tmp_path):
-    result = run_search(make_cfg(tmp_path, 1, 12), SPACE, InProcess(Evaluate(bootstrap=True)), HEADER)
+    result, _ = search(tmp_path, Evaluate(bootstrap=True), cycles=1, models=12)
     records = Ledger(tmp_path / "search/ledger.jsonl").records
     expected = ranking_noise(
         [r["metrics"]["PQ"] for r in records], [r["metrics"]["bootstrap"] for r in records]

@@ -15,8 +15,9 @@ from toy import toy_space
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, Scoreboard, path_priority_candidates
-from auto_panoptic.search import CYCLE_KEYS, InProcess, run_search, summary
-from auto_panoptic.space import Architecture
+from auto_panoptic.search import InProcess, ledger_path, run_search, summary
+from auto_panoptic.search.header import CYCLE_KEYS, search_policy
+from auto_panoptic.space import Architecture, Cost, CostTables
 
 SPACE = toy_space(backbone=4, head=2, inter=2)
 CYCLES, MODELS = 3, 24
@@ -84,9 +85,11 @@ def results(folder):
 
 def search(folder, evaluate=None, resume=False, header=HEADER, space=SPACE, executor=None, **settings):
     evaluate = evaluate or Evaluate()
-    options = {key: settings.pop(key) for key in ("retry_failed", "accept") if key in settings}
-    cfg = make_cfg(folder, **settings)
-    return run_search(cfg, space, executor or InProcess(evaluate), header, resume=resume, **options), evaluate
+    options = {key: settings.pop(key) for key in ("retry_failed", "costs", "request") if key in settings}
+    accept = settings.pop("accept", ())
+    policy = search_policy(make_cfg(folder, **settings), space)
+    with Ledger.open(ledger_path(folder), header, resume=resume, allow_changed=accept) as ledger:
+        return run_search(policy, ledger, executor or InProcess(evaluate), **options), evaluate
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +142,13 @@ def test_the_selection_follows_from_the_scores(tmp_path):
     assert saved.provenance["best_candidate_PQ"] == max(map(utility, evaluate.calls))
 
 
-def test_facts_of_the_architecture_are_recorded(tmp_path):
-    cfg, executor = make_cfg(tmp_path, 1, 12), InProcess(Evaluate())
-    run_search(cfg, SPACE, executor, HEADER, describe=lambda a: {"macs": hash(a) % 1000})
+def test_the_cost_of_the_architecture_is_recorded(tmp_path):
+    rows = {s.name: {name: Cost(10 * i, i) for i, name in enumerate(s.names)} for s in SPACE.sites}
+    costs = CostTables(SPACE, {"stem": Cost(5, 7)}, rows)
+    search(tmp_path, cycles=1, models=12, costs=costs)
     for record in Ledger(tmp_path / "search/ledger.jsonl").records:
-        architecture = Architecture.from_indices(SPACE, record["architecture"])
-        assert record["macs"] == hash(architecture) % 1000
+        indices = sum(record["architecture"].values(), [])
+        assert (record["macs"], record["params"]) == (5 + 10 * sum(indices), 7 + sum(indices))
 
 
 def test_messages_stand_on_lines_of_their_own(tmp_path, capsys):

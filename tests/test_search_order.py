@@ -17,7 +17,8 @@ from test_search import (
 )
 from toy import toy_space
 
-from auto_panoptic.search import InProcess, search_policy
+from auto_panoptic.search import InProcess
+from auto_panoptic.search.header import search_policy
 from auto_panoptic.space import Architecture, ChoiceSite, SearchSpace
 
 

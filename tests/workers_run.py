@@ -70,7 +70,7 @@ def toy_search(folder: Path, shapes: Path) -> dict:
     from toy import answer_strongly, make_config
 
     from auto_panoptic.explore import fair_cycle
-    from auto_panoptic.search import CandidateEvaluator
+    from auto_panoptic.search.candidate import CandidateEvaluator
     from auto_panoptic.search.executors.ray import RayWorkers
     from auto_panoptic.space import SearchSpace
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import UserError
@@ -52,7 +52,12 @@ class Ledger:
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike, header: Mapping, resume: bool = False, allow_changed: Iterable[str] = ()
+        cls,
+        path: str | os.PathLike,
+        header: Mapping,
+        resume: bool = False,
+        allow_changed: Iterable[str] = (),
+        comparable: Callable[[dict], dict] = dict,
     ) -> Ledger:
         """Open for appending, creating the file if there is none. One process at a time.
 
@@ -63,6 +68,7 @@ class Ledger:
             header: what identifies the search: space, seed, policy, hashes, versions.
             resume: continue a ledger that has records.
             allow_changed: header keys that may differ from the file's; the file keeps its own.
+            comparable: what of a header must be the same.
 
         Raises:
             UserError: the ledger is in use, has records although ``resume`` is off, belongs to a search with
@@ -77,7 +83,7 @@ class Ledger:
         except OSError as e:
             raise UserError(f"{self.path}: cannot create or lock the ledger: {e.strerror}") from e
         try:
-            self._open(_plain(dict(header)), resume, set(allow_changed))
+            self._open(_plain(dict(header)), resume, set(allow_changed), comparable)
         except OSError as e:
             self.close()
             raise UserError(f"{self.path}: cannot open the ledger: {e.strerror}") from e
@@ -86,7 +92,7 @@ class Ledger:
             raise
         return self
 
-    def _open(self, header: dict, resume: bool, allow_changed: set[str]) -> None:
+    def _open(self, header: dict, resume: bool, allow_changed: set[str], comparable: Callable) -> None:
         data = self.path.read_bytes() if self.path.exists() else b""
         stored, self.records, length = _parse(self.path, data)
         if self.records and not resume:
@@ -96,7 +102,7 @@ class Ledger:
             )
         if self.records:
             unknown = {key for key in LATER_KEYS if key not in stored}
-            difference = _difference(stored, header, allow_changed | unknown)
+            difference = _difference(comparable(stored), comparable(header), allow_changed | unknown)
             if difference:
                 raise UserError(
                     f"{self.path}: cannot resume, the search has changed (recorded -> now): {difference}; "

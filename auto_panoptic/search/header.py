@@ -1,21 +1,26 @@
-"""What identifies a search: where its ledger lies, its policy, and the first line of the ledger.
-
-Imports torch and Detectron2 only where it needs them, so that the command line answers at once.
-"""
+"""What identifies a search: its policy, and the first line of its ledger."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+
+import detectron2
+import numpy
+import PIL
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
 
 from .. import __version__
-from ..explore import POLICIES, Policy, make_policy
+from ..config import add_auto_panoptic_config
+from ..data.register import find_source
+from ..explore import Policy, make_policy
 from ..space import SearchSpace
-
-# Header keys whose change may be accepted. With another space, seed or policy the candidates are others.
-ACCEPTABLE = ("config", "data", "libraries", "metrics", "versions", "weights")
+from .selection import ranking_metric
 
 # policy -> config keys of its cycles and of the models in each.
 CYCLE_KEYS = {
@@ -23,12 +28,12 @@ CYCLE_KEYS = {
     "random": ("NAS.RANDOM.CYCLES", "NAS.RANDOM.MODELS_PER_CYCLE"),
     "evolution": ("NAS.EVOLUTION.GENERATIONS", "NAS.EVOLUTION.POPULATION"),
 }
-assert CYCLE_KEYS.keys() == POLICIES.keys()
 
-
-def ledger_path(cfg) -> Path:
-    """OUTPUT_DIR/search/ledger.jsonl; scoreboard.json and architecture.json lie beside it."""
-    return Path(cfg.OUTPUT_DIR) / "search" / "ledger.jsonl"
+# What the scores follow from, in the config; so do keys that neither Detectron2 nor this package defines. Of
+# the rest (paths, devices' loaders, schedules, other policies), nothing must be as it was.
+MUST_MATCH = ("MODEL", "INPUT", "TEST", "DATASETS.TRAIN", "DATASETS.SEARCH")
+MUST_MATCH += ("NAS.SPACE", "NAS.BN_RECALIBRATION", "NAS.ARCHITECTURE")
+NEED_NOT = ("MODEL.WEIGHTS",)  # the header has their digest
 
 
 def search_policy(cfg, space: SearchSpace) -> Policy:
@@ -43,52 +48,80 @@ def search_policy(cfg, space: SearchSpace) -> Policy:
     return make_policy(cfg.NAS.POLICY, space, cfg.NAS.SEED, settings)
 
 
-def search_header(cfg, space: SearchSpace, weights: str, metrics: Iterable[str] = ("pq",)) -> dict:
+def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("pq",)) -> dict:
     """First line of the ledger: everything that the candidates and their scores depend on.
 
-    "config" holds all settings of the model, its input, recalibration and evaluation. Of the data, the
-    panoptic JSON files of DATASETS.SEARCH and, where statistics are recalibrated, of DATASETS.TRAIN are
-    read; not the images.
-    """
-    import detectron2
-    import numpy
-    import PIL
-    import torch
-    import yaml
-    from detectron2.config import CfgNode
+    "config" holds the settings, of which :func:`comparable` says what must be the same in a resumed search.
+    Of the data, the panoptic JSON files of DATASETS.SEARCH and, where statistics are recalibrated, of
+    DATASETS.TRAIN are read; not the images.
 
-    policy = search_policy(cfg, space)
-    settings = cfg.NAS.BN_RECALIBRATION
-    calibration = _data_digest(cfg.DATASETS.TRAIN if settings.ENABLED else ())
-    if settings.ENABLED and settings.MOMENTUM:
+    Args:
+        cfg: of the supernet.
+        policy: of the search.
+        weights: checkpoint of the supernet.
+        metrics: of "pq", "ap", "miou"; the fitness among them is stated where it is not PQ.
+    """
+    recalibration = cfg.NAS.BN_RECALIBRATION
+    calibration = _data_digest(cfg.DATASETS.TRAIN if recalibration.ENABLED else ())
+    if recalibration.ENABLED and recalibration.MOMENTUM:
         calibration += " shuffled"  # ledgers of earlier versions had landscape images first
-    relevant = cfg.clone()
-    relevant.defrost()
-    relevant.OUTPUT_DIR = relevant.MODEL.WEIGHTS = relevant.NAS.POLICY = ""
-    relevant.NAS.SEED = relevant.NAS.CYCLES = relevant.NAS.MODELS_PER_CYCLE = 0  # prolonged, or stated apart
-    relevant.NAS.RANDOM, relevant.NAS.EVOLUTION = CfgNode(), CfgNode()
-    return {
-        "space": space.to_dict(),
+    kept = cfg.clone()
+    kept.defrost()
+    kept.OUTPUT_DIR = kept.MODEL.WEIGHTS = kept.NAS.POLICY = ""
+    kept.NAS.SEED = kept.NAS.CYCLES = kept.NAS.MODELS_PER_CYCLE = 0  # prolonged, or stated apart
+    kept.NAS.RANDOM, kept.NAS.EVOLUTION = CfgNode(), CfgNode()
+    header = {
+        "space": policy.space.to_dict(),
         "seed": cfg.NAS.SEED,
         "policy": policy.name,
         "policy_settings": policy.settings,
-        "config": yaml.safe_load(relevant.dump()),
+        "config": yaml.safe_load(kept.dump()),
         "weights": _digest([weights]),
-        "data": {
-            "search": _data_digest(cfg.DATASETS.SEARCH),
-            "calibration": calibration,
-        },
+        "data": {"search": _data_digest(cfg.DATASETS.SEARCH), "calibration": calibration},
         "metrics": sorted(metrics),
         "versions": {"auto_panoptic": __version__, "torch": torch.__version__},
         "libraries": {m.__name__: m.__version__ for m in (detectron2, numpy, PIL)},  # decode, resize, paste
     }
+    fitness = ranking_metric(metrics)
+    return header if fitness == "PQ" else header | {"fitness": fitness}
+
+
+def comparable(header: dict) -> dict:
+    """A header with no more of its config than what the scores follow from.
+
+    A key that the header lacks, as it came later, counts with its default.
+    """
+    given = _flat(header["config"]) if isinstance(header.get("config"), dict) else None
+    if given is None:
+        return header
+    defaults = _defaults()
+    sections = {key.partition(".")[0] for key in defaults}
+    config = {key: value for key, value in (defaults | given).items() if _matters(key, sections)}
+    return {**header, "config": config}
+
+
+def _matters(key: str, sections: set[str]) -> bool:
+    if key in NEED_NOT:
+        return False
+    return key.partition(".")[0] not in sections or any(f"{key}.".startswith(f"{m}.") for m in MUST_MATCH)
+
+
+@functools.cache
+def _defaults() -> dict:
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    return _flat(yaml.safe_load(cfg.dump()))
+
+
+def _flat(node: dict, prefix: str = "") -> dict:
+    """{full key: value}."""
+    found = {}
+    for key, value in node.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _data_digest(names: Iterable[str]) -> str:
-    from detectron2.data import MetadataCatalog
-
-    from ..data.register import find_source
-
     paths = []
     for name in names:
         source, metadata = find_source(name), MetadataCatalog.get(name)

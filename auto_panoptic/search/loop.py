@@ -6,48 +6,32 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import time
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import UserError
-from ..explore import Ledger, Policy, Scoreboard
-from ..space import Architecture, SearchSpace
-from .executors import Executor
-from .header import ledger_path, search_policy
-from .ranking import RankingNoise
-from .results import write_results
+from ..explore import Ledger, Policy
+from ..space import Architecture, CostTables
+from .executors.in_process import Executor
+from .selection import Request, SearchResult, fitness_name, fitness_of, write_selection
 
 logger = logging.getLogger(__name__)
 
 Place = tuple[int, int]  # (cycle, index)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search leaves: the selection, where it lies, and how much its ranking means."""
-
-    architecture: Architecture
-    directory: Path
-    evaluated: int
-    failed: int
-    noise: RankingNoise | None
+WRITE_PERIOD = 1.0  # seconds between two selections of a search under way
 
 
 def run_search(
-    cfg,
-    space: SearchSpace,
+    policy: Policy,
+    ledger: Ledger,
     executor: Executor,
-    header: dict,
-    resume: bool = False,
+    costs: CostTables | None = None,
+    request: Request | None = None,
     retry_failed: bool = False,
-    describe: Callable[[Architecture], dict] = lambda _: {},
-    accept: Iterable[str] = (),
 ) -> SearchResult:
-    """Search OUTPUT_DIR/search with the policy NAS.POLICY.
+    """Evaluate the candidates of ``policy`` and select.
 
     The candidates are a pure function of space, seed and, for evolution, of earlier generations' fitness;
     scoreboard and selection are one of the candidates' results. So killed at any moment, and whatever order
@@ -57,35 +41,33 @@ def run_search(
     record repeats the metrics, with "duplicate_of": seq of the record they come from.
 
     Args:
-        cfg: NAS.POLICY and its settings, NAS.SEED, OUTPUT_DIR.
-        space: what to search.
+        policy: names the candidates.
+        ledger: open for appending; the files of the selection go beside it.
         executor: evaluates the candidates.
-        header: see :func:`search_header`.
-        resume: continue an existing ledger.
+        costs: of the space; each record then has "macs" and "params".
+        request: how to select in the end; by default as the policy says.
         retry_failed: evaluate failed candidates again. With a policy that breeds from earlier results only
             those of the last generation begun: the generations after the others would no longer be theirs.
-        describe: further facts of an architecture for its record, such as its size.
-        accept: header keys that may differ from the ledger's.
 
     Raises:
-        UserError: see :func:`search_policy` and :meth:`Ledger.open`; the ledger holds other candidates than
-            the policy names; every candidate failed.
+        UserError: the ledger holds other candidates than the policy names; see also :meth:`Ledger.append`,
+            :func:`write_selection` and :meth:`Executor.run`.
     """
-    policy = search_policy(cfg, space)
-    with Ledger.open(ledger_path(cfg), header, resume=resume, allow_changed=accept) as ledger:
-        return _Search(policy, ledger, header, describe).run(executor, retry_failed)
+    return _Search(policy, ledger, costs).run(executor, request, retry_failed)
 
 
 class _Search:
     """The state of :func:`run_search`."""
 
-    def __init__(self, policy: Policy, ledger: Ledger, header: dict, describe: Callable):
-        self.policy, self.ledger, self.header, self.describe = policy, ledger, header, describe
+    def __init__(self, policy: Policy, ledger: Ledger, costs: CostTables | None):
+        self.policy, self.ledger, self.costs = policy, ledger, costs
+        self.fitness = fitness_name(ledger.header)
+        self.next_write = -math.inf
         self.cycles: list[list[Architecture]] = []
         self.records = {(r["cycle"], r["index"]): r for r in ledger.records}  # the last of a place counts
         self.last_begun = max((cycle for cycle, _ in self.records), default=0)
 
-    def run(self, executor: Executor, retry_failed: bool) -> SearchResult:
+    def run(self, executor: Executor, request: Request | None, retry_failed: bool) -> SearchResult:
         done = len(self.records)
         if done:
             logger.info("%d candidates are in the ledger", done)
@@ -102,7 +84,7 @@ class _Search:
                 bar.total = known + (self.policy.cycles - len(self.cycles)) * self.policy.models
                 bar.update(known - len(items) - bar.n)
                 self._evaluate(items, executor, bar)
-        return self._write()
+        return self._write(request)
 
     def _next_cycles(self, first: int, stop: int, retry_failed: bool) -> dict[Place, Architecture]:
         """Name the candidates of these cycles; return those that are to be evaluated."""
@@ -162,65 +144,37 @@ class _Search:
         self._record(place, architecture, outcome, bar)
 
     def _record(self, place: Place, architecture: Architecture, outcome: dict, bar: tqdm) -> dict:
-        outcome = _checked(outcome)
         base = {"cycle": place[0], "index": place[1], "architecture": architecture.indices()}
-        record = self.ledger.append({**base, **outcome, **self.describe(architecture)})
+        size = self.costs.cost(architecture)._asdict() if self.costs else {}
+        record = self.ledger.append({**base, **checked(outcome, self.fitness), **size})
         self.records[place] = record
-        scores = [r["metrics"]["PQ"] for r in self.records.values() if r["status"] == "ok"]
-        if scores:
+        scores = [r["metrics"][self.fitness] for r in self.records.values() if r["status"] == "ok"]
+        if scores and time.monotonic() > self.next_write:
             self._write()
+            self.next_write = time.monotonic() + WRITE_PERIOD
         bar.update()
-        bar.set_postfix(
-            PQ=f"{record['metrics']['PQ']:.1f}" if record["status"] == "ok" else "failed",
-            best=f"{max(scores):.1f}" if scores else "-",
-        )
+        score = fitness_of(record, self.fitness)
+        shown = {self.fitness: score, "best": max(scores, default=None)}
+        bar.set_postfix({key: "failed" if v is None else f"{v:.1f}" for key, v in shown.items()})
         return record
 
     def _scored(self, cycle: int) -> list[tuple[Architecture, float | None]]:
-        """The candidates of a cycle that have a record, with their PQ, None for a failed one."""
+        return [(a, fitness_of(record, self.fitness)) for a, record in self._evaluated(cycle)]
+
+    def _evaluated(self, cycle: int) -> list[tuple[Architecture, dict]]:
+        """The candidates of a cycle that have a record."""
         pairs = [(a, self.records.get((cycle, i))) for i, a in enumerate(self.cycles[cycle])]
-        return [(a, r["metrics"]["PQ"] if r["status"] == "ok" else None) for a, r in pairs if r]
+        return [(a, record) for a, record in pairs if record]
 
-    def _write(self) -> SearchResult:
-        places = [(c, i) for c, candidates in enumerate(self.cycles) for i in range(len(candidates))]
-        records = [self.records[place] for place in places if place in self.records]
-        scored = [self._scored(cycle) for cycle in range(len(self.cycles))]
-        return write_selection(self.ledger.path.parent, self.policy, scored, records, self.header)
+    def _write(self, request: Request | None = None) -> SearchResult:
+        cycles = [self._evaluated(cycle) for cycle in range(len(self.cycles))]
+        best = self.policy.selects == "best"
+        where = (self.ledger.path.parent, self.ledger.header, self.policy.space)
+        return write_selection(*where, cycles, request, self.costs, best)
 
 
-def _checked(outcome: dict) -> dict:
-    """The outcome; a failure, if its PQ is no number: that is a fact too, and never selected."""
-    if outcome["status"] == "ok" and not math.isfinite(outcome["metrics"].get("PQ", math.nan)):
-        return {**outcome, "status": "failed", "metrics": {}, "error": "PQ is not a number"}
+def checked(outcome: dict, fitness: str) -> dict:
+    """The outcome, as a failure if its fitness is no number: such a candidate is never selected."""
+    if outcome["status"] == "ok" and not math.isfinite(outcome["metrics"].get(fitness, math.nan)):
+        return {**outcome, "status": "failed", "metrics": {}, "error": f"{fitness} is not a number"}
     return outcome
-
-
-def write_selection(
-    directory: Path, policy: Policy, cycles: list[list[tuple]], records: list[dict], header: dict
-) -> SearchResult:
-    """Compute scoreboard.json and architecture.json; both are replaced whole.
-
-    Where the policy selects by ranks, operators have a score. Where it selects the best candidate (of equal
-    ones the earliest) their score is null, and count and mean fitness remain.
-
-    Args:
-        directory: where to.
-        policy: the policy of the search.
-        cycles: per cycle its (architecture, PQ or None) in the order of index.
-        records: their last records, in the same order.
-        header: see :func:`search_header`.
-
-    Raises:
-        UserError: all candidates failed.
-    """
-    good = [(a, r) for (a, _), r in zip(sum(cycles, []), records, strict=True) if r["status"] == "ok"]
-    board = Scoreboard(policy.space)
-    for scored in filter(None, cycles):
-        board.add_cycle([a for a, _ in scored], [fitness for _, fitness in scored])
-    table, selected = board.table(), board.select()
-    if policy.selects == "best":
-        selected = max(good, key=lambda pair: pair[1]["metrics"]["PQ"])[0]
-        table = {site: [{**row, "score": None} for row in rows] for site, rows in table.items()}
-    evaluated = [(a, r) for (a, _), r in zip(sum(cycles, []), records, strict=True)]
-    noise = write_results(directory, header, evaluated, selected, table)
-    return SearchResult(selected, directory, len(good), len(records) - len(good), noise)

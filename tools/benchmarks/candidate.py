@@ -37,7 +37,7 @@ from auto_panoptic.data import PanopticMapper  # noqa: E402
 from auto_panoptic.evaluation import PanopticQualityEvaluator  # noqa: E402
 from auto_panoptic.modeling import apply_architecture  # noqa: E402
 from auto_panoptic.modeling.extract import extract  # noqa: E402
-from auto_panoptic.search import CandidateEvaluator  # noqa: E402
+from auto_panoptic.search.candidate import CandidateEvaluator  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
 from auto_panoptic.training import AutoPanopticTrainer, build_config, load_weights  # noqa: E402
 

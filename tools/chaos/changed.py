@@ -13,7 +13,7 @@ from pathlib import Path
 from toy import run_script
 
 from auto_panoptic.explore import Ledger
-from auto_panoptic.search import ACCEPTABLE
+from auto_panoptic.search.arguments import ACCEPTABLE
 
 from .processes import error_line, fork
 from .report import Outcome, Plan

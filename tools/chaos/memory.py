@@ -24,15 +24,18 @@ def flat_memory(plan: Plan, make_evaluator: Callable, space, candidates: int) ->
     outcome = Outcome(f"resident size after candidate {EARLY} and {candidates}; children", candidates)
     trace, bar = plan.folder / "memory.jsonl", plan.bar(candidates, "memory")
     folder = plan.folder / "search"
-    cfg = pure.config(folder, cycles=candidates // pure.MODELS)
-
-    def sample(_) -> dict:
-        pure.append(trace, json.dumps([resident_bytes(), children()]) + "\n")
-        return {}
+    policy = pure.search_policy(pure.config(folder, cycles=candidates // pure.MODELS), space)
 
     def run():
-        executor = pure.InProcess(make_evaluator())
-        pure.run_search(cfg, space, executor, pure.header(), describe=sample)
+        evaluate = make_evaluator()
+
+        def sampled(architecture):
+            found = evaluate(architecture)
+            pure.append(trace, json.dumps([resident_bytes(), children()]) + "\n")
+            return found
+
+        with pure.Ledger.open(pure.ledger_path(folder), pure.header()) as ledger:
+            pure.run_search(policy, ledger, pure.InProcess(sampled))
 
     def samples() -> list:
         return [json.loads(line) for line in trace.read_text().splitlines()] if trace.exists() else []

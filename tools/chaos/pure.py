@@ -17,7 +17,8 @@ from toy import toy_space
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger
-from auto_panoptic.search import CYCLE_KEYS, Executor, InProcess, run_search, search_policy
+from auto_panoptic.search import Executor, InProcess, ledger_path, run_search
+from auto_panoptic.search.header import CYCLE_KEYS, search_policy
 from auto_panoptic.space import Architecture
 
 from .processes import fork
@@ -108,9 +109,9 @@ def search(
     **size,
 ) -> None:
     """Begin or continue the search in ``folder``, in this process."""
-    cfg = config(folder, policy, **size)
-    executor = executor or InProcess(evaluate)
-    run_search(cfg, SPACE, executor, header(policy), resume=True, retry_failed=retry_failed)
+    named = search_policy(config(folder, policy, **size), SPACE)
+    with Ledger.open(ledger_path(folder), header(policy), resume=True) as ledger:
+        run_search(named, ledger, executor or InProcess(evaluate), retry_failed=retry_failed)
 
 
 def whole(folder: Path, evaluate=None, **settings) -> int | None:

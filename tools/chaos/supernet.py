@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 from toy import answer_strongly, make_shapes, write_config
 
-from auto_panoptic.search import CandidateEvaluator
+from auto_panoptic.search.candidate import CandidateEvaluator
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer, build_config, load_weights
 

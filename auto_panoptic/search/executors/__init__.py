@@ -1,5 +1,1 @@
-"""Who evaluates the candidates: this process, one rank per candidate, or Ray workers."""
-
-from .in_process import Evaluate, Executor, InProcess, outcome_of
-
-__all__ = ["Evaluate", "Executor", "InProcess", "outcome_of"]
+"""Who evaluates the candidates: ``in_process``, one candidate on each of the ``ranks``, ``ray`` workers."""

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 
 from ...errors import UserError
 from ...space import Architecture
-from ..evaluate import CandidateEvaluator, load_evaluator
+from ..candidate import CandidateEvaluator, load_evaluator
 from .in_process import Evaluate, outcome_of
 
 

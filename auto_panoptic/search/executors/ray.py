@@ -25,7 +25,7 @@ from ...errors import UserError
 from ...read_config import import_modules
 from ...space import Architecture
 from ...training import AutoPanopticTrainer, load_weights
-from ..evaluate import CandidateEvaluator, SearchImages, search_images
+from ..candidate import CandidateEvaluator, SearchImages, search_images
 from .in_process import outcome_of
 
 logger = logging.getLogger(__name__)

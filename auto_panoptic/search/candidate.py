@@ -1,4 +1,4 @@
-"""``evaluate(architecture) -> metrics`` on one supernet; what candidates share is prepared once."""
+"""The score of one candidate, a path of the supernet. What candidates share is prepared once."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ from ..space import Architecture
 from ..training.trainer import AutoPanopticTrainer
 from ..training.weights import load_weights, read_checkpoint
 from .bn_recalibration import recalibrated
+from .selection import ranking_metric
 
 # Resamples of the search images behind a candidate's uncertainty; the same for all candidates of a data set.
 BOOTSTRAP_SAMPLES = 64
 EVALUATION_BATCH = 8
+# metric -> what it needs of a model's output for an image.
+OUTPUTS = {"pq": "panoptic_seg", "ap": "instances", "miou": "sem_seg"}
+# (task, metric) of Detectron2's results -> name in a record, beside those of panoptic quality.
+OTHER_METRICS = (("bbox", "AP", "box_AP"), ("segm", "AP", "mask_AP"), ("sem_seg", "mIoU", "mIoU"))
 
 
 def _batches(
@@ -50,7 +55,7 @@ def _is_portrait(sample: dict) -> bool:
     return sample["image"].shape[1] > sample["image"].shape[2]
 
 
-def calibration_batches(cfg, mapper, read: Callable = _batches) -> list[list[dict]]:
+def calibration_batches(cfg, mapper) -> list[list[dict]]:
     """The training images of NAS.BN_RECALIBRATION, drawn by NAS.SEED, as ``mapper`` returns them.
 
     A moving average forgets its first batches, so there the batches of both orientations are shuffled.
@@ -67,7 +72,7 @@ def calibration_batches(cfg, mapper, read: Callable = _batches) -> list[list[dic
             len(dicts),
         )
     dicts = [dicts[i] for i in chosen]
-    batches = read(dicts, mapper, settings.BATCH_SIZE, _is_portrait, "reading recalibration images")
+    batches = _batches(dicts, mapper, settings.BATCH_SIZE, _is_portrait, "reading recalibration images")
     if settings.MOMENTUM:
         batches = [batches[i] for i in rng.permutation(len(batches))]
     return batches
@@ -95,12 +100,11 @@ class SearchImages(NamedTuple):
     search: list[list[list[dict]]]
 
 
-def search_images(cfg, read: Callable = _batches) -> SearchImages:
+def search_images(cfg) -> SearchImages:
     """Decode the images that recalibrate and score the candidates; takes as long as reading them.
 
     Args:
         cfg: names the data sets.
-        read: what decodes a data set into batches, a moving average's calibration images apart.
 
     Raises:
         UserError: no data set to score on, or a momentum outside [0, 1].
@@ -112,11 +116,9 @@ def search_images(cfg, read: Callable = _batches) -> SearchImages:
         raise UserError(f"NAS.BN_RECALIBRATION.MOMENTUM is {momentum}; expected a number from 0 to 1")
     mapper = build_mapper(cfg, is_train=False)
     return SearchImages(
-        calibration_batches(cfg, mapper, _batches if momentum else read)
-        if cfg.NAS.BN_RECALIBRATION.ENABLED
-        else [],
+        calibration_batches(cfg, mapper) if cfg.NAS.BN_RECALIBRATION.ENABLED else [],
         [
-            read(DatasetCatalog.get(name), mapper, EVALUATION_BATCH, _shape, f"reading {name}")
+            _batches(DatasetCatalog.get(name), mapper, EVALUATION_BATCH, _shape, f"reading {name}")
             for name in (data_set_for(cfg, name) for name in cfg.DATASETS.SEARCH)
         ],
     )
@@ -145,7 +147,7 @@ class CandidateEvaluator:
     ):
         images = images or search_images(cfg)
         self.momentum = cfg.NAS.BN_RECALIBRATION.MOMENTUM
-        self.cfg, self.model = cfg, model
+        self.cfg, self.model, self.metrics = cfg, model, tuple(metrics)
         if tuple(metrics) == ("pq",):
             _only_confident(model)
         if model.device.type == "cpu":  # convolutions and BatchNorm then run up to three times as fast
@@ -171,7 +173,7 @@ class CandidateEvaluator:
             self.model.eval()
             scores = [self._score(batches, evaluators) for batches, evaluators in self.data]
         seconds["evaluation"] = time.perf_counter() - start - seconds["recalibration"]
-        return _mean(scores), {k: round(v, 3) for k, v in seconds.items()}
+        return _mean(scores, ranking_metric(self.metrics)), {k: round(v, 3) for k, v in seconds.items()}
 
     def _statistics(self):
         """Context with the path's own BatchNorm statistics."""
@@ -185,23 +187,27 @@ class CandidateEvaluator:
         """Metrics on one data set, and PQ on bootstrap resamples of its images if the evaluator offers it."""
         evaluators.reset()
         for batch in batches:
-            evaluators.process(batch, self.model(batch))
-        return self._metrics(evaluators)
-
-    def _metrics(self, evaluators: DatasetEvaluators) -> tuple[dict, np.ndarray | None]:
-        """What :meth:`_score` returns, when all batches are processed."""
+            outputs = self.model(batch)
+            self._check_outputs(outputs)
+            evaluators.process(batch, outputs)
         results = evaluators.evaluate()
-        metrics = {k: float(v) for k, v in results["panoptic_seg"].items()}
-        for task, name, key in (
-            ("bbox", "AP", "box_AP"),
-            ("segm", "AP", "mask_AP"),
-            ("sem_seg", "mIoU", "mIoU"),
-        ):
+        metrics = {k: float(v) for k, v in results.get("panoptic_seg", {}).items()}
+        for task, name, key in OTHER_METRICS:
             if task in results:
                 metrics[key] = float(results[task][name])
         quality = panoptic_quality_of(evaluators)
         samples = None if quality is None else quality.bootstrap_samples(BOOTSTRAP_SAMPLES, seed=0)["PQ"]
         return metrics, samples
+
+    def _check_outputs(self, outputs: list[dict]) -> None:
+        """Raise UserError if the model does not predict what the metrics need."""
+        for metric in self.metrics:
+            if any(OUTPUTS[metric] not in output for output in outputs):
+                able = [name for name, key in OUTPUTS.items() if all(key in output for output in outputs)]
+                raise UserError(
+                    f"--metrics {metric} needs the output {OUTPUTS[metric]!r}, which "
+                    f"{self.cfg.MODEL.META_ARCHITECTURE} does not give; it allows {', '.join(able) or 'none'}"
+                )
 
 
 def _evaluators(cfg, name: str, metrics: Sequence[str]) -> DatasetEvaluators:
@@ -216,10 +222,10 @@ def load_evaluator(cfg, weights: str, metrics: Sequence[str]) -> CandidateEvalua
     return CandidateEvaluator(cfg, model, metrics)
 
 
-def _mean(scores: list[tuple[dict, np.ndarray | None]]) -> dict:
+def _mean(scores: list[tuple[dict, np.ndarray | None]], fitness: str) -> dict:
     """Average over the search data sets; PQ_se and bootstrap where all of them were resampled."""
     metrics = {key: sum(m[key] for m, _ in scores) / len(scores) for key in scores[0][0]}
-    metrics = {key: value for key, value in metrics.items() if key == "PQ" or math.isfinite(value)}
+    metrics = {key: value for key, value in metrics.items() if key == fitness or math.isfinite(value)}
     if all(samples is not None for _, samples in scores):
         samples = np.mean([samples for _, samples in scores], axis=0)
         metrics["PQ_se"] = float(samples.std(ddof=1))

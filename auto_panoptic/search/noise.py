@@ -31,6 +31,10 @@ class RankingNoise:
         """Share of the observed variance that is not image noise: 0 = the ranking is chance, 1 = exact."""
         return self.signal**2 / self.spread**2 if self.spread else 0.0
 
+    def to_json(self) -> dict:
+        names = ("spread", "noise", "signal", "reliability")
+        return {name: getattr(self, name) for name in names}
+
     def sentence(self) -> str:
         share = round(100 * self.reliability)
         verdict = "says little" if share < 50 else "means something" if share < 80 else "is well resolved"

@@ -1,27 +1,27 @@
 """Selection with estimators, limits and verdicts; selecting anew from a ledger."""
 
-import argparse
 import json
+import os
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from modeling_util import make_cfg
+from toy import ROOT, make_config, run_script, write_config
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, Scoreboard, fair_cycle
 from auto_panoptic.explore.selection import front, select
+from auto_panoptic.modeling import counting
 from auto_panoptic.modeling.counting import configured_costs
-from auto_panoptic.search.selecting import (
-    add_selection_arguments,
-    asks_for_selection,
-    check_limits,
-    rescore,
-    selection_summary,
-)
+from auto_panoptic.search import Request, ledger_path, summary
+from auto_panoptic.search import command as command_module
+from auto_panoptic.search.arguments import asks_for_selection, rescore_parser, selection_request
+from auto_panoptic.search.costs import origin, store_tables, stored_tables
+from auto_panoptic.search.selection import select_again
 from auto_panoptic.space import Architecture, SearchSpace
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
@@ -49,7 +49,7 @@ def evaluated(space, cycles=5, seed=0, noise=0.5, fail=()):
     return result, effects
 
 
-def write_ledger(folder, space, cycles, retried=()):
+def write_ledger(folder, space, cycles, retried=(), fitness="PQ"):
     """The ledger of a search with these outcomes; ``retried`` numbers failed once before."""
     header = {
         "space": space.to_dict(),
@@ -58,6 +58,7 @@ def write_ledger(folder, space, cycles, retried=()):
         "config": "0123",
         "weights": "4567",
         "versions": {"auto_panoptic": "test"},
+        **({} if fitness == "PQ" else {"fitness": fitness}),
     }
     number = 0
     with Ledger.open(folder / "search/ledger.jsonl", header) as ledger:
@@ -69,7 +70,7 @@ def write_ledger(folder, space, cycles, retried=()):
                         {**place, "status": "failed", "metrics": {}, "seconds": {}, "error": "lost"}
                     )
                 status = "failed" if value is None else "ok"
-                metrics = {} if value is None else {"PQ": value}
+                metrics = {} if value is None else {"PQ": -value, fitness: value}
                 ledger.append({**place, "status": status, "metrics": metrics, "seconds": {}})
                 number += 1
 
@@ -183,30 +184,30 @@ def test_costs_of_another_space(model):
         select(space, cycles, max_macs=1)
 
 
-# ------------------------------------------------------------------ rescore
+# ------------------------------------------------------------------ from a ledger
 
 
 @pytest.fixture
 def finished(model, tmp_path):
-    """(config, cycles) of a finished search with a failed and a retried candidate."""
-    cfg, space, _ = model
+    """(ledger, cycles) of a finished search with a failed and a retried candidate."""
+    _, space, _ = model
     cycles, _ = evaluated(space, fail={17})
     write_ledger(tmp_path, space, cycles, retried={30})
-    cfg = cfg.clone()
-    cfg.OUTPUT_DIR = str(tmp_path)
-    return cfg, cycles
+    path = ledger_path(tmp_path)
+    with Ledger.open(path, Ledger(path).header, resume=True) as ledger:
+        yield ledger, cycles
 
 
-def test_rescore_selects_from_the_last_record_of_every_candidate(model, finished, tmp_path):
+def test_the_last_record_of_every_candidate_counts(model, finished, tmp_path):
     _, space, costs = model
-    cfg, cycles = finished
-    ledger = (tmp_path / "search/ledger.jsonl").read_bytes()
+    ledger, cycles = finished
+    before = ledger.path.read_bytes()
     for estimator in ("ridge", "mean", "ranks"):
-        selection = rescore(cfg, estimator)
+        result = select_again(ledger, costs, Request(estimator))
         expected = select(space, cycles, estimator, costs)
-        assert selection == expected
+        assert result.selection == expected and (result.evaluated, result.failed) == (59, 1)
         saved = Architecture.load(tmp_path / "search/architecture.json", space)
-        assert saved == expected.architecture
+        assert saved == expected.architecture == result.architecture
         assert saved.provenance["estimator"] == estimator and saved.provenance["failed"] == 1
         assert saved.provenance["evaluated"] == 59 and saved.provenance["macs"] == costs.cost(saved).macs
         board = json.loads((tmp_path / "search/scoreboard.json").read_text())
@@ -215,15 +216,16 @@ def test_rescore_selects_from_the_last_record_of_every_candidate(model, finished
         for cycle in cycles:
             reference.add_cycle([a for a, _ in cycle], [f for _, f in cycle])
         assert board["sites"] == reference.table()
-    assert (tmp_path / "search/ledger.jsonl").read_bytes() == ledger
+    assert ledger.path.read_bytes() == before
     assert not (tmp_path / "search/pareto.json").exists()
 
 
-def test_rescore_with_limits_and_front(model, finished, tmp_path):
+def test_limits_and_front(model, finished, tmp_path):
     _, space, costs = model
-    cfg, cycles = finished
+    ledger, cycles = finished
     limit = int(0.7 * costs.minimum.macs + 0.3 * costs.maximum.macs)
-    selection = rescore(cfg, "ridge", max_macs=limit, pareto=True)
+    result = select_again(ledger, costs, Request("ridge", max_macs=limit, pareto=True))
+    selection = result.selection
     points = json.loads((tmp_path / "search/pareto.json").read_text())
     assert len(points) == len(front(space, cycles, "ridge", costs)) > 10
     for before, after in zip(points, points[1:], strict=False):
@@ -233,74 +235,153 @@ def test_rescore_with_limits_and_front(model, finished, tmp_path):
         assert (point["macs"], point["params"]) == costs.cost(architecture)
     best = [p for p in points if p["macs"] <= limit][-1]
     assert selection.architecture.indices() == best["architecture"]
-    text = selection_summary(selection, tmp_path / "search")
-    assert (
-        f"macs <= {limit:,}" in text
-        and f"{selection.decided} of {len(space.sites)} sites are decided" in text
-    )
+    text = summary(result)
+    assert f"macs <= {limit:,}" in text
+    assert f"{selection.decided} of {len(space.sites)} sites are decided" in text
     for site in selection.disagreements:
         assert site in text
 
 
-def test_rescore_takes_under_a_second_on_the_whole_space(tmp_path, monkeypatch):
-    """Beside the costs, which are counted once."""
-    cfg = make_cfg(small=False)
-    space = SearchSpace.from_config(cfg)
-    assert len(space.sites) == 56
-    cycles, _ = evaluated(space)
-    write_ledger(tmp_path, space, cycles)
-    cfg.OUTPUT_DIR = str(tmp_path)
-    tables = configured_costs(cfg)
-    mean = tables.mean
-    monkeypatch.setattr("auto_panoptic.modeling.counting.configured_costs", lambda _: tables)
-    start = time.process_time()
-    rescore(cfg, "ridge", int(mean.macs), int(mean.params), pareto=True)
-    seconds = time.process_time() - start
-    print(f"rescore with two limits and the front: {seconds:.2f} s CPU")
-    assert seconds < 1
+def test_another_fitness_ranks(model, tmp_path):
+    """A search by mIoU: PQ of the records plays no part, nor has a failed candidate a score."""
+    _, space, costs = model
+    cycles, _ = evaluated(space, fail={3})
+    write_ledger(tmp_path, space, cycles, fitness="mIoU")
+    with Ledger.open(ledger_path(tmp_path), Ledger(ledger_path(tmp_path)).header, resume=True) as ledger:
+        result = select_again(ledger, costs, Request())
+    assert result.architecture == select(space, cycles).architecture and result.noise is None
+    assert result.architecture.choices != select(space, [[(a, -(f or 0)) for a, f in c] for c in cycles])
+    best = max(f for cycle in cycles for _, f in cycle if f is not None)
+    saved = Architecture.load(tmp_path / "search/architecture.json")
+    assert saved.provenance["best_candidate_mIoU"] == best
 
 
-def test_rescore_refusals(model, finished, tmp_path):
-    cfg, _ = finished
-    files = {p.name: p.read_bytes() for p in (tmp_path / "search").glob("*.json*[!k]")}  # not the lock
-    with pytest.raises(UserError, match="smallest feasible value"):
-        rescore(cfg, max_params=1000)
-    other = make_cfg("MODEL.SEM_SEG_HEAD.NUM_LAYERS", 1)
-    other.OUTPUT_DIR = cfg.OUTPUT_DIR
-    with pytest.raises(UserError, match="another space than the config's .*sem_seg.1; give the config"):
-        rescore(other)
-    ledger = Ledger(tmp_path / "search/ledger.jsonl")
-    with Ledger.open(ledger.path, ledger.header, resume=True):
-        with pytest.raises(UserError, match="in use|another process"):
-            rescore(cfg)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "search").glob("*.json*[!k]")} == files
-    cfg.OUTPUT_DIR = str(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="cannot read the ledger"):
-        rescore(cfg)
+# ------------------------------------------------------------------ the command
 
 
-# ------------------------------------------------------------------ arguments, simulation
+@pytest.fixture
+def toy(tmp_path, shapes):
+    """(config file, its costs, options) of a finished search in tmp_path/output."""
+    costs = configured_costs(make_config(tmp_path, shapes))
+    write_ledger(tmp_path / "output", costs.space, evaluated(costs.space)[0])
+    config = write_config(tmp_path / "toy.yaml", shapes)
+    return config, costs, ("--config-file", config, "--rescore")
 
 
-def parse(*arguments):
-    parser = argparse.ArgumentParser()
-    add_selection_arguments(parser)
-    return parser.parse_args(arguments)
+# Runs the command given as arguments; on stderr its CPU seconds and the heavy modules it imported.
+TIMED = """
+import sys, time, search_net
+search_net.run()
+print(time.process_time(), sorted({"torch", "detectron2"} & set(sys.modules)), file=sys.stderr)
+"""
+FILES = ("scoreboard.json", "architecture.json", "pareto.json")
 
 
-def test_arguments(model, capsys):
-    args = parse("--rescore", "--estimator", "mean", "--max-macs", "3.5G", "--max-params", "24M", "--pareto")
-    assert (args.max_macs, args.max_params, args.estimator) == (3_500_000_000, 24_000_000, "mean")
-    assert args.rescore and args.pareto and asks_for_selection(args)
-    assert not asks_for_selection(parse())
-    with pytest.raises(SystemExit) as exit:
-        parse("--max-macs", "3.5 giga")
-    assert exit.value.code == 2 and "expected a positive number" in capsys.readouterr().err
-    cfg = model[0]
-    check_limits(cfg, parse())
-    check_limits(cfg, parse("--max-macs", "3000G"))
-    with pytest.raises(UserError, match="smallest feasible value"):
-        check_limits(cfg, parse("--max-macs", "1k"))
+def test_the_second_call_imports_no_framework(toy, tmp_path):
+    """Also with options that change the costs; the files are the same to the byte."""
+    _, _, command = toy
+    folder = tmp_path / "output/search"
+    for options in ((), ("MODEL.ROI_MASK_HEAD.CONV_DIM", "64")):
+        arguments = [*map(str, command), "--estimator", "ridge", "--pareto", *options]
+        run_script("search_net", *arguments)
+        first = {name: (folder / name).read_bytes() for name in FILES}
+        for name in FILES:
+            (folder / name).unlink()
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        run = [sys.executable, "-c", TIMED, *arguments]
+        result = subprocess.run(run, env=env, cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        seconds, modules = result.stderr.splitlines()[-1].split(maxsplit=1)
+        assert modules == "[]" and float(seconds) < 2
+        assert {name: (folder / name).read_bytes() for name in FILES} == first
+    assert len(json.loads((folder / "costs.json").read_text())) == 2
+
+
+def test_a_search_stores_its_costs(toy, tmp_path, monkeypatch):
+    """Damaged ones, or those of another config, are counted anew."""
+    config, costs, command = toy
+    folder = tmp_path / "output/search"
+    counts = []
+    count = configured_costs
+    monkeypatch.setattr(counting, "configured_costs", lambda cfg: counts.append(1) or count(cfg))
+    key, output_dir = origin(str(config), [])
+    assert output_dir == str(tmp_path / "output")
+    store_tables(folder, key, costs)
+    run_script("search_net", *command)
+    assert counts == [] and stored_tables(folder, key).to_json() == costs.to_json()
+    content = (folder / "costs.json").read_text()
+    for damaged in ("{", "[]", content.replace('"fixed"', '"fixes"'), content.replace("1", "2"), "null"):
+        (folder / "costs.json").write_text(damaged)
+        assert stored_tables(folder, key) is None
+    run_script("search_net", *command)
+    assert counts == [1] and stored_tables(folder, key).to_json() == costs.to_json()
+    run_script("search_net", *command)
+    run_script("search_net", *command, "TEST.DETECTIONS_PER_IMAGE", 7)
+    (tmp_path / "output").rename(tmp_path / "moved")
+    run_script("search_net", *command, "OUTPUT_DIR", tmp_path / "moved")
+    assert counts == [1, 1]
+
+
+def test_the_origin_of_costs(tmp_path):
+    """Every file and option counts but OUTPUT_DIR; modules of IMPORTS say more than the config does."""
+    (tmp_path / "a.yaml").write_text("OUTPUT_DIR: a\nNAS:\n  CYCLES: 2\n")
+    (tmp_path / "b.yaml").write_text("OUTPUT_DIR: b\n")
+    path = tmp_path / "c.yaml"
+    path.write_text("_BASE_: [a.yaml, b.yaml]\n")
+    key, folder = origin(str(path), [])
+    assert folder == "b"  # the last base counts most
+    assert origin(str(path), ["OUTPUT_DIR", "d"]) == (key, "d")
+    assert origin(str(path), ["NAS.SEED", "1"])[0] != key
+    (tmp_path / "a.yaml").write_text("OUTPUT_DIR: a\nNAS:\n  CYCLES: 3\n")
+    assert origin(str(path), [])[0] != key
+    assert origin(str(path), ["IMPORTS", "[mine]"]) is None and origin(str(path), ["NAS.SEED"]) is None
+    assert origin(str(tmp_path / "nowhere.yaml"), []) is None
+    path.write_text("_BASE_: a.yaml\nIMPORTS: [mine]\n")
+    assert origin(str(path), []) is None
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--max-params", "1k"), "smallest feasible value"),
+        (
+            ("MODEL.SEM_SEG_HEAD.NUM_LAYERS", 2),
+            "another space than the config's .*sem_seg.1; give the config",
+        ),
+        (("OUTPUT_DIR", "elsewhere"), "cannot read the ledger"),
+        (("NAS.SEED", 1, "--pareto"), "--pareto stands after KEY VALUE"),
+        (("--max-macs", "3.5 giga"), "--max-macs: '3.5 giga': expected a positive number.*--help shows"),
+    ],
+)
+def test_refusals(toy, tmp_path, capfd, arguments, message):
+    """One line, and no file is touched."""
+    before = {p.name: p.read_bytes() for p in (tmp_path / "output/search").glob("*.json*")}
+    with pytest.raises(SystemExit) as end:
+        run_script("search_net", *toy[2], *arguments)
+    lines = capfd.readouterr().err.splitlines()
+    assert end.value.code == 2 and len(lines) == 1 and re.search(message, lines[0])
+    assert {p.name: p.read_bytes() for p in (tmp_path / "output/search").glob("*.json*")} == before
+
+
+def test_not_while_a_search_is_writing(toy, tmp_path, capfd):
+    path = ledger_path(tmp_path / "output")
+    with Ledger.open(path, Ledger(path).header, resume=True), pytest.raises(SystemExit):
+        run_script("search_net", *toy[2])
+    assert "in use by another process" in capfd.readouterr().err
+    assert not (tmp_path / "output/search/costs.json").exists()
+
+
+def test_arguments():
+    words = "--rescore --estimator mean --max-macs 3.5G --max-params 24M --pareto --num-gpus 8 --cycles 3"
+    for parser in (rescore_parser(), command_module.parser()):
+        args = parser.parse_args([*words.split(), "NAS.SEED", "1"])
+        assert selection_request(args) == Request("mean", 3_500_000_000, 24_000_000, True)
+        assert args.rescore and asks_for_selection(args) and args.opts == ["NAS.SEED", "1"]
+        assert not asks_for_selection(parser.parse_args([]))
+        assert parser.parse_args([]).config_file == "configs/supernet_coco.yaml"
+
+
+# ------------------------------------------------------------------ simulation
 
 
 def test_simulated_searches_run_and_order_the_estimators():

@@ -1,0 +1,99 @@
+"""The options of search_net.py."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import UserError
+from ..explore import POLICIES
+from ..explore.budget import parse_amount
+from ..explore.estimators import ESTIMATORS
+from .selection import Request
+
+# Header keys of a ledger whose change may be accepted. With another space, seed or policy the candidates are
+# others.
+ACCEPTABLE = ("config", "data", "libraries", "metrics", "versions", "weights")
+METRICS = ("pq", "ap", "miou")
+
+
+class Parser(argparse.ArgumentParser):
+    """Its errors are one line, as all mistakes of a user."""
+
+    def error(self, message):
+        refuse(message)
+
+
+def refuse(message: str) -> None:
+    raise UserError(f"{message}; --help shows the options")
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what Detectron2's parser lacks."""
+    keys = "NAS.{}, NAS.RANDOM.{}, NAS.EVOLUTION.{}"
+    add = parser.add_argument_group("search").add_argument
+    add("--weights", default="", metavar="FILE", help="supernet (default: OUTPUT_DIR/model_final.pth)")
+    add("--policy", metavar="NAME", help=f"one of {', '.join(POLICIES)} (default: NAS.POLICY)")
+    default = keys.format("CYCLES", "CYCLES", "GENERATIONS")
+    add("--cycles", type=int, metavar="T", help=f"search cycles, or generations (default: {default})")
+    default = keys.format("MODELS_PER_CYCLE", "MODELS_PER_CYCLE", "POPULATION")
+    add("--models-per-cycle", type=int, metavar="E", help=f"candidates of a cycle (default: {default})")
+    add("--metrics", default="pq", help="of pq, miou, ap; the first of pq and miou ranks (default: pq)")
+    add("--retry-failed", action="store_true", help="with --resume: evaluate failed candidates again")
+    may = f"with --resume: may differ from the recorded search ({', '.join(ACCEPTABLE)}); may be repeated"
+    add("--accept", action="append", default=[], metavar="KEY", help=may)
+    add("--workers", type=int, metavar="N", help="evaluate on N Ray workers, one per GPU")
+    add("--ray-address", metavar="ADDRESS", help="with --workers: join this Ray cluster (auto, or host:port)")
+
+
+def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --rescore, --estimator, --max-macs, --max-params and --pareto."""
+    add = parser.add_argument_group("selection").add_argument
+    add("--rescore", action="store_true", help="select anew from the ledger in OUTPUT_DIR, evaluate nothing")
+    what = "what scores the operators: ranks (paper), mean fitness, ridge regression (default: ranks)"
+    add("--estimator", choices=ESTIMATORS, help=what)
+    for option, example in (("--max-macs", "3.5G"), ("--max-params", "24M")):
+        limit = f"limit for the whole network, e.g. {example}; selects the best architecture within it"
+        add(option, type=_amount(option), metavar="N", help=limit)
+    add("--pareto", action="store_true", help="write search/pareto.json: score against MACs")
+
+
+def rescore_parser() -> argparse.ArgumentParser:
+    """Takes all arguments of a search; those of --rescore count."""
+    parser = Parser(usage="search_net.py --rescore [options] [KEY VALUE ...]")
+    parser.add_argument("--config-file", default="configs/supernet_coco.yaml", metavar="FILE")
+    parser.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
+    for option in ("--num-gpus", "--num-machines", "--machine-rank", "--dist-url"):
+        parser.add_argument(option, help=argparse.SUPPRESS)
+    add_search_arguments(parser)
+    add_selection_arguments(parser)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options")
+    return parser
+
+
+def asks_for_selection(args: argparse.Namespace) -> bool:
+    """Whether any option asks for another selection than the policy's own."""
+    return bool(args.rescore or args.estimator or args.max_macs or args.max_params or args.pareto)
+
+
+def selection_request(args: argparse.Namespace) -> Request:
+    return Request(args.estimator or "ranks", args.max_macs, args.max_params, args.pareto)
+
+
+def check_options(opts: list[str]) -> None:
+    """argparse gives the rest of the line to KEY VALUE.
+
+    Raises:
+        UserError: there is an option among them.
+    """
+    if late := [word for word in opts if word.startswith("--")]:
+        raise UserError(f"{late[0]} stands after KEY VALUE pairs: options come before them")
+
+
+def _amount(option: str):
+    def parse(text: str) -> int:
+        try:
+            return parse_amount(text, option)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{option} is ")) from error
+
+    return parse

@@ -1,0 +1,179 @@
+"""``search_net.py``: search the paths of a supernet."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from functools import partial
+
+from detectron2.data import MetadataCatalog
+from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..data import holds_classes, log_ids
+from ..errors import UserError
+from ..evaluation import check_metrics
+from ..explore import Ledger
+from ..explore.budget import check_budget
+from ..modeling.counting import configured_costs
+from ..space import CostTables
+from ..training import build_config, check_weights, launch_processes, processes
+from .again import rescore_command
+from .arguments import (
+    ACCEPTABLE,
+    METRICS,
+    add_search_arguments,
+    add_selection_arguments,
+    asks_for_selection,
+    check_options,
+    refuse,
+    selection_request,
+)
+from .candidate import load_evaluator
+from .costs import origin, store_tables
+from .executors.in_process import InProcess
+from .executors.ranks import Ranks, follow, leading, rank_evaluator
+from .executors.ray import RayWorkers
+from .header import CYCLE_KEYS, comparable, search_header, search_policy
+from .loop import run_search
+from .selection import FITNESS, ledger_path
+from .summary import summary
+
+
+def search_command(epilog: str | None = None) -> None:
+    """Search as the command line says.
+
+    Args:
+        epilog: of --help.
+    """
+    args = parser(epilog).parse_args()
+    check_arguments(args)
+    if args.rescore:
+        return rescore_command(args)
+    args.metrics = tuple(args.metrics.split(","))
+    cfg = search_config(args)
+    args.weights = args.weights or cfg.MODEL.WEIGHTS or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    args.costs = check_search(args, cfg)
+    launch_processes(main, args, cfg)
+
+
+def parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Detectron2's parser, with the options of a search."""
+    p = default_argument_parser(epilog)
+    p.error = refuse
+    p.set_defaults(config_file="configs/supernet_coco.yaml")
+    add_search_arguments(p)
+    add_selection_arguments(p)
+    return p
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """What is wrong with the arguments whatever the config says."""
+    check_options(args.opts)
+    if args.eval_only:
+        raise UserError("--eval-only is an option of train_net.py: a search evaluates candidates")
+    for option, given in (("--retry-failed", args.retry_failed), ("--accept", args.accept)):
+        if given and not args.resume:
+            raise UserError(f"{option} continues a search: add --resume")
+    if unknown := [key for key in args.accept if key not in ACCEPTABLE]:
+        raise UserError(f"--accept {unknown[0]}: expected one of {', '.join(ACCEPTABLE)}")
+    metrics = args.metrics.split(",")
+    if not set(metrics) & set(FITNESS) or not set(metrics) <= set(METRICS):
+        raise UserError(
+            f"--metrics {args.metrics!r}; expected pq or miou, optionally with others, e.g. pq,ap,miou"
+        )
+    check_processes(args)
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """What is wrong with the arguments that start processes."""
+    if args.ray_address and args.workers is None:
+        raise UserError("--ray-address names a Ray cluster for workers: add --workers N")
+    for option, number in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
+        if number < 1:
+            raise UserError(f"{option} is {number}; expected at least 1")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--machine-rank is {args.machine_rank}; expected 0 to {args.num_machines - 1}, "
+            f"as --num-machines is {args.num_machines}"
+        )
+    if args.num_machines > 1 and args.dist_url.startswith("tcp://127.0.0.1:"):  # Detectron2's default
+        raise UserError(f"--num-machines {args.num_machines}: add --dist-url tcp://HOST:PORT of machine 0")
+    if args.workers is not None and processes(args) > 1:
+        raise UserError(
+            f"--workers starts processes, of which this run has {processes(args)}: leave out --workers, or "
+            "--num-gpus, --num-machines and torchrun"
+        )
+
+
+def search_config(args: argparse.Namespace):
+    """The config that the arguments ask for."""
+    cfg = build_config(args.config_file, args.opts + (["NAS.POLICY", args.policy] if args.policy else []))
+    cfg.defrost()
+    cycles, models = CYCLE_KEYS.get(cfg.NAS.POLICY, CYCLE_KEYS["path_priority"])
+    for key, value in ((cycles, args.cycles), (models, args.models_per_cycle)):
+        cfg.merge_from_list([key, value] if value is not None else [])
+    cfg.freeze()
+    if cfg.NAS.ARCHITECTURE:
+        raise UserError('NAS.ARCHITECTURE is set: a search needs the supernet; set it to ""')
+    if any(holds_classes(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.SEARCH)):
+        raise UserError(f"{args.config_file} is of classified images; a search needs segmented ones")
+    return cfg
+
+
+def check_search(args: argparse.Namespace, cfg) -> CostTables:
+    """What may be wrong before anything is written; the costs of the supernet."""
+    costs = configured_costs(cfg)
+    request = selection_request(args)
+    if request.max_macs is not None or request.max_params is not None:
+        check_budget(costs, request.max_macs, request.max_params)
+    check_weights(cfg, args.weights)
+    if costs.space.cardinality == 1:
+        raise UserError(
+            f"{args.config_file}: every site has one operator, there is nothing to search; list at least two "
+            "in NAS.SPACE.BACKBONE_OPS, NAS.SPACE.HEAD_OPS or MODEL.CROSS_ATTENTION.RATIOS"
+        )
+    check_metrics(cfg, args.metrics)
+    for name in cfg.DATASETS.SEARCH:
+        if "pq" in args.metrics and MetadataCatalog.get(name).get("panoptic_json", None) is None:
+            raise UserError(f"data set {name} has no panoptic annotations: choose --metrics miou")
+    search_policy(cfg, costs.space)
+    return costs
+
+
+def main(args: argparse.Namespace, cfg) -> None:
+    """One process of the search; with several, the first leads the others."""
+    setup_logger(name="auto_panoptic", abbrev_name="search", distributed_rank=comm.get_rank())
+    if comm.get_world_size() == 1:
+        return search(args, cfg, partial(executor_of_one, args, cfg))
+    make_evaluate = partial(rank_evaluator, cfg, args.weights, args.metrics)
+    if not comm.is_main_process():
+        return follow(make_evaluate)
+    with leading():
+        search(args, cfg, lambda: contextlib.nullcontext(Ranks(make_evaluate)))
+
+
+def executor_of_one(args: argparse.Namespace, cfg):
+    """Context with what evaluates the candidates of a single process: itself, or Ray workers."""
+    if args.workers is not None:
+        return RayWorkers(cfg, args.weights, args.metrics, args.workers, args.ray_address)
+    return contextlib.nullcontext(InProcess(load_evaluator(cfg, args.weights, args.metrics)))
+
+
+def search(args: argparse.Namespace, cfg, make_executor) -> None:
+    """Search, select, and print what came of it."""
+    policy = search_policy(cfg, args.costs.space)
+    header = search_header(cfg, policy, args.weights, args.metrics)
+    by_ranks = policy.selects == "ranks" or asks_for_selection(args)
+    path = ledger_path(cfg.OUTPUT_DIR)
+    options = {"resume": args.resume, "allow_changed": args.accept, "comparable": comparable}
+    with Ledger.open(path, header, **options) as ledger:  # before the images are read: it may be refused
+        if found := origin(args.config_file, args.opts):
+            store_tables(path.parent, found[0], args.costs)
+        log_ids(cfg)
+        with make_executor() as executor:
+            request = selection_request(args) if by_ranks else None
+            result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed)
+    print(summary(result))

@@ -1,0 +1,75 @@
+"""Cost tables beside the ledger: with them, selecting anew builds no model and does without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+
+from ..config_files import read_files
+from ..errors import UserError
+from ..files import read_json, write_json
+from ..space import CostTables
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def origin(config_file: str, opts: list[str]) -> tuple[str, str] | None:
+    """What the costs of a config follow from, without building the config.
+
+    Args:
+        config_file: path of a YAML file.
+        opts: ``KEY VALUE`` pairs.
+
+    Returns:
+        Digest of the files, the options, this package and the version of Detectron2, and OUTPUT_DIR, which
+        does not count. None where they do not tell all: the config has modules of IMPORTS, or is at fault.
+    """
+    try:
+        files = read_files(config_file)
+        options = dict(zip(opts[::2], opts[1::2], strict=True))
+    except (UserError, ValueError):
+        return None
+    if "IMPORTS" in options or any("IMPORTS" in content for content in files):
+        return None
+    given = (content["OUTPUT_DIR"] for content in files if "OUTPUT_DIR" in content)
+    output_dir = options.pop("OUTPUT_DIR", None) or next(given, "./output")
+    total = hashlib.sha256(importlib.metadata.version("detectron2").encode())
+    for path in sorted(PACKAGE.rglob("*.py")):
+        total.update(path.read_bytes())
+    total.update(json.dumps([files, sorted(options.items())], default=str).encode())
+    return total.hexdigest(), output_dir
+
+
+def stored_tables(directory: Path, key: str) -> CostTables | None:
+    """The tables that :func:`store_tables` stored; None if there are none, or they are damaged."""
+    try:
+        entry = read_json(directory / "costs.json")[key]
+        return CostTables.from_json(entry["tables"]) if entry["sha256"] == _digest(entry["tables"]) else None
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+
+
+def store_tables(directory: Path, key: str, tables: CostTables) -> None:
+    """Add the tables of a config to costs.json; to be called by the holder of the ledger's lock.
+
+    Args:
+        directory: where the ledger is.
+        key: see :func:`origin`.
+        tables: what is stored.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        stored = read_json(directory / "costs.json")
+    except UserError:
+        stored = {}
+    content = tables.to_json()
+    stored = stored if isinstance(stored, dict) else {}
+    write_json(directory / "costs.json", stored | {key: {"sha256": _digest(content), "tables": content}})
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,186 @@
+"""From the records of a search to scoreboard.json, architecture.json and pareto.json.
+
+The one way to select: after every candidate, at the end of a search, and anew from a ledger. It needs
+neither model nor data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..explore import Ledger, Scoreboard
+from ..explore.budget import Point
+from ..explore.selection import Selection, front, select
+from ..files import write_json
+from ..space import Architecture, CostTables, SearchSpace
+from .noise import RankingNoise, ranking_noise
+
+FITNESS = {"pq": "PQ", "miou": "mIoU"}  # metrics that may rank candidates, and their names in the records
+Cycle = list[tuple[Architecture, dict]]  # candidates with their last records, in the order of their index
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to select: see :func:`~auto_panoptic.explore.selection.select`.
+
+    Attributes:
+        estimator, max_macs, max_params: its arguments.
+        pareto: also write pareto.json, a list of {"macs", "params", "score", "architecture": the index
+            lists}, ascending in MACs and score.
+    """
+
+    estimator: str = "ranks"
+    max_macs: int | None = None
+    max_params: int | None = None
+    pareto: bool = False
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search leaves.
+
+    Attributes:
+        architecture: the selected one.
+        directory: where the files are.
+        evaluated, failed: numbers of candidates.
+        noise: how much the ranking means; None without bootstrap samples.
+        selection: what the choice rests on; None where the best candidate was taken.
+    """
+
+    architecture: Architecture
+    directory: Path
+    evaluated: int
+    failed: int
+    noise: RankingNoise | None
+    selection: Selection | None = None
+
+
+def ledger_path(output_dir: str) -> Path:
+    """OUTPUT_DIR/search/ledger.jsonl; the other files of a search lie beside it."""
+    return Path(output_dir) / "search" / "ledger.jsonl"
+
+
+def ranking_metric(metrics: Sequence[str]) -> str:
+    """The fitness of a search for these metrics: the first that may rank candidates."""
+    return next(FITNESS[name] for name in metrics if name in FITNESS)
+
+
+def fitness_name(header: dict) -> str:
+    """The metric that ranks the candidates of a ledger."""
+    return header.get("fitness", "PQ")
+
+
+def fitness_of(record: dict, name: str) -> float | None:
+    """The fitness of a candidate, None for a failed one."""
+    return record["metrics"][name] if record["status"] == "ok" else None
+
+
+def write_selection(
+    directory: Path,
+    header: dict,
+    space: SearchSpace,
+    cycles: list[Cycle],
+    request: Request | None = None,
+    costs: CostTables | None = None,
+    best: bool = False,
+) -> SearchResult:
+    """Select, and write the files; each is replaced whole.
+
+    Args:
+        directory: where to.
+        header: the ledger's.
+        space: the search space.
+        cycles: the candidates.
+        request: how to select. Without one, operators are ranked as by :class:`Scoreboard`, and it alone is
+            written: enough for a search under way.
+        costs: of the space; needed for limits and the front.
+        best: without a request: select the candidate of the highest fitness (of equal ones the earliest).
+            Scores are null then, while counts and mean fitness remain.
+
+    Raises:
+        UserError: all candidates failed, no architecture is within the limits, a file cannot be written.
+    """
+    fitness = fitness_name(header)
+    pairs = [[(a, fitness_of(record, fitness)) for a, record in cycle] for cycle in cycles if cycle]
+    good = [(a, record["metrics"]) for cycle in cycles for a, record in cycle if record["status"] == "ok"]
+    total = sum(map(len, cycles))
+    board = Scoreboard(space)
+    for cycle in pairs:
+        board.add_cycle([a for a, _ in cycle], [value for _, value in cycle])
+    table, selected, selection, extra = board.table(), board.select(), None, {}
+    if request is not None:
+        selection = select(space, pairs, request.estimator, costs, request.max_macs, request.max_params)
+        selected = selection.architecture
+        extra = {"estimator": selection.estimator, **selection.limits, **(selection.cost or {})}
+    elif best:
+        selected = max(good, key=lambda pair: pair[1][fitness])[0]
+        table = {site: [{**row, "score": None} for row in rows] for site, rows in table.items()}
+    noise = _noise(good) if fitness == "PQ" else None
+    content = {"candidates": total, "ranking": noise and noise.to_json(), "sites": table}
+    content |= {"selection": selection.to_json()} if selection else {}
+    provenance = {
+        "policy": header["policy"],
+        "seed": header["seed"],
+        "evaluated": len(good),
+        "failed": total - len(good),
+        f"best_candidate_{fitness}": max(metrics[fitness] for _, metrics in good),
+        "config": hashlib.sha256(json.dumps(header["config"]).encode()).hexdigest()[:16],
+        "weights": header["weights"],
+        "version": header["versions"]["auto_panoptic"],
+        **extra,
+    }
+    points = front(space, pairs, request.estimator, costs) if request and request.pareto else None
+    write_json(directory / "scoreboard.json", content)
+    Architecture(space, selected.choices, provenance).save(directory / "architecture.json")
+    if points is not None:
+        write_json(directory / "pareto.json", [_point(space, point) for point in points])
+    return SearchResult(selected, directory, len(good), total - len(good), noise, selection)
+
+
+def recorded_space(path: Path, space: SearchSpace) -> dict:
+    """The header of a ledger, which must be of ``space``.
+
+    Raises:
+        UserError: there is no ledger, or it is of another space.
+    """
+    header = Ledger(path).header
+    recorded = SearchSpace.from_dict(header["space"])
+    if recorded != space:
+        raise UserError(
+            f"{path}: a search of another space than the config's (recorded first): "
+            f"{recorded.difference(space)}; give the config of the search"
+        )
+    return header
+
+
+def select_again(ledger: Ledger, costs: CostTables, request: Request) -> SearchResult:
+    """Select from an open ledger; the scoreboard keeps its contents and gains "selection".
+
+    Raises:
+        UserError: as :func:`write_selection`.
+    """
+    last = {(r["cycle"], r["index"]): r for r in ledger.records}
+    cycles: dict[int, Cycle] = {}
+    for (cycle, _), record in sorted(last.items()):
+        architecture = Architecture.from_indices(costs.space, record["architecture"])
+        cycles.setdefault(cycle, []).append((architecture, record))
+    candidates = list(cycles.values())
+    return write_selection(ledger.path.parent, ledger.header, costs.space, candidates, request, costs)
+
+
+def _noise(good: list[tuple[Architecture, dict]]) -> RankingNoise | None:
+    """How much the ranking by PQ means, equal architectures counted once."""
+    unique = list({a.choices: metrics for a, metrics in good}.values())
+    if len(unique) < 2 or not all(metrics.get("bootstrap") for metrics in unique):
+        return None
+    return ranking_noise([m["PQ"] for m in unique], [m["bootstrap"] for m in unique])
+
+
+def _point(space: SearchSpace, point: Point) -> dict:
+    indices = space.architecture(point.indices).indices()
+    return {"macs": point.macs, "params": point.params, "score": point.score, "architecture": indices}
