@@ -91,15 +91,15 @@ def test_failing_candidates(plan):
 
 def test_a_failure_that_counts_is_found(plan, monkeypatch):
     """NaN taken for a score of 99."""
-    honest = loop._checked
+    honest = loop.checked
 
-    def credulous(outcome):
-        outcome = honest(outcome)
+    def credulous(outcome, fitness):
+        outcome = honest(outcome, fitness)
         if outcome["status"] == "failed":
             outcome = {**outcome, "status": "ok", "metrics": {"PQ": 99.0}}
         return outcome
 
-    monkeypatch.setattr(loop, "_checked", credulous)
+    monkeypatch.setattr(loop, "checked", credulous)
     found = []
     for policy in ("path_priority", "random"):
         found += failed.fails_at(plan.folder / policy, policy, pure.candidates(policy), 7, "nan")
