@@ -1,8 +1,8 @@
 """What the optimizer sees after the passes of one cycle: sums, averages, or sums at divided learning rates.
 
 A parameter's passes are those whose path uses it. In a fair cycle of K passes an operator of a site with P
-operators has K / P of them, a shared parameter K: with the default space 3 in the backbone, 2 in the heads,
-4 in the attention and 12 everywhere else.
+operators has K / P of them, a shared parameter K: in the paper's space 3, 2 or 4 for sites of 4, 6 or 3
+operators, and 12 everywhere else.
 """
 
 from __future__ import annotations

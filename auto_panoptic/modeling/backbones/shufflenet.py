@@ -84,7 +84,10 @@ def _xception_branch(ci: int, mid: int, co: int, kernel: int, stride: int, norm:
 
 
 # What an operator of a kind puts in a block's main branch: (ci, mid, co, kernel, stride, norm) -> module.
-BRANCHES: dict[str, Callable[..., nn.Module]] = {"shuffle": _shuffle_branch, "xception": _xception_branch}
+BACKBONE_BRANCHES: dict[str, Callable[..., nn.Module]] = {
+    "shuffle": _shuffle_branch,
+    "xception": _xception_branch,
+}
 
 
 class ShuffleBlock(nn.Module):
@@ -98,7 +101,7 @@ class ShuffleBlock(nn.Module):
     def __init__(self, spec: OpSpec, ci: int, co: int, *, stride: int, norm: Norm, shuffle_method: int = 1):
         """
         Args:
-            spec: an operator of a kind in :data:`BRANCHES`.
+            spec: an operator of a kind in :data:`BACKBONE_BRANCHES`.
             ci, co: channels. Stride 1 needs ci == co, stride 2 needs co > ci; co must be even.
             stride: 1 or 2.
             norm: function from a channel number to a normalisation layer.
@@ -108,9 +111,9 @@ class ShuffleBlock(nn.Module):
             ValueError: operator or channels do not fit.
         """
         super().__init__()
-        if spec.kind not in BRANCHES:
+        if spec.kind not in BACKBONE_BRANCHES:
             raise ValueError(
-                f"operator {spec.name!r} of kind {spec.kind!r}: expected one of {sorted(BRANCHES)}"
+                f"operator {spec.name!r} of kind {spec.kind!r}: expected one of {sorted(BACKBONE_BRANCHES)}"
             )
         if co % 2 or (stride == 1 and ci != co) or (stride == 2 and co <= ci):
             raise ValueError(
@@ -126,7 +129,7 @@ class ShuffleBlock(nn.Module):
         self.shuffle_method = shuffle_method
         self.in_channels, self.out_channels = ci, co
         branch_in, branch_out = (ci // 2, co // 2) if stride == 1 else (ci, co - ci)
-        self.main = BRANCHES[spec.kind](branch_in, co // 2, branch_out, spec.kernel, stride, norm)
+        self.main = BACKBONE_BRANCHES[spec.kind](branch_in, co // 2, branch_out, spec.kernel, stride, norm)
         if stride == 2:
             self.projection = nn.Sequential(
                 *_conv_norm(ci, ci, spec.kernel, norm, stride=2, groups=ci, relu=False),

@@ -12,7 +12,7 @@ from auto_panoptic.space import OpSpec
 
 from .deform import deform_conv2d
 
-__all__ = ["BUILDERS", "HeadOp", "ModulatedDeformConv2d", "build_head_op"]
+__all__ = ["HEAD_OP_BUILDERS", "HeadOp", "ModulatedDeformConv2d", "build_head_op"]
 
 GROUPS = 32
 
@@ -76,7 +76,7 @@ def _plain(ci: int, co: int, kernel: int) -> nn.Module:
 
 
 # How to build an operator of a kind: (input channels, output channels, kernel) -> module that keeps the size.
-BUILDERS: dict[str, Callable[[int, int, int], nn.Module]] = {
+HEAD_OP_BUILDERS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "dwconv": _depthwise,
     "atconv": _atrous,
     "dfconv": ModulatedDeformConv2d,
@@ -98,17 +98,18 @@ def build_head_op(spec: OpSpec, in_channels: int, out_channels: int) -> HeadOp:
     """Build one candidate of a searched head layer.
 
     Args:
-        spec: an operator of a kind in :data:`BUILDERS`.
+        spec: an operator of a kind in :data:`HEAD_OP_BUILDERS`.
         in_channels: input channels.
         out_channels: output channels, a multiple of 32.
 
     Raises:
         ValueError: unknown kind, or channels that GroupNorm(32) cannot divide.
     """
-    if spec.kind not in BUILDERS:
-        raise ValueError(f"operator {spec.name!r} of kind {spec.kind!r}: expected one of {sorted(BUILDERS)}")
+    if spec.kind not in HEAD_OP_BUILDERS:
+        kinds = sorted(HEAD_OP_BUILDERS)
+        raise ValueError(f"operator {spec.name!r} of kind {spec.kind!r}: expected one of {kinds}")
     if out_channels % GROUPS:
         raise ValueError(
             f"a head operator has {out_channels} output channels; GroupNorm needs a multiple of {GROUPS}"
         )
-    return HeadOp(BUILDERS[spec.kind](in_channels, out_channels, spec.kernel), out_channels)
+    return HeadOp(HEAD_OP_BUILDERS[spec.kind](in_channels, out_channels, spec.kernel), out_channels)
