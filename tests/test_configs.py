@@ -27,6 +27,25 @@ RUNNABLE = [path for path in CONFIGS if not path.name.startswith("Base-")]
 EXPERIMENTS = [path for path in RUNNABLE if path.parent.name not in ("quick", "pretrain")]
 
 
+# Fingerprint (operators and order) and number of sites: ledgers and fair cycles of older runs depend on them.
+SPACES = {
+    ("346a4725bed1", 56): """auto_panoptic_ade20k auto_panoptic_ade20k_from_coco auto_panoptic_coco
+        auto_panoptic_coco_from_ade20k baselines/hand_crafted_coco baselines/random_coco supernet_ade20k
+        supernet_coco reference/auto_panoptic_ade20k reference/auto_panoptic_coco reference/supernet_ade20k
+        reference/supernet_coco""",
+    ("6b8455cf6a01", 40): """ablations/auto_panoptic_coco_backbone pretrain/searched_imagenet
+        pretrain/supernet_imagenet""",
+    ("0744f2db8782", 47): "ablations/auto_panoptic_coco_backbone_heads",
+    ("559b02f63cd0", 16): "ablations/auto_panoptic_coco_heads_attention",
+    ("7ab47a450d3f", 56): "baselines/auto_panoptic_plain_coco",
+    ("ab1b93f0dab4", 3): "baselines/panoptic_fpn_d_ade20k baselines/panoptic_fpn_d_coco",
+    ("36efe382d45f", 10): "pretrain/quick_imagenet",
+    ("d8fa9f7be1f5", 26): "quick/retrain quick/supernet",
+    ("4f53cda18c2b", 0): "baselines/panoptic_fpn_ade20k baselines/panoptic_fpn_coco quick/panoptic_fpn",
+}
+SPACES = {name: space for space, names in SPACES.items() for name in names.split()}
+
+
 @functools.cache
 def _read(path):
     cfg = get_cfg()
@@ -164,6 +183,8 @@ def test_its_model_builds_and_uses_what_it_states(path, tmp_path, monkeypatch):
     found = {site: tuple(block.candidates) for site, block in choice_blocks(model).items()}
     space = SearchSpace.from_config(cfg)
     assert space_of(model) == space  # of a fixed model too
+    assert (space.fingerprint, len(space.sites)) == SPACES[str(path.relative_to(FOLDER))[:-5]]
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 0 or "backbone" not in space.parts
     if cfg.NAS.ARCHITECTURE:
         architecture = Architecture.load(resolve_architecture_path(cfg.NAS.ARCHITECTURE), space)
         assert found == {site: (name,) for site, name in architecture.names().items()}

@@ -6,32 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from modeling_util import CONFIGS, make_cfg
+from modeling_util import make_cfg
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import Choices, choice_blocks, configured_space, meta_model, space_of
 from auto_panoptic.modeling.extract import extract
 from auto_panoptic.space import Architecture, SearchSpace, op, resolve_architecture_path
 
-# Number of sites and fingerprint (operators and order) of every shipped config: ledgers and fair cycles of
-# today's runs depend on them.
-SPACES = {
-    ("346a4725bed1", 56): """auto_panoptic_ade20k auto_panoptic_ade20k_from_coco auto_panoptic_coco
-        auto_panoptic_coco_from_ade20k Base-AutoPanoptic baselines/hand_crafted_coco baselines/random_coco
-        reference/auto_panoptic_ade20k reference/auto_panoptic_coco reference/supernet_ade20k
-        reference/supernet_coco supernet_ade20k supernet_coco""",
-    ("6b8455cf6a01", 40): """ablations/auto_panoptic_coco_backbone pretrain/searched_imagenet
-        pretrain/supernet_imagenet pretrain/Base-ImageNet""",
-    ("0744f2db8782", 47): "ablations/auto_panoptic_coco_backbone_heads",
-    ("559b02f63cd0", 16): "ablations/auto_panoptic_coco_heads_attention",
-    ("7ab47a450d3f", 56): "baselines/auto_panoptic_plain_coco",
-    ("ab1b93f0dab4", 3): "baselines/panoptic_fpn_d_ade20k baselines/panoptic_fpn_d_coco",
-    ("36efe382d45f", 10): "pretrain/quick_imagenet",
-    ("d8fa9f7be1f5", 26): "quick/Base-quick quick/retrain quick/supernet",
-    ("4f53cda18c2b", 0): """baselines/panoptic_fpn_ade20k baselines/panoptic_fpn_coco quick/panoptic_fpn
-        reference/Base-reference""",
-}
-FRAGMENTS = {"baselines/Base-deformable"}  # no model of its own
 R50 = [
     *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
     *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
@@ -40,20 +21,6 @@ D2_MASK = ["MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"]
 D2_SEM_SEG = ["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead"]
 WHOLE = make_cfg()
 SPACE = configured_space(WHOLE)
-
-
-def test_every_config_has_its_space_of_old():
-    expected = {name: space for space, names in SPACES.items() for name in names.split()}
-    names = {str(path.relative_to(CONFIGS))[:-5] for path in CONFIGS.rglob("*.yaml")}
-    assert names == expected.keys() | FRAGMENTS
-    found = {}
-    for name in expected:
-        cfg = make_cfg(config=f"{name}.yaml", small=False)
-        space = configured_space(cfg)
-        found[name] = (space.fingerprint, len(space.sites))
-        # Nor does any freeze a part of the searched backbone.
-        assert cfg.MODEL.BACKBONE.FREEZE_AT == 0 or "backbone" not in space.parts
-    assert found == expected
 
 
 def test_the_paper():
