@@ -3,10 +3,14 @@ import torch
 import torch.nn.functional as F
 from modeling_util import make_cfg, num_params
 
-from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import Choices
-from auto_panoptic.space import INTER_OPS, Architecture, effective_ratio, ratio_op, resolve_architecture_path
-from auto_panoptic.systems.panoptic_fpn.attention import AttentionGate, CrossAttention, upsampled_mean
+from auto_panoptic.space import INTER_OPS, Architecture, ratio_op, resolve_architecture_path
+from auto_panoptic.systems.panoptic_fpn.attention import (
+    AttentionGate,
+    CrossAttention,
+    effective_ratio,
+    upsampled_mean,
+)
 
 FPN = {f"p{i}": 256 for i in (2, 3, 4, 5, 6)}
 SEMANTIC = {f"p{i}": 128 for i in (2, 3, 4, 5)}
@@ -89,7 +93,7 @@ def test_legacy_ratio_is_the_last_digit():
         assert effective_ratio(ratio_op(ratio)) == ratio
         assert effective_ratio(ratio_op(ratio), legacy=True) == legacy
     assert effective_ratio(ratio_op(20)) == 20
-    with pytest.raises(UserError, match="RATIOS holds 20, whose last digit LEGACY_RATIO"):
+    with pytest.raises(ValueError, match="reduction ratio 20: .* last digit"):
         effective_ratio(ratio_op(20), legacy=True)
 
 

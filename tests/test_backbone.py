@@ -8,7 +8,8 @@ from torch import nn
 from auto_panoptic.modeling import Choices
 from auto_panoptic.modeling.backbones.builders import build_shufflenet_backbone
 from auto_panoptic.modeling.backbones.shufflenet import ShuffleBlock, ShuffleNetV2, make_norm, shuffle_split
-from auto_panoptic.space import BACKBONE_OPS, WIDTHS, Architecture, op, resolve_architecture_path
+from auto_panoptic.modeling.backbones.widths import WIDTHS, Width, width_from_config
+from auto_panoptic.space import BACKBONE_OPS, Architecture, op, resolve_architecture_path
 
 BN = make_norm("BN")
 GENOTYPES = {"COCO": "auto_panoptic_coco", "ADE": "auto_panoptic_ade20k", "DetNAS": "detnas_coco"}
@@ -133,7 +134,7 @@ def test_xception_branch_layers():
 )
 def test_macs_and_params_of_built_networks(width, genotype, macs, params):
     if isinstance(genotype, int):
-        ops = [BACKBONE_OPS[genotype]] * WIDTHS[width].num_layers
+        ops = [BACKBONE_OPS[genotype]] * sum(WIDTHS[width].repeats)
     else:
         architecture = Architecture.load(resolve_architecture_path(GENOTYPES[genotype]))
         ops = [architecture[f"backbone.{i}"] for i in range(40)]
@@ -275,3 +276,10 @@ def test_block_errors(kwargs, message):
 def test_unknown_norm():
     with pytest.raises(ValueError, match="SyncBN"):
         make_norm("GN")
+
+
+def test_widths():
+    assert WIDTHS["1.3G"] == Width(48, (96, 240, 480, 960), (8, 8, 16, 8), 1024)
+    assert WIDTHS["3.8G"] == Width(72, (172, 432, 864, 1728), (8, 8, 16, 8), 1728)
+    assert WIDTHS["300M"] == Width(16, (64, 160, 320, 640), (4, 4, 8, 4), 1024)
+    assert width_from_config(make_cfg()) == Width(8, (16, 32, 48, 64), (1, 1, 2, 1))

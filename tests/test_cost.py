@@ -10,13 +10,13 @@ from closed_form_costs import WIDTHS as FORMULAS
 from closed_form_costs import add, backbone
 
 from auto_panoptic.errors import UserError
+from auto_panoptic.modeling.backbones.widths import Width
 from auto_panoptic.space import (
     Architecture,
     ChoiceSite,
     Cost,
     CostTables,
     SearchSpace,
-    Width,
     backbone_cost,
     resolve_architecture_path,
 )

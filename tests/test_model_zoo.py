@@ -11,13 +11,13 @@ from test_configs import FOLDER, RUNNABLE, read
 from test_docs import missing_architectures, missing_paths
 from toy import ROOT
 
+from auto_panoptic.modeling.backbones.widths import width_from_config
 from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.space import (
     Architecture,
     SearchSpace,
     backbone_cost,
     resolve_architecture_path,
-    width_from_config,
 )
 
 TEXT = (ROOT / "MODEL_ZOO.md").read_text()

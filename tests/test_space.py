@@ -1,22 +1,18 @@
 import numpy as np
 import pytest
-from modeling_util import make_cfg
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.space import (
     BACKBONE_OPS,
     HEAD_OPS,
     INTER_OPS,
-    WIDTHS,
     ChoiceSite,
     OpSpec,
     SearchSpace,
-    Width,
     domain,
     op,
     ratio_op,
     register_ops,
-    width_from_config,
 )
 from auto_panoptic.space import ops as registry
 
@@ -174,21 +170,3 @@ def test_random_is_uniform_and_reproducible():
         counts[space.random(rng).indices()["head"][3]] += 1
     # Binomial(600, 1/6): mean 100, standard deviation 9.1; five of them.
     assert counts.sum() == 600 and abs(counts - 100).max() < 46
-
-
-def test_widths():
-    assert WIDTHS["1.3G"] == Width(48, (96, 240, 480, 960), (8, 8, 16, 8), 1024)
-    assert WIDTHS["3.8G"] == Width(72, (172, 432, 864, 1728), (8, 8, 16, 8), 1728)
-    assert WIDTHS["300M"] == Width(16, (64, 160, 320, 640), (4, 4, 8, 4), 1024)
-    cfg = make_cfg(
-        *("MODEL.SHUFFLENET.WIDTH", "custom", "MODEL.SHUFFLENET.STEM_CHANNELS", 8),
-        *(
-            "MODEL.SHUFFLENET.STAGE_CHANNELS",
-            [16, 32, 64, 96],
-            "MODEL.SHUFFLENET.STAGE_REPEATS",
-            [1, 1, 2, 1],
-        ),
-    )
-    width = width_from_config(cfg)
-    assert width == Width(8, (16, 32, 64, 96), (1, 1, 2, 1)) and width.num_layers == 5
-    assert width.blocks() == [(8, 16, 2), (16, 32, 2), (32, 64, 2), (64, 64, 1), (64, 96, 2)]

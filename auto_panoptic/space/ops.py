@@ -56,25 +56,6 @@ def ratio_op(ratio: int) -> OpSpec:
     return OpSpec(f"r{ratio}", "se", "inter", ratio=ratio)
 
 
-def effective_ratio(spec: OpSpec, legacy: bool = False) -> int:
-    """What the hidden layer of an attention gate divides its channels by.
-
-    Args:
-        spec: an operator of kind "se".
-        legacy: as the reference code, which takes the last digit of the ratio: 4, 8 and 6 for 4, 8 and 16.
-
-    Raises:
-        UserError: the last digit is 0.
-    """
-    ratio = spec.ratio % 10 if legacy else spec.ratio
-    if ratio == 0:
-        raise UserError(
-            f"MODEL.CROSS_ATTENTION.RATIOS holds {spec.ratio}, whose last digit LEGACY_RATIO would divide "
-            "by; use ratios that do not end in 0, or LEGACY_RATIO False"
-        )
-    return ratio
-
-
 # The order is that of the reference code, in which the published index lists are written. (The paper's table
 # lists the head operators as depthwise, atrous, deformable; decoding with that order gives other networks.)
 BACKBONE_OPS = (

@@ -14,9 +14,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import UserError
 from ..modeling import ShuffleNetV2, choice_blocks, meta_model
+from ..modeling.backbones.widths import WIDTHS
 from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
-from ..space.widths import WIDTHS
 
 _CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
 # Buffers that follow from the config, never from a checkpoint.

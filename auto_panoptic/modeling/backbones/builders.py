@@ -5,9 +5,9 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 
 from auto_panoptic.errors import one_of
+from auto_panoptic.modeling.backbones.widths import width_from_config
 from auto_panoptic.modeling.choice import Choices
 from auto_panoptic.space import domain
-from auto_panoptic.space.widths import width_from_config
 
 from .shufflenet import ShuffleNetV2
 

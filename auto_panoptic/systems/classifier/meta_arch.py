@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling.backbones.builders import norm_name
 from auto_panoptic.modeling.backbones.shufflenet import Norm, initialize_weights, make_norm
-from auto_panoptic.space.widths import width_from_config
+from auto_panoptic.modeling.backbones.widths import width_from_config
 
 __all__ = ["BackboneClassifier"]
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from auto_panoptic.modeling.choice import Choices
 from auto_panoptic.modeling.layers.setting import SettingInWeights
-from auto_panoptic.space import OpSpec, effective_ratio, ratio_op
+from auto_panoptic.space import OpSpec, ratio_op
 
 __all__ = ["AttentionGate", "CrossAttention", "upsampled_mean"]
 
@@ -56,6 +56,24 @@ def upsampled_mean(x: torch.Tensor, size: Sequence[int], align_corners: bool = T
         weights = torch.outer(rows, columns).flatten().to(x)
     with _no_autocast(x.device.type):
         return torch.matmul(x.flatten(2), weights)
+
+
+def effective_ratio(spec: OpSpec, legacy: bool = False) -> int:
+    """What the hidden layer of an attention gate divides its channels by.
+
+    Args:
+        spec: an operator of kind "se".
+        legacy: as the reference code, which takes the last digit of the ratio: 4, 8 and 6 for 4, 8 and 16.
+
+    Raises:
+        ValueError: the last digit is 0.
+    """
+    ratio = spec.ratio % 10 if legacy else spec.ratio
+    if ratio == 0:
+        raise ValueError(
+            f"reduction ratio {spec.ratio}: nothing can be divided by its last digit"
+        )
+    return ratio
 
 
 class AttentionGate(nn.Module):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import lru_cache
 
+from auto_panoptic.modeling.backbones.widths import Width, get_width
 from auto_panoptic.space import (
     BACKBONE_OPS,
     HEAD_OPS,
@@ -14,7 +15,6 @@ from auto_panoptic.space import (
     OpSpec,
     SearchSpace,
 )
-from auto_panoptic.space.widths import Width, get_width
 
 
 def default_space() -> SearchSpace:

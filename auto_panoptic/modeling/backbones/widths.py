@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import UserError
+from auto_panoptic.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,9 @@ class Width:
         channels: output channels of the four stages C2..C5, at strides 4, 8, 16, 32.
         repeats: blocks per stage; their sum is the number of backbone sites.
         classifier: output channels of the 1x1 convolution before the ImageNet classifier.
+
+    Raises:
+        ValueError: no backbone can have them.
     """
 
     stem: int
@@ -24,39 +27,25 @@ class Width:
     classifier: int = 1024
 
     def __post_init__(self):
-        for name, values in (("STAGE_CHANNELS", self.channels), ("STAGE_REPEATS", self.repeats)):
+        for name, values in (("channels", self.channels), ("repeats", self.repeats)):
             if len(values) != 4 or any(
                 not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in values
             ):
-                raise UserError(
-                    f"MODEL.SHUFFLENET.{name} is {list(values)}: expected four integers >= 1, one per stage"
+                raise ValueError(
+                    f"{name} of the backbone are {list(values)}: expected four integers >= 1, one per stage"
                 )
         if not isinstance(self.stem, int) or self.stem < 1:
-            raise UserError(f"MODEL.SHUFFLENET.STEM_CHANNELS is {self.stem!r}: expected an integer >= 1")
+            raise ValueError(f"channels of the stem are {self.stem!r}: expected an integer >= 1")
         before = self.stem
         for stage, channels in enumerate(self.channels):
             # The stride-2 block concatenates its projection (`before` channels) with a main branch of
             # `channels - before`; the stride-1 blocks split their channels in two equal halves.
             if channels % 2 or channels <= before:
-                raise UserError(
-                    f"MODEL.SHUFFLENET.STAGE_CHANNELS[{stage}] is {channels}: expected an even number "
-                    f"greater than the {before} channels before it"
+                raise ValueError(
+                    f"stage {stage} of the backbone has {channels} channels: expected an even number greater "
+                    f"than the {before} channels before it"
                 )
             before = channels
-
-    @property
-    def num_layers(self) -> int:
-        """Number of searchable blocks."""
-        return sum(self.repeats)
-
-    def blocks(self) -> list[tuple[int, int, int]]:
-        """(input channels, output channels, stride) of every block, in order."""
-        result, before = [], self.stem
-        for channels, repeats in zip(self.channels, self.repeats, strict=True):
-            for i in range(repeats):
-                result.append((before, channels, 2 if i == 0 else 1))
-                before = channels
-        return result
 
 
 WIDTHS = {
