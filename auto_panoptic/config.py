@@ -18,6 +18,8 @@ def add_auto_panoptic_config(cfg: CN) -> None:
 
 
 def _add_shared_config(cfg: CN) -> None:
+    from .explore import POLICY_REGISTRY
+
     # Modules to import before the rest is read, such as [my.module]. They may register components, and add
     # keys by a function add_config(cfg). They are found as python -m finds them. Honoured in the config that
     # a command names, not in its bases, and in KEY VALUE pairs.
@@ -30,26 +32,14 @@ def _add_shared_config(cfg: CN) -> None:
     cfg.NAS.ARCHITECTURE = ""
     # Seed of the fair cycles, in supernet training and in the search.
     cfg.NAS.SEED = 0
-    # Search cycles ("T") and models evaluated in each ("E", a multiple of the cycle length 12).
-    cfg.NAS.CYCLES = 5
-    cfg.NAS.MODELS_PER_CYCLE = 12
     # How a search chooses its candidates: "path_priority", or one of the baselines "random" and "evolution".
+    # The settings of each are in NAS.CYCLES and NAS.MODELS_PER_CYCLE, NAS.RANDOM and NAS.EVOLUTION; their
+    # meaning and defaults: explore/policies.py.
     cfg.NAS.POLICY = "path_priority"
-    # Random search: uniformly random models, the best is selected (paper: 300).
-    cfg.NAS.RANDOM = CN()
-    cfg.NAS.RANDOM.CYCLES = 1
-    cfg.NAS.RANDOM.MODELS_PER_CYCLE = 300
-    # Evolution, the best model of all is selected (paper: population 50, 20 generations). Parents are the
-    # best 10 models so far. MUTATION and CROSSOVER are shares of a generation, random models are the rest:
-    # 20 + 20 + 10 of 50 as in DetNAS; SPOS has 0.5 and 0.5.
-    cfg.NAS.EVOLUTION = CN()
-    cfg.NAS.EVOLUTION.GENERATIONS = 20
-    cfg.NAS.EVOLUTION.POPULATION = 50
-    cfg.NAS.EVOLUTION.PARENTS = 10
-    cfg.NAS.EVOLUTION.MUTATION = 0.4
-    cfg.NAS.EVOLUTION.CROSSOVER = 0.4
-    # Probability with which a mutant's operator at a site is drawn anew.
-    cfg.NAS.EVOLUTION.MUTATION_PROBABILITY = 0.1
+    POLICY_REGISTRY.add_config(cfg.NAS, CN)
+    # How evaluated candidates are ranked: "exact", or "reference" as the reference code does (PQ to two
+    # decimals, and of operators with equal score the last).
+    cfg.NAS.SCOREBOARD = "exact"
     # What the optimizer sees after the passes of one fair cycle: "mean" divides each parameter's
     # accumulated gradient by the number of passes that used it; "sum" leaves the sum; "lr_scale" leaves
     # the sum and divides the learning rate of each parameter instead, as the reference code does (its

@@ -95,6 +95,7 @@ RULES: dict[str, Rule] = {
     "NAS.EVOLUTION.MUTATION": PROBABILITY,
     "NAS.EVOLUTION.CROSSOVER": PROBABILITY,
     "NAS.EVOLUTION.MUTATION_PROBABILITY": PROBABILITY,
+    "NAS.SCOREBOARD": choice("exact", "reference"),
     "NAS.GRADIENTS": choice("mean", "sum", "lr_scale"),
     "NAS.SAMPLING": choice("fair", "uniform"),
     "NAS.AUDIT_PERIOD": whole(1),

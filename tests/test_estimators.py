@@ -123,7 +123,7 @@ def test_failed_candidates_leave_no_trace(estimator):
 
 def test_refusals():
     cycles, _ = search(cycles=1)
-    with pytest.raises(UserError, match="estimator 'median': expected one of ranks, mean, ridge"):
+    with pytest.raises(UserError, match="--estimator is 'median'; expected one of ranks, mean, ridge"):
         operator_scores(SPACE, cycles, "median")
     with pytest.raises(UserError, match="12 candidates, 12 of them failed"):
         observations(SPACE, [[(a, None) for a, _ in cycles[0]]])

@@ -8,8 +8,8 @@ import pytest
 from toy import toy_space
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.explore import make_policy, path_priority_candidates
-from auto_panoptic.explore.evolution import best
+from auto_panoptic.explore import POLICY_REGISTRY, path_priority_candidates
+from auto_panoptic.explore.policies import best
 from auto_panoptic.space import ChoiceSite, SearchSpace
 
 PAPER = {
@@ -22,6 +22,10 @@ PAPER = {
 }
 SPACE = SearchSpace.default()
 GENES = len(SPACE.sites)
+
+
+def make_policy(name, space, seed, settings):
+    return POLICY_REGISTRY.of(name)(space, seed, settings)
 
 
 def evolution(space=SPACE, seed=0, **changes):

@@ -125,7 +125,7 @@ def test_reference_mode():
     tie = board_of("r4 r8 r8 r4", [4.0, 3.0, 2.0, 1.0], "reference")
     assert scores(tie) == {"r4": 3.0, "r8": 3.0, "r16": 0.0} and selected(tie) == "r8"
     assert selected(board_of("r4 r8 r8 r4", [4.0, 3.0, 2.0, 1.0])) == "r4"
-    with pytest.raises(UserError, match="scoreboard mode 'numpy': expected one of exact, reference"):
+    with pytest.raises(UserError, match="NAS.SCOREBOARD is 'numpy'; expected one of exact, reference"):
         Scoreboard(ONE, "numpy")
 
 

@@ -174,6 +174,32 @@ def test_ties_go_to_higher_mean_then_lower_index(model):
         assert set(sum(select(space, [cycle], estimator).architecture.indices().values(), [])) == {0}
 
 
+def test_the_reference_mode_rounds_and_takes_the_last_of_equal_ones(model):
+    """Both modes select as their scoreboard does, and differently; the other estimators have no mode."""
+    _, space, _ = model
+    cycle = [(a, 50 + 0.001 * i) for i, a in enumerate(reversed(fair_cycle(space, 0, 0)))]
+    chosen = {}
+    for mode in ("exact", "reference"):
+        board = Scoreboard(space, mode)
+        board.add_cycle([a for a, _ in cycle], [f for _, f in cycle])
+        selection = select(space, [cycle], mode=mode)
+        assert selection.architecture == board.select()
+        assert selection.scores == {s: {r["op"]: r["score"] for r in t} for s, t in board.table().items()}
+        chosen[mode] = selection.architecture
+    assert chosen["exact"] != chosen["reference"]
+    assert (
+        select(space, [cycle], "mean", mode="reference").architecture
+        == select(space, [cycle], "mean").architecture
+    )
+    equal = [(a, 50.0) for a, _ in cycle]
+    scores = select(space, [equal], mode="reference").scores
+    last = {
+        site.name: max(site.names, key=lambda n: (scores[site.name][n], site.index(n)))
+        for site in space.sites
+    }  # noqa: B023
+    assert select(space, [equal], mode="reference").architecture.names() == last
+
+
 def test_costs_of_another_space(model):
     _, space, costs = model
     cycles, _ = evaluated(space)

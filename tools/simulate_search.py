@@ -32,7 +32,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from auto_panoptic.explore import make_policy  # noqa: E402
+from auto_panoptic.explore import POLICY_REGISTRY  # noqa: E402
 from auto_panoptic.explore.estimators import ESTIMATORS, mean_scores, ridge_scores  # noqa: E402
 from auto_panoptic.explore.fairness import cycle_indices  # noqa: E402
 from auto_panoptic.explore.scoreboard import Scoreboard  # noqa: E402
@@ -87,7 +87,7 @@ def evolve(space, surrogate, budget, noise, seed, rng):
         "crossover": 0.4,
         "mutation_probability": 0.1,
     }
-    policy = make_policy("evolution", space, seed, settings)
+    policy = POLICY_REGISTRY.of("evolution")(space, seed, settings)
     history, best = [], (-np.inf, 0.0)
     for generation in range(GENERATIONS):
         candidates = policy.candidates(generation, history)

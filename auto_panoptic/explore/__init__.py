@@ -1,4 +1,4 @@
-"""How the space is explored: fair cycles, scores, the journal of evaluated candidates. numpy only."""
+"""How the space is explored: fair cycles, scores, the journal of evaluated candidates. numpy and scipy."""
 
 from .fairness import (
     check_sampling,
@@ -10,11 +10,12 @@ from .fairness import (
     uniform_path,
 )
 from .ledger import Ledger
-from .policies import POLICIES, Policy, make_policy, path_priority_candidates
+from .policies import POLICIES, POLICY_REGISTRY, Policy, make_policy, path_priority_candidates
 from .scoreboard import Scoreboard
 
 __all__ = [
     "POLICIES",
+    "POLICY_REGISTRY",
     "Ledger",
     "Policy",
     "Scoreboard",

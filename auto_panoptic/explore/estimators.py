@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, one_of
 from ..space import Architecture, SearchSpace
 from .scoreboard import Scoreboard
 
@@ -70,7 +70,11 @@ def observations(space: SearchSpace, cycles: Cycles) -> Observations:
 
 
 def operator_scores(
-    space: SearchSpace, cycles: Cycles, estimator: str, data: Observations | None = None
+    space: SearchSpace,
+    cycles: Cycles,
+    estimator: str,
+    data: Observations | None = None,
+    mode: str = "exact",
 ) -> list[np.ndarray]:
     """Scores of every operator of every site; only differences within a site matter.
 
@@ -78,24 +82,20 @@ def operator_scores(
         space: the search space.
         cycles: per cycle its (architecture, fitness) pairs; fitness None or NaN for a failed candidate.
         estimator:
-            ``ranks``: the points of :class:`Scoreboard` in its exact mode (paper). Failed candidates rank
-            last.
+            ``ranks``: the points of :class:`Scoreboard` (paper). Failed candidates rank last.
             ``mean``: mean fitness of the candidates that use the operator, minus that of all candidates.
             ``ridge``: effects of all operators fitted together, see :func:`ridge_scores`.
             The last two leave failed candidates out, and score an operator that no other candidate used
             with minus infinity.
         data: :func:`observations` of the cycles, if at hand.
+        mode: of the scoreboard.
 
     Returns:
         One (operators,) array per site, in site order.
     """
-    if estimator not in ESTIMATORS:
-        raise UserError(f"estimator {estimator!r}: expected one of {', '.join(ESTIMATORS)}")
+    one_of("--estimator", estimator, ESTIMATORS)
     if estimator == "ranks":
-        board = Scoreboard(space)
-        for cycle in cycles:
-            if cycle:
-                board.add_cycle([a for a, _ in cycle], [f for _, f in cycle])
+        board = Scoreboard.of(space, cycles, mode)
         return [np.array([row["score"] for row in rows], dtype=float) for rows in board.table().values()]
     data = data or observations(space, cycles)
     estimate = mean_scores if estimator == "mean" else ridge_scores

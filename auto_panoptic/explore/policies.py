@@ -1,109 +1,254 @@
-"""Which architectures to evaluate next."""
+"""Which architectures to evaluate next: policies, by name in POLICY_REGISTRY."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from ..errors import UserError
 from ..space import Architecture, SearchSpace
-from .evolution import Evolution, Generation
 from .fairness import fair_cycle
 
+logger = logging.getLogger(__name__)
 
-class Policy(Protocol):
+# A parent pool or a small space may yield too few new architectures: so many draws per place, then it ends.
+ATTEMPTS = 10
+
+Generation = Sequence[tuple[Architecture, float | None]]
+
+
+class Policy:
     """The candidates of a search, cycle by cycle.
 
+    A policy of one's own is a subclass with ``@POLICY_REGISTRY.register``, in a module named in IMPORTS.
+    Nothing else knows policies by name.
+
     Attributes:
-        name: as on the command line.
-        space: what to search.
+        name: as on the command line and in NAS.POLICY.
+        node: where its settings are in the config, NAS.<node>; "" for NAS itself.
+        keys: {config key: default}, the first two being the numbers of cycles and of models in each.
         uses_history: whether candidates depend on how earlier cycles scored.
         selects: what is selected in the end: by "ranks" of paths, or the "best" evaluated candidate.
+        space, seed: what to search, and the seed of all draws.
         cycles: number of cycles (generations).
         models: candidates of a cycle, at most.
         settings: what the candidates depend on besides space and seed; the number of cycles is not among
             them, for a search may be prolonged.
     """
 
-    name: str
-    space: SearchSpace
-    uses_history: bool
-    selects: str
-    cycles: int
-    models: int
-    settings: dict
+    name: ClassVar[str]
+    node: ClassVar[str] = ""
+    keys: ClassVar[Mapping[str, int | float]]
+    uses_history: ClassVar[bool] = False
+    selects: ClassVar[str] = "best"
 
-    def candidates(self, cycle: int, history: Sequence[Generation]) -> list[Architecture]:
+    def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
+        """Check and keep the settings.
+
+        Args:
+            space: what to search.
+            seed: non-negative integer.
+            settings: of ``keys``, in lower case.
+
+        Raises:
+            UserError: one of them is out of range; the message names its config key.
+        """
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise UserError(f"NAS.SEED is {seed!r}; expected an integer >= 0")
+        for key in (key for key, default in self.keys.items() if isinstance(default, int)):
+            if settings[key.lower()] < 1:
+                raise UserError(f"{self.full_key(key)} is {settings[key.lower()]}; expected at least 1")
+        self.space, self.seed = space, seed
+        self.cycles, self.models = (settings[key.lower()] for key in list(self.keys)[:2])
+        self.settings = {list(self.keys)[1].lower(): self.models}
+
+    @classmethod
+    def from_config(cls, cfg, space: SearchSpace) -> Policy:
+        """The policy with its settings in a config."""
+        node = cfg.NAS[cls.node] if cls.node else cfg.NAS
+        return cls(space, cfg.NAS.SEED, {key.lower(): node[key] for key in cls.keys})
+
+    @classmethod
+    def full_key(cls, key: str) -> str:
+        """NAS.NODE.KEY."""
+        return ".".join(filter(None, ("NAS", cls.node, key)))
+
+    @classmethod
+    def cycle_keys(cls) -> tuple[str, str]:
+        """The full config keys of the number of cycles and of the models in each."""
+        cycles, models, *_ = map(cls.full_key, cls.keys)
+        return cycles, models
+
+    def candidates(self, cycle: int, history: Sequence[Generation] = ()) -> list[Architecture]:
         """Candidates of ``cycle``, a pure function of space, seed, settings and the arguments.
 
         Args:
             cycle: from 0.
             history: for each earlier cycle its architectures with their fitness, None for a failed one.
         """
+        raise NotImplementedError
 
 
-class PathPriority:
-    """Fair cycles, ranked; see :func:`path_priority_candidates`."""
+class _Registry(dict[str, type[Policy]]):
+    """{name: policy}, in the order of registration."""
+
+    def register(self, policy: type[Policy]) -> type[Policy]:
+        """Add a policy, as a decorator. ValueError if the name is taken."""
+        if self.setdefault(policy.name, policy) is not policy:
+            raise ValueError(f"a policy {policy.name!r} is registered already")
+        return policy
+
+    def of(self, name: str) -> type[Policy]:
+        """The policy that NAS.POLICY names. UserError if there is none."""
+        if name not in self:
+            raise UserError(f"NAS.POLICY is {name!r}; expected one of {', '.join(self)}")
+        return self[name]
+
+    def add_config(self, nas, node_type: Callable[[dict], Mapping]) -> None:
+        """Add the keys of all policies to the config node ``nas``; nodes of their own are ``node_type``."""
+        for policy in self.values():
+            if policy.node:
+                nas[policy.node] = node_type(dict(policy.keys))
+            else:
+                nas.update(policy.keys)
+
+
+POLICY_REGISTRY = POLICIES = _Registry()
+
+
+def make_policy(name: str, space: SearchSpace, seed: int, settings: Mapping) -> Policy:
+    return POLICY_REGISTRY.of(name)(space, seed, settings)
+
+
+@POLICY_REGISTRY.register
+class PathPriority(Policy):
+    """Fair cycles, ranked ("T" cycles of "E" models); see :func:`path_priority_candidates`."""
 
     name = "path_priority"
-    uses_history = False
+    keys = {"CYCLES": 5, "MODELS_PER_CYCLE": 12}
     selects = "ranks"
 
     def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
-        self.space, self.seed = space, seed
-        self.cycles, self.models = settings["cycles"], settings["models_per_cycle"]
-        if self.cycles < 1:
-            raise UserError(f"NAS.CYCLES is {self.cycles}; expected at least 1")
+        super().__init__(space, seed, settings)
         _check_cycle_length(space, self.models)
-        self.settings = {"models_per_cycle": self.models}
 
     def candidates(self, cycle: int, history: Sequence[Generation] = ()) -> list[Architecture]:
         return path_priority_candidates(self.space, self.seed, cycle, self.models)
 
 
-class RandomSearch:
+@POLICY_REGISTRY.register
+class RandomSearch(Policy):
     """Uniformly random models, the best of which is selected (paper: 300)."""
 
     name = "random"
-    uses_history = False
-    selects = "best"
-
-    def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
-        self.space, self.seed = space, seed
-        self.cycles, self.models = settings["cycles"], settings["models_per_cycle"]
-        for key in ("cycles", "models_per_cycle"):
-            if settings[key] < 1:
-                raise UserError(f"NAS.RANDOM.{key.upper()} is {settings[key]}; expected at least 1")
-        self.settings = {"models_per_cycle": self.models}
+    node = "RANDOM"
+    keys = {"CYCLES": 1, "MODELS_PER_CYCLE": 300}
 
     def candidates(self, cycle: int, history: Sequence[Generation] = ()) -> list[Architecture]:
         rng = np.random.default_rng([self.seed, cycle])
         return [self.space.random(rng) for _ in range(self.models)]
 
 
-POLICIES = {policy.name: policy for policy in (PathPriority, RandomSearch, Evolution)}
+@POLICY_REGISTRY.register
+class Evolution(Policy):
+    """Generations of mutants, crossings and random models (paper, after DetNAS and SPOS).
 
+    Generation 0 is random. Every later one holds, in this order,
 
-def make_policy(name: str, space: SearchSpace, seed: int, settings: Mapping) -> Policy:
-    """The policy called ``name``.
+    - mutants: a uniformly chosen parent, each gene drawn anew with MUTATION_PROBABILITY;
+    - crossings: of two uniformly chosen parents, each gene from either with probability 1/2;
+    - random models, for the rest of the generation.
 
-    Args:
-        name: one of POLICIES.
-        space: what to search.
-        seed: non-negative integer.
-        settings: for ``path_priority`` and ``random`` "cycles" and "models_per_cycle"; for ``evolution`` see
-            :class:`Evolution`.
-
-    Raises:
-        UserError: unknown name, or a setting out of range.
+    MUTATION and CROSSOVER are shares of a generation (DetNAS: 0.4 and 0.4, SPOS: 0.5 and 0.5). Parents are
+    the best PARENTS of all models so far; failed ones never are. No architecture occurs twice. Each kind has
+    10 draws per place; where they do not suffice random models take the places, and where those do not
+    either (the space is nearly used up) the generation is shorter, possibly empty.
     """
-    if name not in POLICIES:
-        raise UserError(f"NAS.POLICY is {name!r}; expected one of {', '.join(POLICIES)}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UserError(f"NAS.SEED is {seed!r}; expected an integer >= 0")
-    return POLICIES[name](space, seed, settings)
+
+    name = "evolution"
+    node = "EVOLUTION"
+    keys = {
+        "GENERATIONS": 20,
+        "POPULATION": 50,
+        "PARENTS": 10,
+        "MUTATION": 0.4,
+        "CROSSOVER": 0.4,
+        "MUTATION_PROBABILITY": 0.1,
+    }
+    uses_history = True
+
+    def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
+        super().__init__(space, seed, settings)
+        for key in ("MUTATION", "CROSSOVER", "MUTATION_PROBABILITY"):
+            if not 0 <= settings[key.lower()] <= 1:
+                raise UserError(f"{self.full_key(key)} is {settings[key.lower()]}; expected 0 to 1")
+        if settings["mutation"] + settings["crossover"] > 1 + 1e-9:
+            raise UserError(
+                f"NAS.EVOLUTION.MUTATION {settings['mutation']} and CROSSOVER {settings['crossover']} are "
+                "shares of a generation; expected a sum of at most 1"
+            )
+        self.settings |= {
+            "parents": settings["parents"],
+            "mutation": math.floor(settings["mutation"] * self.models + 1e-9),
+            "crossover": math.floor(settings["crossover"] * self.models + 1e-9),
+            "mutation_probability": settings["mutation_probability"],
+        }
+
+    def candidates(self, cycle: int, history: Sequence[Generation] = ()) -> list[Architecture]:
+        rng = np.random.default_rng([self.seed, cycle])
+        parents = [a.choices for a in best(history[:cycle], self.settings["parents"])]
+        found: dict[tuple[str, ...], None] = {}
+        visited = {a.choices for generation in history[:cycle] for a, _ in generation}
+        if parents:
+            self._draw(lambda: self._mutant(rng, parents), self.settings["mutation"], found, visited)
+            self._draw(lambda: self._crossing(rng, parents), self.settings["crossover"], found, visited)
+        self._draw(lambda: self._random(rng), self.models - len(found), found, visited)
+        if len(found) < self.models:
+            logger.warning(
+                "generation %d has %d of %d candidates: %d of the space's %d architectures are taken",
+                *(cycle, len(found), self.models, len(visited), self.space.cardinality),
+            )
+        return [Architecture(self.space, choices) for choices in found]
+
+    def _draw(self, draw: Callable[[], tuple], quota: int, found: dict, visited: set) -> None:
+        """Add up to ``quota`` new results of ``draw`` to ``found`` and ``visited``."""
+        wanted = len(found) + quota
+        for _ in range(ATTEMPTS * quota):
+            if len(found) == wanted or len(visited) == self.space.cardinality:
+                return
+            choices = draw()
+            if choices not in visited:
+                visited.add(choices)
+                found[choices] = None
+
+    def _random(self, rng: np.random.Generator) -> tuple[str, ...]:
+        indices = rng.integers([len(site.ops) for site in self.space.sites])
+        return tuple(site.names[i] for site, i in zip(self.space.sites, indices, strict=True))
+
+    def _mutant(self, rng: np.random.Generator, parents: list) -> tuple[str, ...]:
+        parent = parents[rng.integers(len(parents))]
+        anew = rng.random(len(parent)) < self.settings["mutation_probability"]
+        fresh = self._random(rng)
+        return tuple(new if use else old for old, new, use in zip(parent, fresh, anew, strict=True))
+
+    def _crossing(self, rng: np.random.Generator, parents: list) -> tuple[str, ...]:
+        first, second = (parents[i] for i in rng.integers(len(parents), size=2))
+        coin = rng.random(len(first)) < 0.5
+        return tuple(a if heads else b for a, b, heads in zip(first, second, coin, strict=True))
+
+
+def best(history: Sequence[Generation], count: int) -> list[Architecture]:
+    """The ``count`` architectures of highest fitness, best first, of equal ones the earliest; none failed."""
+    scored = [(a, f) for generation in history for a, f in generation if f is not None and math.isfinite(f)]
+    ranked = [a for a, _ in sorted(scored, key=lambda pair: -pair[1])]  # stable: equal ones keep their order
+    first = {}
+    for architecture in ranked:
+        first.setdefault(architecture.choices, architecture)
+    return list(first.values())[:count]
 
 
 def path_priority_candidates(

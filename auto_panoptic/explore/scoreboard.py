@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, one_of
 from ..space import Architecture, SearchSpace
 
 MODES = ("exact", "reference")
@@ -45,14 +45,25 @@ class Scoreboard:
     """
 
     def __init__(self, space: SearchSpace, mode: str = "exact"):
-        if mode not in MODES:
-            raise UserError(f"scoreboard mode {mode!r}: expected one of {', '.join(MODES)}")
         self.space = space
-        self.mode = mode
+        self.mode = one_of("NAS.SCOREBOARD", mode, MODES)
         self.cycles = 0
         self.models = 0
         self.failed = 0
         self._tallies = {site.name: {name: _Tally() for name in site.names} for site in space.sites}
+
+    @classmethod
+    def of(
+        cls,
+        space: SearchSpace,
+        cycles: Sequence[Sequence[tuple[Architecture, float | None]]],
+        mode: str = "exact",
+    ) -> Scoreboard:
+        """The scoreboard of all ``cycles`` of (architecture, fitness) pairs; empty ones do not count."""
+        board = cls(space, mode)
+        for cycle in filter(None, cycles):
+            board.add_cycle([a for a, _ in cycle], [f for _, f in cycle])
+        return board
 
     def add_cycle(self, architectures: Sequence[Architecture], fitness: Sequence[float | None]) -> None:
         """Score one cycle.
@@ -124,21 +135,10 @@ class Scoreboard:
                 f"nothing to select from: {self.models} candidates, {self.failed} of them failed; "
                 "mend the cause named in the ledger and search again"
             )
-        return Architecture(self.space, tuple(self._best(site.name) for site in self.space.sites))
-
-    def _best(self, site: str) -> str:
-        tallies = self._tallies[site]
-        names = list(tallies)
-        if self.mode == "reference":
-            return names[np.argsort([t.score for t in tallies.values()], kind="stable")[::-1][0]]
-        return max(
-            names,
-            key=lambda name: (
-                tallies[name].score,
-                -math.inf if tallies[name].mean is None else tallies[name].mean,
-                -names.index(name),
-            ),
-        )
+        rows = self.table().values()
+        scores = [np.array([row["score"] for row in site], dtype=float) for site in rows]
+        means = [np.array([row["mean"] for row in site], dtype=float) for site in rows]
+        return self.space.architecture(best_operators(scores, means, self.mode))
 
     def to_json(self) -> dict:
         """JSON-compatible summary: mode, counts, the table of every site and the operator selected there."""
@@ -151,3 +151,23 @@ class Scoreboard:
             "sites": self.table(),
             "selected": selected,
         }
+
+
+def best_operators(
+    scores: Sequence[np.ndarray], means: Sequence[np.ndarray], mode: str = "exact"
+) -> list[int]:
+    """Index of the best operator of every site.
+
+    Args:
+        scores: per site (operators,) scores.
+        means: per site (operators,) mean fitness, or any function of it that keeps the order; NaN for none.
+        mode: what decides between equal scores: ``exact``: the higher mean, then the lower index;
+            ``reference``: the higher index.
+    """
+    if mode == "reference":
+        return [len(score) - 1 - int(score[::-1].argmax()) for score in scores]
+    # lexsort is stable and the last of its keys counts most
+    return [
+        int(np.lexsort((-np.nan_to_num(mean, nan=-np.inf), -score))[0])
+        for score, mean in zip(scores, means, strict=True)
+    ]

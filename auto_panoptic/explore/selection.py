@@ -12,6 +12,7 @@ from ..space import Architecture, CostTables, SearchSpace
 from .budget import Point, best_under_budget, pareto_front
 from .estimators import ESTIMATORS, Cycles, Observations, observations, operator_scores
 from .intervals import LEVEL, block_numbers, operator_effects
+from .scoreboard import Scoreboard, best_operators
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,12 @@ def select(
     costs: CostTables | None = None,
     max_macs: int | None = None,
     max_params: int | None = None,
+    mode: str = "exact",
 ) -> Selection:
     """Select the architecture with the highest total score, within the limits if there are any.
 
-    Operators of equal score are ordered as by :class:`Scoreboard`: by mean fitness, then lower index. Where
-    a limit forbids that choice, see :func:`best_under_budget` for ties.
+    Operators of equal score are ordered by :func:`best_operators`: by mean fitness, then lower index. Where a
+    limit forbids that choice, see :func:`best_under_budget` for ties.
 
     Args:
         space: the search space.
@@ -91,14 +93,16 @@ def select(
         estimator: ``ranks``, ``mean`` or ``ridge``; see :func:`operator_scores`.
         costs: of the space; needed with a limit.
         max_macs, max_params: limits for the whole network, inclusive.
+        mode: of the scoreboard, for ``ranks``.
 
     Raises:
         UserError: no candidate was evaluated; no architecture is within the limits; unknown estimator.
     """
     data = observations(space, cycles)
-    scores = {name: operator_scores(space, cycles, name, data) for name in {*ESTIMATORS, estimator}}
-    means = scores["mean"]
-    favourites = {name: _best(scores[name], means) for name in ESTIMATORS}
+    scores = {name: operator_scores(space, cycles, name, data, mode) for name in {*ESTIMATORS, estimator}}
+    favourites = {name: best_operators(scores[name], scores["mean"]) for name in ESTIMATORS}
+    ranked = Scoreboard.of(space, cycles, mode).select()
+    favourites["ranks"] = [site.index(ranked[site.name].name) for site in space.sites]
     used = scores[estimator]
     indices = favourites[estimator]
     bound, exact = _total(used, indices), True
@@ -132,18 +136,13 @@ def select(
     )
 
 
-def front(space: SearchSpace, cycles: Cycles, estimator: str, costs: CostTables) -> list[Point]:
+def front(
+    space: SearchSpace, cycles: Cycles, estimator: str, costs: CostTables, mode: str = "exact"
+) -> list[Point]:
     """The score-against-MACs front of the candidates' scores; see :func:`pareto_front`."""
     _check_costs(space, costs)
     data = observations(space, cycles)
-    return pareto_front(operator_scores(space, cycles, estimator, data), costs)
-
-
-def _best(scores: list[np.ndarray], means: list[np.ndarray]) -> list[int]:
-    return [
-        max(range(len(score)), key=lambda i: (score[i], mean[i], -i))  # noqa: B023
-        for score, mean in zip(scores, means, strict=True)
-    ]
+    return pareto_front(operator_scores(space, cycles, estimator, data, mode), costs)
 
 
 def _total(scores: list[np.ndarray], indices: list[int]) -> float:
