@@ -269,7 +269,7 @@ def test_equal_names_in_two_folders(val, tmp_path, forget_data_sets, names, refu
         build_evaluators(cfg, "named", metrics=["pq"])
         return
     first, second = (record["file_name"] for record in records)
-    with pytest.raises(UserError, match=f"set named: {first} and {second} would be one .*'streaming'"):
+    with pytest.raises(UserError, match=f"set named: .* of {first} and {second} would be one .*'streaming'"):
         build_evaluators(cfg, "named", metrics=["pq"])
     build_evaluators(cfg, "named", metrics=["miou"])
     evaluator = COCOPanopticEvaluator("named", str(tmp_path))
@@ -277,6 +277,36 @@ def test_equal_names_in_two_folders(val, tmp_path, forget_data_sets, names, refu
     evaluator.reset()
     evaluator.process(records, outputs)
     assert len({p["file_name"] for p in evaluator._predictions}) == 1  # else there is nothing to refuse
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.pop("iscrowd"), "segment .* has no 'iscrowd'"),
+        (lambda s: s.pop("area"), "segment .* has no 'area'"),
+        (lambda s: s.update(iscrowd=int(s["category_id"] < 100)), "no image has things"),
+        (lambda s: s.update(iscrowd=int(s["category_id"] > 100)), "no image has stuff"),
+    ],
+)
+def test_what_detectron2s_evaluator_cannot_score_is_refused_before(
+    val, tmp_path, forget_data_sets, change, message
+):
+    metadata = _metadata(val).as_dict()
+    content = json.loads(Path(metadata["panoptic_json"]).read_text())
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            change(segment)
+    (tmp_path / "changed.json").write_text(json.dumps(content))
+    DatasetCatalog.register("changed", lambda: DatasetCatalog.get(val))
+    _metadata("changed").set(
+        **{**metadata, "name": "changed", "panoptic_json": str(tmp_path / "changed.json")}
+    )
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    build_evaluators(cfg, "changed", metrics=["pq"])
+    cfg.TEST.PANOPTIC_EVALUATOR = "detectron2"
+    with pytest.raises(UserError, match=f"{message}.*choose 'streaming'"):
+        build_evaluators(cfg, "changed", metrics=["pq"])
 
 
 def test_noise_of_a_result_is_available(val):

@@ -15,6 +15,7 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 
 from ..data import data_set_for
+from ..data.formats.panoptic_json import read_panoptic_json, read_segments
 from ..errors import UserError, at_least, one_of
 from .classification import ClassificationEvaluator
 from .panoptic_evaluator import PanopticQualityEvaluator
@@ -151,21 +152,44 @@ def _coco_evaluator(
 
 
 def _check_for_detectron2(dataset_name: str, records: Sequence[dict], distributed: bool) -> None:
-    """Detectron2's evaluator names the PNG of a prediction after the image, without its folder."""
+    """What Detectron2's evaluator and panopticapi stumble over, but only after all images were predicted."""
     if not distributed and comm.get_world_size() > 1:
         raise UserError(
             "TEST.PANOPTIC_EVALUATOR 'detectron2' adds up the predictions of all processes; choose "
             "'streaming' where each scores candidates of its own"
         )
+    problem = _shared_name(records) or _lacking(MetadataCatalog.get(dataset_name).panoptic_json)
+    if problem:
+        raise UserError(
+            f"data set {dataset_name}: {problem}, which TEST.PANOPTIC_EVALUATOR 'detectron2' cannot score; "
+            "choose 'streaming'."
+        )
+
+
+def _shared_name(records: Sequence[dict]) -> str | None:
+    """Predictions are named after images, without folder and suffix."""
     files = {}
     for record in records:
         file = record["file_name"]
         other = files.setdefault(PurePath(file).stem, file)
         if other != file:
-            raise UserError(
-                f"data set {dataset_name}: {other} and {file} would be one file for TEST.PANOPTIC_EVALUATOR "
-                "'detectron2', which names images without folder and suffix; choose 'streaming'."
-            )
+            return f"the predictions of {other} and {file} would be one file"
+    return None
+
+
+def _lacking(panoptic_json: str) -> str | None:
+    """panopticapi reads two optional keys, and divides by the number of classes of things and of stuff."""
+    isthing = {c["id"]: bool(c["isthing"]) for c in read_panoptic_json(panoptic_json)["categories"]}
+    kinds = set()
+    for _, annotation in read_segments(panoptic_json).values():
+        for segment in annotation["segments_info"]:
+            missing = {"area", "iscrowd"} - set(segment)
+            if missing:
+                return f"segment {segment['id']} of {annotation['file_name']} has no {missing.pop()!r}"
+            if not segment["iscrowd"]:
+                kinds.add(isthing[segment["category_id"]])
+    absent = {True, False} - kinds
+    return f"no image has {'things' if absent.pop() else 'stuff'}" if absent else None
 
 
 def panoptic_evaluator_of(evaluators: DatasetEvaluators) -> PanopticQualityEvaluator | None:

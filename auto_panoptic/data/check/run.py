@@ -9,6 +9,7 @@ import time
 from ..formats.findings import Finding
 from ..formats.instances_json import index_instances_json
 from ..formats.panoptic_json import index_panoptic_json
+from ..labels import label_map
 from ..sets.imagenet import EXTENSIONS
 from .images import Roots, check_file, check_pair, stream
 from .report import Report
@@ -59,7 +60,7 @@ def _panoptic_jobs(data_set: DataSet, report: Report):
         panoptic_root=data_set.panoptic_root,
         image_root=data_set.image_root,
         things=things,
-        labels=index.categories.labels,
+        labels=label_map([{"id": i, "isthing": isthing} for i, isthing in things.items()]),
         sem_seg_root=None if data_set.sem_seg_root in missing else data_set.sem_seg_root,
         instances_json=data_set.instances_json,
         locate=data_set.locate,

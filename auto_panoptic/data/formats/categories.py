@@ -26,11 +26,6 @@ class Categories:
         self._content, self._where = content, where
         self.things, self.names = {}, {}
 
-    @property
-    def labels(self) -> dict:
-        """See :func:`label_map`."""
-        return label_map(self.things)
-
     def problems(self) -> Iterator[Finding]:
         """Everything that is wrong with the list; the classes are known afterwards."""
         if not isinstance(self._content, (list, tuple)) or not self._content:
@@ -73,13 +68,6 @@ class Categories:
 
     def _finding(self, kind: str, what: str) -> Finding:
         return Finding(kind, self._where, None, what)
-
-
-def label_map(things: Mapping) -> dict:
-    """{category id: semantic label} of {category id: isthing}: every thing 0, stuff 1..S by ascending id."""
-    stuff = sorted(i for i, isthing in things.items() if not isthing)
-    labels = {i: 0 for i, isthing in things.items() if isthing}
-    return labels | {category: label for label, category in enumerate(stuff, start=1)}
 
 
 def _is_color(color) -> bool:
