@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..derive.pool import quiet_worker
-from ..formats.findings import Finding
+from ..formats.findings import Finding, findings_in
 from ..formats.json_file import is_box, is_number
 from ..formats.panoptic_json import segment_problems
 from ..formats.panoptic_png import IGNORE, VOID
@@ -112,7 +112,8 @@ def check_pair(roots: Roots, item: tuple) -> tuple[list[Finding], Counts]:
     image_id = annotation["image_id"]
     png = os.path.join(roots.panoptic_root, annotation["file_name"])
     segments = {}
-    findings += segment_problems(annotation, roots.things, size, roots.panoptic_json, segments)
+    problems = segment_problems(annotation, roots.things, size, segments)
+    findings += findings_in(roots.panoptic_json, problems)
     # The image may be the wrong one of the two: it has a finding of its own then.
     expected = ("the image has", shown) if size[0] is None else ("the JSON says", size)
     ids, found = read_ids(png, image_id, *expected)

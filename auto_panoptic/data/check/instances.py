@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pycocotools.mask as mask_util
 
-from ..formats.findings import ERROR, Finding
+from ..formats.findings import ERROR, Finding, findings_in
 from ..formats.instances_json import decode_counts, leaves_by, value_problems
 from ..formats.json_file import is_box, is_number
 
@@ -36,7 +36,7 @@ def check_instances(instances: list, size: tuple, path: str, image_id, ids, segm
         findings.append(Finding(kind, path, image_id, what))
 
     for instance in instances:
-        wrong = list(value_problems(instance, size, path, image_id))
+        wrong = list(findings_in(path, value_problems(instance, size, image_id)))
         findings += wrong
         if any(finding.kind.startswith("mask-") and finding.severity == ERROR for finding in wrong):
             continue

@@ -6,9 +6,9 @@ import functools
 import os
 import time
 
-from ..formats.findings import Finding
-from ..formats.instances_json import index_instances_json
-from ..formats.panoptic_json import index_panoptic_json
+from ..formats import instances_json, panoptic_json
+from ..formats.findings import Finding, findings_in
+from ..formats.json_file import read_object
 from ..labels import label_map
 from ..sets.imagenet import EXTENSIONS
 from .images import Roots, check_file, check_pair, stream
@@ -34,25 +34,23 @@ def _panoptic_jobs(data_set: DataSet, report: Report):
     """Read the JSON files; returns the function and the items to run, or None."""
     categories, findings = data_set.read_categories()
     report.findings += findings + _folders(data_set)
-    index, findings = index_panoptic_json(data_set.panoptic_json, categories)
-    if index is None and data_set.problem:
-        findings = [dataclasses.replace(f, what=f"{f.what} ({data_set.problem})") for f in findings]
-    report.findings += findings
-    if index is None:
+    path = data_set.panoptic_json
+    content, findings = read_object(path, "panoptic JSON", panoptic_json.KEYS)
+    if content is None:
+        why = f" ({data_set.problem})" if data_set.problem else ""
+        report.findings += [dataclasses.replace(f, what=f.what + why) for f in findings]
         return None
+    index = panoptic_json.PanopticIndex(content, categories)
+    report.findings += findings_in(path, index.problems())
     report.categories = index.categories
     things = index.categories.things
     if data_set.classes is not None:
         for number, isthing in things.items():
             if number not in data_set.classes[0 if isthing else 1]:
                 what = f"{'thing' if isthing else 'stuff'} class {number} is none of data set {data_set.name}"
-                report.findings.append(Finding("category-mismatch", data_set.panoptic_json, None, what))
+                report.findings.append(Finding("category-mismatch", path, None, what))
     missing = {f.file for f in report.findings if f.kind in ("folder-missing", "not-made-yet")}
-    instances = None  # {image id: annotations}
-    if data_set.instances_json is not None:
-        found, findings = index_instances_json(data_set.instances_json, index.images, things)
-        instances = None if found is None else found.instances
-        report.findings += findings
+    instances = _read_instances(data_set.instances_json, index, report)
     if data_set.panoptic_root in missing or data_set.image_root in missing:
         return None  # every file would be missing
     roots = Roots(
@@ -73,6 +71,19 @@ def _panoptic_jobs(data_set: DataSet, report: Report):
 
     report.total = len(index.pairs)
     return functools.partial(check_pair, roots), items()
+
+
+def _read_instances(path: str | None, index: panoptic_json.PanopticIndex, report: Report) -> dict | None:
+    """{image id: annotations}; None if there is no usable instances JSON."""
+    if path is None:
+        return None
+    content, findings = read_object(path, "instances JSON", instances_json.KEYS)
+    report.findings += findings
+    if content is None:
+        return None
+    found = instances_json.InstancesIndex(content, index.images, index.categories.things)
+    report.findings += findings_in(path, found.problems())
+    return found.instances
 
 
 def _folder_jobs(root: str, report: Report):

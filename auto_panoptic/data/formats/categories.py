@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from .findings import Finding, raise_first
+from .findings import Problem, findings_in, raise_first
 from .panoptic_png import IGNORE
 
 
@@ -16,58 +16,51 @@ class Categories:
 
     Args:
         content: the list.
-        where: file it is from, for the findings.
 
     Attributes:
         things, names: {id: isthing}, {id: name} of those that :meth:`problems` could read.
     """
 
-    def __init__(self, content: object, where: str):
-        self._content, self._where = content, where
+    def __init__(self, content: object):
+        self._content = content
         self.things, self.names = {}, {}
 
-    def problems(self) -> Iterator[Finding]:
+    def problems(self) -> Iterator[Problem]:
         """Everything that is wrong with the list; the classes are known afterwards."""
         if not isinstance(self._content, (list, tuple)) or not self._content:
-            yield self._finding("bad-category", "'categories' is not a list with at least one category")
+            yield "bad-category", None, "'categories' is not a list with at least one category"
             return
         taken = set()
         for position, category in enumerate(self._content):
             where = f"categories[{position}]"
             if not isinstance(category, Mapping):
-                yield self._finding("bad-category", f"{where} is {category!r}, expected an object")
+                yield "bad-category", None, f"{where} is {category!r}, expected an object"
                 continue
             number, name, isthing = (category.get(key) for key in ("id", "name", "isthing"))
             if type(number) is not int or number < 0:
-                yield self._finding("bad-category", f"{where} has id {number!r}, expected an integer >= 0")
+                yield "bad-category", None, f"{where} has id {number!r}, expected an integer >= 0"
                 continue
             where += f" (id {number}"
             if not isinstance(name, str):
-                yield self._finding("bad-category", f"{where}) has name {name!r}, expected a string")
+                yield "bad-category", None, f"{where}) has name {name!r}, expected a string"
                 name = str(number)
             if not isinstance(isthing, (int, np.bool_)) or isthing not in (0, 1):
-                what = f"{where}, {name}) has isthing {isthing!r}, expected 0 or 1"
-                yield self._finding("bad-category", what)
+                yield "bad-category", None, f"{where}, {name}) has isthing {isthing!r}, expected 0 or 1"
             color = category.get("color")
             if color is not None and not _is_color(color):
-                what = f"{where}) has color {color!r}, expected three of 0 to 255"
-                yield self._finding("bad-category", what)
+                yield "bad-category", None, f"{where}) has color {color!r}, expected three of 0 to 255"
             if number in self.things:
                 what = f"categories[{position}] has id {number} ({name}), as {self.names[number]!r} before it"
-                yield self._finding("duplicate-category-id", what)
+                yield "duplicate-category-id", None, what
                 continue
             if name in taken:
-                what = f"{where}) is named {name!r}, as another before it"
-                yield self._finding("duplicate-category-name", what)
+                yield "duplicate-category-name", None, f"{where}) is named {name!r}, as another before it"
             taken.add(name)
             self.things[number], self.names[number] = bool(isthing), name
         stuff = len(self.things) - sum(self.things.values())
         if stuff >= IGNORE:
             what = f"{stuff} stuff classes; label maps of 8 bits hold at most {IGNORE - 1}"
-            yield self._finding("bad-category", what)
-
-    def _finding(self, kind: str, what: str) -> Finding:
-        return Finding(kind, self._where, None, what)
+            yield "bad-category", None, what
 
 
 def _is_color(color) -> bool:
@@ -83,4 +76,4 @@ def check_categories(categories: object, where: str) -> None:
         UserError: no list, ids that are duplicated or no integers, a name that is no string, "isthing" other
             than 0 or 1, a color that is no RGB triple, more than 254 stuff classes.
     """
-    raise_first(Categories(categories, where).problems())
+    raise_first(findings_in(where, Categories(categories).problems()))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ...errors import UserError
 from .names import RELATIVE
@@ -160,6 +160,14 @@ class Finding:
     def record(self) -> dict:
         """For a JSON file."""
         return {"severity": self.severity, **dataclasses.asdict(self), "remedy": self.remedy}
+
+
+Problem = tuple  # (kind, image id or None, what): a finding before it is known in which file
+
+
+def findings_in(path: str, problems: Iterable[Problem]) -> Iterator[Finding]:
+    """Problems of a file as findings."""
+    return (Finding(kind, path, image_id, what) for kind, image_id, what in problems)
 
 
 def raise_first(findings: Iterable[Finding]) -> None:

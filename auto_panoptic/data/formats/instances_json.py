@@ -13,8 +13,8 @@ import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
 from .categories import Categories
-from .findings import Finding, raise_first
-from .json_file import are_numbers, is_box, is_id, no_collection, read_object
+from .findings import Problem, findings_in, raise_first
+from .json_file import are_numbers, is_box, is_id, load_object, no_collection
 
 KEYS = {"images": list, "annotations": list, "categories": list}
 
@@ -23,7 +23,6 @@ class InstancesIndex:
     """An instances JSON, compared with the panoptic JSON of the same images.
 
     Args:
-        path: the file, for the findings.
         content: of the file; holds the three lists.
         images: {image id: entry} of the panoptic JSON.
         things: {category id: isthing} of the set.
@@ -32,99 +31,86 @@ class InstancesIndex:
         instances: {image id: annotations} of what can be looked at; known after :meth:`problems`.
     """
 
-    def __init__(self, path: str, content: dict, images: Mapping, things: Mapping):
-        self._path, self._content, self._images, self._things = path, content, images, things
+    def __init__(self, content: dict, images: Mapping, things: Mapping):
+        self._content, self._images, self._things = content, images, things
         self.instances = collections.defaultdict(list)
 
-    def problems(self) -> Iterator[Finding]:
+    def problems(self) -> Iterator[Problem]:
         """Everything that is wrong, but for what :func:`value_problems` finds."""
-        yield from self._category_problems()
-        listed = {}
-        yield from self._image_problems(listed)
-        numbers = set()
-        for position, entry in enumerate(self._content["annotations"]):
-            image_id = entry.get("image_id") if isinstance(entry, dict) else None
-            if not is_id(image_id):
-                what = f"annotations[{position}] is {entry!r}, without a usable image_id"
-                yield self._finding("instance-format", None, what)
-                continue
-            number = entry.get("id")
-            if type(number) is not int:
-                what = f"annotations[{position}] has id {number!r}, expected an integer"
-                yield self._finding("instance-format", image_id, what)
-            elif number == 0:
-                yield self._finding("instance-id-zero", image_id, f"annotations[{position}] has id 0")
-            elif number in numbers:
-                what = f"annotations[{position}] has id {number}, as another"
-                yield self._finding("duplicate-instance-id", image_id, what)
-            else:
-                numbers.add(number)
-            if image_id not in listed:
-                what = f"instance {number} is of an image that is not listed"
-                yield self._finding("instance-without-image", image_id, what)
-                continue
-            if image_id not in self._images:
-                what = f"instance {number} is of an image the panoptic JSON lacks"
-                yield self._finding("instances-image", image_id, what)
-                continue
-            category = entry.get("category_id")
-            if type(category) is not int or not self._things.get(category, False):
-                what = f"instance {number} has category_id {category!r}, no thing of this set"
-                yield self._finding("instance-category", image_id, what)
-            self.instances[image_id].append(entry)
-
-    def _category_problems(self) -> Iterator[Finding]:
         complete = [
             {**c, "isthing": 1, "name": c.get("name", "?")} if isinstance(c, dict) else c
             for c in self._content["categories"]
         ]
-        findings = Categories(complete, self._path).problems()
-        yield from (finding for finding in findings if finding.kind != "duplicate-category-name")
+        yield from (p for p in Categories(complete).problems() if p[0] != "duplicate-category-name")
+        listed = {}
+        yield from self._image_problems(listed)
+        numbers = set()
+        for position, entry in enumerate(self._content["annotations"]):
+            where, image_id = f"annotations[{position}]", None
+            if isinstance(entry, dict):
+                image_id, number, category = (entry.get(key) for key in ("image_id", "id", "category_id"))
+            if not is_id(image_id):
+                yield "instance-format", None, f"{where} is {entry!r}, without a usable image_id"
+                continue
+            if type(number) is not int:
+                yield "instance-format", image_id, f"{where} has id {number!r}, expected an integer"
+            elif number == 0:
+                yield "instance-id-zero", image_id, f"{where} has id 0"
+            elif number in numbers:
+                yield "duplicate-instance-id", image_id, f"{where} has id {number}, as another"
+            else:
+                numbers.add(number)
+            where = f"instance {number}"
+            if image_id not in listed:
+                yield "instance-without-image", image_id, f"{where} is of an image that is not listed"
+                continue
+            if image_id not in self._images:
+                yield "instances-image", image_id, f"{where} is of an image the panoptic JSON lacks"
+                continue
+            if type(category) is not int or not self._things.get(category, False):
+                what = f"{where} has category_id {category!r}, no thing of this set"
+                yield "instance-category", image_id, what
+            self.instances[image_id].append(entry)
 
-    def _image_problems(self, listed: dict) -> Iterator[Finding]:
+    def _image_problems(self, listed: dict) -> Iterator[Problem]:
         """Fills ``listed`` with {image id: entry}."""
         for position, entry in enumerate(self._content["images"]):
             if not isinstance(entry, dict) or not is_id(entry.get("id")):
                 what = f"images[{position}] is {entry!r}, expected an object with an id"
-                yield self._finding("instance-format", None, what)
+                yield "instance-format", None, what
                 continue
             if entry["id"] in listed:
-                what = f"images[{position}] has an id that occurred before"
-                yield self._finding("duplicate-image-id", entry["id"], what)
+                yield "duplicate-image-id", entry["id"], f"images[{position}] has an id that occurred before"
             listed[entry["id"]] = entry
         for image_id, image in self._images.items():
             if image_id not in listed:
                 what = f"image {image['file_name']} of the panoptic JSON is absent here"
-                yield self._finding("instances-image", image_id, what)
+                yield "instances-image", image_id, what
                 continue
             for key in ("width", "height", "file_name"):
                 here, there = listed[image_id].get(key), image[key]
                 if there is not None and here != there:
                     what = f"image {image_id} has {key} {here!r}, the panoptic JSON says {there!r}"
-                    yield self._finding("instances-entry", image_id, what)
-
-    def _finding(self, kind: str, image_id, what: str) -> Finding:
-        return Finding(kind, self._path, image_id, what)
+                    yield "instances-entry", image_id, what
 
 
-def value_problems(instance: dict, size: tuple, path: str, image_id) -> Iterator[Finding]:
+def value_problems(instance: dict, size: tuple, image_id) -> Iterator[Problem]:
     """What is wrong with box, crowd flag and mask of an instance, before a pixel is drawn.
 
     Args:
         instance: the annotation.
         size: (W, H) of the image.
-        path, image_id: for the findings.
+        image_id: for the findings.
     """
     where, box, crowd = f"instance {instance.get('id')}", instance.get("bbox"), instance.get("iscrowd", 0)
     if not is_box(box):
         flat = type(box) is list and len(box) == 4 and are_numbers(box) and min(box[2:]) == 0
-        kind = "instance-box-flat" if flat else "instance-box"
-        yield Finding(kind, path, image_id, f"{where} has bbox {box!r}")
+        yield "instance-box-flat" if flat else "instance-box", image_id, f"{where} has bbox {box!r}"
     if crowd not in (0, 1):
-        yield Finding("bad-iscrowd", path, image_id, f"{where} has iscrowd {crowd!r}")
+        yield "bad-iscrowd", image_id, f"{where} has iscrowd {crowd!r}"
     problem = mask_problem(instance.get("segmentation"), size)
     if problem:
-        yield Finding(problem[0], path, image_id, f"{where}: {problem[1]}")
+        yield problem[0], image_id, f"{where}: {problem[1]}"
 
 
 def mask_problem(segmentation: object, size: tuple) -> tuple[str, str] | None:
@@ -213,25 +199,6 @@ def decode_counts(text: str) -> list[int]:
     return values.tolist()
 
 
-def index_instances_json(
-    path: str, images: Mapping, things: Mapping
-) -> tuple[InstancesIndex | None, list[Finding]]:
-    """Read an instances JSON as far as it can be read.
-
-    Args:
-        path: the file.
-        images, things: as for :class:`InstancesIndex`.
-
-    Returns:
-        the index, or None if nothing can be done with the file, and the findings.
-    """
-    content, findings = read_object(path, "instances JSON", KEYS)
-    if content is None:
-        return None, findings
-    index = InstancesIndex(path, content, images, things)
-    return index, list(index.problems())
-
-
 @no_collection()
 def read_instances(path: str, images: Mapping, things: Mapping) -> dict:
     """Read an instances JSON and check all of it.
@@ -247,14 +214,12 @@ def read_instances(path: str, images: Mapping, things: Mapping) -> dict:
     Raises:
         UserError: the first error, with file and entry.
     """
-    content, findings = read_object(path, "instances JSON", KEYS)
-    raise_first(findings)
-    index = InstancesIndex(path, content, images, things)
-    raise_first(index.problems())
+    index = InstancesIndex(load_object(path, "instances JSON", KEYS), images, things)
+    raise_first(findings_in(path, index.problems()))
     for image_id, instances in index.instances.items():
         size = (images[image_id]["width"], images[image_id]["height"])
         for instance in instances:
-            raise_first(value_problems(instance, size, path, image_id))
+            raise_first(findings_in(path, value_problems(instance, size, image_id)))
     return index.instances
 
 

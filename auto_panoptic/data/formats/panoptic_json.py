@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 
 from ...errors import UserError
 from .categories import Categories, check_categories
-from .findings import Finding, raise_first
-from .json_file import is_box, is_id, is_number, load_object, no_collection, read_object
+from .findings import Problem, findings_in, raise_first
+from .json_file import is_box, is_id, is_number, load_object, no_collection
 from .names import name_problem, png_name
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ class PanopticIndex:
     """A panoptic JSON, sorted out as far as it can be read.
 
     Args:
-        path: the file, for the findings.
         content: of the file; holds the three lists.
         categories: list that replaces the JSON's.
 
@@ -43,13 +42,13 @@ class PanopticIndex:
             width of an image entry are None where the JSON has no usable ones.
     """
 
-    def __init__(self, path: str, content: dict, categories: object = None):
-        self._path, self._content = path, content
-        self.categories = Categories(content["categories"] if categories is None else categories, path)
+    def __init__(self, content: dict, categories: object = None):
+        self._content = content
+        self.categories = Categories(content["categories"] if categories is None else categories)
         self.images, self.pairs = {}, []
         self._extra = []  # second entries of an id, whose files are looked at alone
 
-    def problems(self) -> Iterator[Finding]:
+    def problems(self) -> Iterator[Problem]:
         """Everything that is wrong, but for what :func:`segment_problems` finds."""
         yield from self.categories.problems()
         yield from self._image_problems()
@@ -57,55 +56,53 @@ class PanopticIndex:
         yield from self._annotation_problems(seen)
         for number, image in self.images.items():
             if not seen[number]:
-                what = f"image {image['file_name']} has no annotation"
-                yield self._finding("image-without-annotation", number, what)
+                yield "image-without-annotation", number, f"image {image['file_name']} has no annotation"
                 self.pairs.append((image, None))
         self.pairs += [(image, None) for image in self._extra]
         if not any(annotation is not None for _, annotation in self.pairs):
-            yield self._finding("no-images", None, "no image has a usable annotation")
+            yield "no-images", None, "no image has a usable annotation"
 
-    def _image_problems(self) -> Iterator[Finding]:
+    def _image_problems(self) -> Iterator[Problem]:
         files = {}
         for position, entry in enumerate(self._content["images"]):
             where = f"images[{position}]"
             if not isinstance(entry, dict):
-                yield self._finding("json-format", None, f"{where} is {entry!r}, expected an object")
+                yield "json-format", None, f"{where} is {entry!r}, expected an object"
                 continue
             number, name = entry.get("id"), entry.get("file_name")
-            if not is_id(number):
-                yield self._finding("json-format", None, f"{where} has id {number!r}")
+            image_id = number if is_id(number) else None
+            if image_id is None:
+                yield "json-format", None, f"{where} has id {number!r}"
             problem = name_problem(name)
             if problem:
-                image_id = number if is_id(number) else None
-                yield self._finding("file-name", image_id, f"{where} has file_name {name!r}, which {problem}")
-            if problem or not is_id(number):
+                yield "file-name", image_id, f"{where} has file_name {name!r}, which {problem}"
+            if problem or image_id is None:
                 continue
             width, height = entry.get("width"), entry.get("height")
             if not (type(width) is type(height) is int and width > 0 < height):
-                what = f"{where} ({name}) has width {width!r} and height {height!r}"
-                yield self._finding("bad-size", number, what)
+                yield "bad-size", number, f"{where} ({name}) has width {width!r} and height {height!r}"
                 entry = {**entry, "width": None, "height": None}
             if name in files:
                 what = f"image file {name} is named by images {files[name]} and {number}"
-                yield self._finding("duplicate-image-file", number, what)
+                yield "duplicate-image-file", number, what
             files.setdefault(name, number)
             if number in self.images:
                 what = f"image id {number} stands for {self.images[number]['file_name']} and {name}"
-                yield self._finding("duplicate-image-id", number, what)
+                yield "duplicate-image-id", number, what
                 self._extra.append(entry)
             else:
                 self.images[number] = entry
         if len(set(map(type, self.images))) > 1:
-            yield self._finding("json-format", None, "some images have numbers as ids, others strings")
+            yield "json-format", None, "some images have numbers as ids, others strings"
 
-    def _annotation_problems(self, seen: collections.Counter) -> Iterator[Finding]:
+    def _annotation_problems(self, seen: collections.Counter) -> Iterator[Problem]:
         files = {}
         for position, entry in enumerate(self._content["annotations"]):
             where = f"annotations[{position}]"
-            wrong = self._entry_problem(entry, where)
+            useless = _useless(entry, where)
             image_id = entry.get("image_id") if isinstance(entry, dict) else None
-            if wrong is not None:
-                yield wrong
+            if useless:
+                yield useless
                 if is_id(image_id):
                     seen[image_id] += 1  # named above
                     self.pairs += [(image, None) for image in [self.images.get(image_id)] if image]
@@ -113,93 +110,82 @@ class PanopticIndex:
             name = entry["file_name"]
             if image_id not in self.images:
                 what = f"{where} ({name}) is of image {image_id!r}, absent from 'images'"
-                yield self._finding("annotation-without-image", image_id, what)
+                yield "annotation-without-image", image_id, what
             elif seen[image_id]:
                 what = f"{where} ({name}) is a second one of image {image_id}"
-                yield self._finding("duplicate-annotation", image_id, what)
+                yield "duplicate-annotation", image_id, what
             derived = png_name(name)
             if derived in files:
                 what = f"PNG {name} belongs to images {files[derived]} and {image_id}"
-                yield self._finding("duplicate-png-file", image_id, what)
+                yield "duplicate-png-file", image_id, what
             files.setdefault(derived, image_id)
             seen[image_id] += 1
             self.pairs.append((self.images.get(image_id), entry))
 
-    def _entry_problem(self, entry: object, where: str) -> Finding | None:
-        """Why an annotation cannot be used at all, or None."""
-        if not isinstance(entry, dict):
-            return self._finding("json-format", None, f"{where} is {entry!r}, expected an object")
-        image_id, name, segments = entry.get("image_id"), entry.get("file_name"), entry.get("segments_info")
-        wrong = [] if is_id(image_id) else [f"image_id {image_id!r}"]
-        problem = name_problem(name)
-        if problem:
-            what = f"{where} has file_name {name!r}, which {problem}"
-            return self._finding("file-name", image_id if not wrong else None, what)
-        if not isinstance(segments, list):
-            wrong.append(f"segments_info {segments!r}")
-        if not wrong:
-            return None
-        what = f"{where} ({name!r}) has {', '.join(wrong)}"
-        return self._finding("json-format", image_id if is_id(image_id) else None, what)
 
-    def _finding(self, kind: str, image_id, what: str) -> Finding:
-        return Finding(kind, self._path, image_id, what)
+def _useless(entry: object, where: str) -> Problem | None:
+    """Why an annotation cannot be looked at at all, or None."""
+    if not isinstance(entry, dict):
+        return "json-format", None, f"{where} is {entry!r}, expected an object"
+    image_id, name, segments = entry.get("image_id"), entry.get("file_name"), entry.get("segments_info")
+    known = image_id if is_id(image_id) else None
+    problem = name_problem(name)
+    if problem:
+        return "file-name", known, f"{where} has file_name {name!r}, which {problem}"
+    wrong = [] if is_id(image_id) else [f"image_id {image_id!r}"]
+    if not isinstance(segments, list):
+        wrong.append(f"segments_info {segments!r}")
+    return ("json-format", known, f"{where} ({name!r}) has {', '.join(wrong)}") if wrong else None
 
 
-def segment_problems(
-    annotation: dict, things: dict, size: tuple, path: str, sound: dict
-) -> Iterator[Finding]:
+def segment_problems(annotation: dict, things: dict, size: tuple, sound: dict) -> Iterator[Problem]:
     """What is wrong with the segments_info of one image.
 
     Args:
         annotation: the annotation.
         things: {category id: isthing}.
         size: width and height of the image, or (None, None).
-        path: the panoptic JSON.
         sound: gets {segment id: segment} of those that can be looked for in the PNG, with "iscrowd" 0 or 1
             and an unknown "category_id" as None.
     """
-
-    def finding(kind: str, what: str) -> Finding:
-        return Finding(kind, path, annotation["image_id"], what)
-
-    stuff = []
+    image_id, stuff = annotation["image_id"], []
     for position, segment in enumerate(annotation["segments_info"]):
         if not isinstance(segment, dict) or type(segment.get("id")) is not int:
             what = f"segments_info[{position}] is {segment!r}, expected an object with an integer id"
-            yield finding("json-format", what)
+            yield "json-format", image_id, what
             continue
         number, category, crowd = segment["id"], segment.get("category_id"), segment.get("iscrowd", 0)
+        where = f"segment {number}"
         if type(category) is not int or category not in things:
-            what = f"segment {number} has category_id {category!r}, absent from 'categories'"
-            yield finding("unknown-category", what)
+            what = f"{where} has category_id {category!r}, absent from 'categories'"
+            yield "unknown-category", image_id, what
             category = None
         elif not things[category]:
             stuff.append(category)
         if crowd not in (0, 1):
-            yield finding("bad-iscrowd", f"segment {number} has iscrowd {crowd!r}, expected 0 or 1")
+            yield "bad-iscrowd", image_id, f"{where} has iscrowd {crowd!r}, expected 0 or 1"
             crowd = 0
         elif crowd and things.get(category) is False:
-            yield finding("stuff-crowd", f"segment {number} of stuff class {category} is marked iscrowd")
+            yield "stuff-crowd", image_id, f"{where} of stuff class {category} is marked iscrowd"
         for kind, what in _measure_problems(segment, size):
-            yield finding(kind, f"segment {number} has {what}")
-        if not 0 < number < IDS:
-            zero = f"segment {number} of class {category} uses the id of void"
-            large = f"segment {number} does not fit into the 24 bits of a PNG pixel"
-            yield finding("segment-id-range", large) if number else finding("segment-id-zero", zero)
+            yield kind, image_id, f"{where} has {what}"
+        if number == 0:
+            yield "segment-id-zero", image_id, f"{where} of class {category} uses the id of void"
+        elif not 0 < number < IDS:
+            yield "segment-id-range", image_id, f"{where} does not fit into the 24 bits of a PNG pixel"
         elif number in sound:
             first = sound[number]["category_id"]
-            what = f"segment {number} occurs twice, with classes {first} and {category}"
-            yield finding("duplicate-segment-id", what)
+            what = f"{where} occurs twice, with classes {first} and {category}"
+            yield "duplicate-segment-id", image_id, what
         else:
             sound[number] = {**segment, "category_id": category, "iscrowd": crowd}
     if len(stuff) != len(set(stuff)):
         for category, count in collections.Counter(stuff).items():
             if count > 1:
-                yield finding("stuff-split", f"stuff class {category} has {count} segments")
+                yield "stuff-split", image_id, f"stuff class {category} has {count} segments"
 
 
-def _measure_problems(segment: dict, size: tuple) -> Sequence[tuple[str, str]]:
+def _measure_problems(segment: dict, size: tuple) -> list[tuple[str, str]]:
     """(kind, what) of area and box, which may be absent."""
     found, area = [], segment.get("area")
     if area is None:
@@ -215,23 +201,6 @@ def _measure_problems(segment: dict, size: tuple) -> Sequence[tuple[str, str]]:
         ):
             found.append(("box-outside", f"bbox {box}, outside the image of {size[0]} x {size[1]}"))
     return found
-
-
-def index_panoptic_json(path: str, categories: object = None) -> tuple[PanopticIndex | None, list[Finding]]:
-    """Read a panoptic JSON as far as it can be read.
-
-    Args:
-        path: the file.
-        categories: category list that replaces the JSON's.
-
-    Returns:
-        the index, or None if nothing can be done with the file, and the findings.
-    """
-    content, findings = read_object(path, "panoptic JSON", KEYS)
-    if content is None:
-        return None, findings
-    index = PanopticIndex(path, content, categories)
-    return index, list(index.problems())
 
 
 def _stamp(path: str) -> tuple:
@@ -309,13 +278,14 @@ def _checked(path: str, categories: Sequence | None) -> tuple[dict, dict]:
 @no_collection()
 def _check_all(path: str, stamp: tuple, things: tuple) -> tuple[dict, dict]:
     categories = [{"id": i, "isthing": isthing, "name": str(i)} for i, isthing in things]
-    index = PanopticIndex(path, _load(path, stamp), categories)
-    raise_first(index.problems())
+    index = PanopticIndex(_load(path, stamp), categories)
+    raise_first(findings_in(path, index.problems()))
     classes, entries = index.categories.things, {}
     for image, annotation in index.pairs:
         if annotation is not None:
             size = (image["width"], image["height"])
-            raise_first(segment_problems(annotation, classes, size, path, {}))
+            problems = segment_problems(annotation, classes, size, {})
+            raise_first(findings_in(path, problems))
             entries[image["id"]] = (image, annotation)
     unlabelled = len(index.images) - len(entries)
     if unlabelled:
