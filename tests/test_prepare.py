@@ -209,7 +209,7 @@ def _die(item):
 
 
 def test_a_dead_worker_is_no_endless_wait():
-    with pytest.raises(UserError, match="some work: a worker process died"):
+    with pytest.raises(UserError, match="some work: a worker process was killed"):
         parallel_map(_die, range(60), 2, title="some work")
 
 

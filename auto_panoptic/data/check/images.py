@@ -1,26 +1,18 @@
 """One image at a time: photograph, panoptic PNG, label map and instances against what the JSON says."""
 
 import collections
-import concurrent.futures
 import dataclasses
-import functools
-import itertools
-import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
-from ...errors import UserError
-from ..derive.pool import quiet_worker
 from ..formats.findings import Finding, findings_in
 from ..formats.json_file import is_box, is_number
 from ..formats.panoptic_json import segment_problems
 from ..formats.panoptic_png import IGNORE, VOID
 from .instances import check_instances
 from .pictures import check_image, read_ids, read_labels, read_picture, regions
-
-_CHUNK = 8  # images per message to a process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,46 +209,3 @@ def check_file(path: str) -> tuple[list[Finding], Counts]:
     """Check that a classified image decodes (its orientation and size may be any)."""
     _, findings = read_picture(path, None, "image")
     return findings, Counts(images=1)
-
-
-def _run_chunk(function: Callable, chunk: list) -> list:
-    return [function(item) for item in chunk]
-
-
-def stream(function: Callable, items: Iterable, processes: int | None = None) -> Iterator:
-    """``map(function, items)`` on several processes, in any order, with few items in flight.
-
-    Unlike :func:`..files.parallel_map` it keeps no results, can be left in the middle, and notices when a
-    process dies.
-
-    Args:
-        function: picklable.
-        items: picklable arguments; taken only as fast as they are worked on.
-        processes: None takes the CPUs this process may use, at most 16; 1 works here.
-
-    Raises:
-        UserError: a process was killed, as the system does when memory runs out.
-    """
-    if processes is None:
-        processes = min(len(os.sched_getaffinity(0)), 16)
-    if processes <= 1 or multiprocessing.current_process().daemon:
-        yield from map(function, items)
-        return
-    items = iter(items)
-    chunks = iter(lambda: list(itertools.islice(items, _CHUNK)), [])
-    context = multiprocessing.get_context("fork")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, quiet_worker)
-    work = functools.partial(_run_chunk, function)
-    try:
-        pending = {pool.submit(work, chunk) for chunk in itertools.islice(chunks, 4 * processes)}
-        while pending:
-            done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                yield from future.result()
-            pending |= {pool.submit(work, chunk) for chunk in itertools.islice(chunks, len(done))}
-    except concurrent.futures.process.BrokenProcessPool:
-        raise UserError(
-            "a process that read images was killed, as happens when memory runs out; try --processes 1"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)  # waits for the images in work

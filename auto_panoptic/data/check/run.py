@@ -6,12 +6,13 @@ import functools
 import os
 import time
 
+from ..derive.pool import stream
 from ..formats import instances_json, panoptic_json
 from ..formats.findings import Finding, findings_in
 from ..formats.json_file import read_object
 from ..labels import label_map
 from ..sets.imagenet import EXTENSIONS
-from .images import Roots, check_file, check_pair, stream
+from .images import Roots, check_file, check_pair
 from .report import Report
 from .sets import DataSet, find_data_set, from_paths
 
@@ -130,7 +131,7 @@ def run_check(data_set: DataSet, processes: int | None = None, progress: bool = 
         jobs = _panoptic_jobs(data_set, report) if folder is None else _folder_jobs(folder, report)
         if jobs is not None:
             bar = {"total": report.total, "desc": data_set.name, "unit": "image", "disable": not progress}
-            with contextlib.closing(stream(*jobs, processes=processes)) as results:
+            with contextlib.closing(stream(*jobs, processes, f"check of {data_set.name}")) as results:
                 for findings, counts in tqdm(results, mininterval=0.5, **bar):
                     report.findings += findings
                     report.counts.add(counts)

@@ -1,15 +1,18 @@
-"""A function of many items on several processes, in order."""
+"""A function of many items on several processes."""
 
+import concurrent.futures
 import ctypes
+import functools
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator
 
 from ...errors import UserError
+
+_CHUNK = 8  # items per message to a process
 
 
 def quiet_worker():
@@ -22,34 +25,69 @@ def quiet_worker():
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def parallel_map(function: Callable, items: Iterable, processes: int | None = None, title: str = "") -> list:
-    """``[function(x) for x in items]`` on several processes, in order, with a progress bar for long lists.
+def _run_chunk(function: Callable, chunk: list) -> list:
+    return [function(item) for item in chunk]
+
+
+def stream(function: Callable, items: Iterable, processes: int | None = None, title: str = "") -> Iterator:
+    """``map(function, items)`` on several processes, in any order, with few items in flight.
 
     Args:
         function: picklable; must not depend on any state that differs between processes.
-        items: picklable arguments.
-        processes: None takes the CPUs this process may use, at most 16.
+        items: picklable arguments; taken only as fast as they are worked on.
+        processes: None takes the CPUs this process may use, at most 16; 1 works here.
+        title: of the work, for the error.
+
+    Raises:
+        UserError: a process was killed, as the system does when memory runs out; and what ``function``
+            raises.
+    """
+    if processes is None:
+        processes = min(len(os.sched_getaffinity(0)), 16)
+    # A daemonic process (a data loader's worker) may not have children of its own.
+    if processes <= 1 or multiprocessing.current_process().daemon:
+        yield from map(function, items)
+        return
+    items = iter(items)
+    chunks = iter(lambda: list(itertools.islice(items, _CHUNK)), [])
+    context = multiprocessing.get_context("fork")
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, quiet_worker)
+    work = functools.partial(_run_chunk, function)
+    try:
+        pending = {pool.submit(work, chunk) for chunk in itertools.islice(chunks, 4 * processes)}
+        while pending:
+            done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                yield from future.result()
+            pending |= {pool.submit(work, chunk) for chunk in itertools.islice(chunks, len(done))}
+    except concurrent.futures.process.BrokenProcessPool:
+        raise UserError(
+            f"{title or 'parallel work'}: a worker process was killed, as happens when memory runs out; use "
+            "fewer processes, such as --processes 1, and repeat"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)  # waits for the items in work
+
+
+def _numbered(function: Callable, item: tuple) -> tuple:
+    return item[0], function(item[1])
+
+
+def parallel_map(function: Callable, items: Iterable, processes: int | None = None, title: str = "") -> list:
+    """``[function(x) for x in items]`` on several processes, with a progress bar for long lists.
+
+    Args:
+        function, items, processes: as for :func:`stream`.
         title: shown beside the progress bar.
 
     Raises:
-        UserError: a worker died, mostly for want of memory; and what ``function`` raises.
+        UserError: as :func:`stream`.
     """
     from tqdm import tqdm
 
     items = list(items)
-    if processes is None:
-        processes = min(len(os.sched_getaffinity(0)), 16)
-    # A daemonic process (a data loader's worker) may not have children of its own.
-    serial = processes <= 1 or len(items) < 32 or multiprocessing.current_process().daemon
     progress = {"total": len(items), "desc": title, "mininterval": 1.0, "disable": len(items) < 256}
-    if serial:
-        return list(tqdm(map(function, items), **progress))
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, mp_context=fork, initializer=quiet_worker) as pool:
-        try:
-            return list(tqdm(pool.map(function, items, chunksize=8), **progress))
-        except BrokenProcessPool:
-            raise UserError(
-                f"{title or 'parallel work'}: a worker process died, mostly for want of memory; use fewer "
-                "processes and repeat"
-            ) from None
+    work = functools.partial(_numbered, function)
+    results = stream(work, enumerate(items), 1 if len(items) < 32 else processes, title)
+    found = dict(tqdm(results, **progress))
+    return [found[i] for i in range(len(items))]
