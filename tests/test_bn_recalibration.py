@@ -15,6 +15,7 @@ from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture
 from auto_panoptic.modeling.extract import extract
+from auto_panoptic.modeling.searchable import panoptic_only
 from auto_panoptic.search import bn_recalibration
 from auto_panoptic.search import candidate as evaluate_module
 from auto_panoptic.search.bn_recalibration import active_batch_norms, recalibrated
@@ -298,7 +299,7 @@ def test_dropping_unconfident_detections_leaves_pq_alone(cfg, trained, cycle):
         full.pop("mIoU")
         assert full == fast
         for batch in shortcut.data[0][0]:
-            with torch.no_grad():
+            with torch.no_grad(), panoptic_only(quick):
                 ours, theirs = quick(batch), plain(batch)
             for a, b in zip(ours, theirs, strict=True):
                 assert torch.equal(a["panoptic_seg"][0], b["panoptic_seg"][0])

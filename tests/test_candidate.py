@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 from toy import answer_strongly, make_config
 
 from auto_panoptic.data import PanopticMapper, with_data_sets
+from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture
 from auto_panoptic.search.bn_recalibration import recalibrated
@@ -93,3 +94,15 @@ def test_the_supernet_can_be_trained_afterwards(cfg, supernet, cycle):
         loss.backward()
         losses.append(loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_model_without_panoptic_maps_is_scored_by_miou(cfg, supernet, cycle, monkeypatch):
+    """As one that segments semantically only; by PQ the search ends with what is possible."""
+    forward = supernet.forward
+    monkeypatch.setattr(supernet, "forward", lambda b: [{"sem_seg": o["sem_seg"]} for o in forward(b)])
+    metrics = CandidateEvaluator(cfg, supernet, ("miou",))(cycle[0])[0]
+    assert metrics.keys() == {"mIoU"} and metrics["mIoU"] > 0
+    with pytest.raises(
+        UserError, match="--metrics has 'pq', but the model gives no .*; set --metrics to miou"
+    ):
+        CandidateEvaluator(cfg, supernet, ("pq", "miou"))(cycle[0])

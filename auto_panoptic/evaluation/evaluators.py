@@ -34,10 +34,18 @@ class Evaluators(DatasetEvaluators):
         name: of the data set.
         by_metric: {"pq", "ap", "miou" or "accuracy": evaluator}.
         distributed: whether the processes share the images; Detectron2 then has results in the main one only.
+        option: what named the metrics, for messages.
     """
 
-    def __init__(self, name: str, by_metric: Mapping[str, DatasetEvaluator], distributed: bool = True):
+    def __init__(
+        self,
+        name: str,
+        by_metric: Mapping[str, DatasetEvaluator],
+        distributed: bool = True,
+        option: str = "TEST.METRICS",
+    ):
         super().__init__(list(by_metric.values()))
+        self._option = option
         self.name, self.by_metric, self._distributed = name, dict(by_metric), distributed
 
     def process(self, inputs, outputs):
@@ -50,9 +58,10 @@ class Evaluators(DatasetEvaluators):
             needed = _OUTPUTS[metric]
             if any(needed not in output for output in outputs):
                 given = [m for m in METRICS if all(_OUTPUTS[m] in output for output in outputs)]
+                given = ",".join(given) if self._option.startswith("--") else given
                 raise UserError(
-                    f"TEST.METRICS has {metric!r}, but the model gives no {needed!r} on data set "
-                    f"{self.name}; set TEST.METRICS to {given}"
+                    f"{self._option} has {metric!r}, but the model gives no {needed!r} on data set "
+                    f"{self.name}; set {self._option} to {given}"
                 )
         super().process(inputs, outputs)
 
@@ -102,6 +111,7 @@ def build_evaluators(
     output_dir: str | None = None,
     metrics: Sequence[str] = METRICS,
     distributed: bool = True,
+    option: str = "TEST.METRICS",
     **options,
 ) -> Evaluators:
     """The evaluators of one data set; for one of classified images, top-1 and top-5 accuracy.
@@ -113,6 +123,7 @@ def build_evaluators(
         output_dir: where evaluators write predictions; None writes none.
         metrics: any of "pq" (panoptic quality), "ap" (box and mask AP), "miou" (of the semantic head).
         distributed: whether the images are dealt out to the processes of the run.
+        option: what named the metrics, for messages.
         options: ``cache_ground_truth``, ``details``, ``trim_areas``, ``save_predictions`` of
             :class:`PanopticQualityEvaluator`; Detectron2's evaluator knows none of them.
 
@@ -139,7 +150,7 @@ def build_evaluators(
     elif "pq" in chosen:
         _check_for_detectron2(dataset_name, records, distributed)
         found["pq"] = COCOPanopticEvaluator(dataset_name, output_dir)
-    return Evaluators(given, found, distributed)
+    return Evaluators(given, found, distributed, option)
 
 
 def _coco_evaluator(

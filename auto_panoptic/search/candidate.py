@@ -20,6 +20,7 @@ from ..data import build_mapper, data_set_for
 from ..errors import UserError
 from ..evaluation import build_evaluators, panoptic_quality_of
 from ..modeling import apply_architecture
+from ..modeling.searchable import panoptic_only
 from ..space import Architecture
 from ..training.trainer import AutoPanopticTrainer
 from ..training.weights import load_weights, read_checkpoint
@@ -29,8 +30,8 @@ from .selection import ranking_metric
 # Resamples of the search images behind a candidate's uncertainty; the same for all candidates of a data set.
 BOOTSTRAP_SAMPLES = 64
 EVALUATION_BATCH = 8
-# metric -> what it needs of a model's output for an image.
-OUTPUTS = {"pq": "panoptic_seg", "ap": "instances", "miou": "sem_seg"}
+# Of several processes, each scores candidates of its own.
+EVALUATORS = {"distributed": False, "cache_ground_truth": True, "option": "--metrics"}
 # (task, metric) of Detectron2's results -> name in a record, beside those of panoptic quality.
 OTHER_METRICS = (("bbox", "AP", "box_AP"), ("segm", "AP", "mask_AP"), ("sem_seg", "mIoU", "mIoU"))
 
@@ -129,8 +130,7 @@ class CandidateEvaluator:
 
     Args:
         cfg: DATASETS.TRAIN gives the images for recalibration, DATASETS.SEARCH those for scoring.
-        model: the supernet with its weights. With "pq" alone its detection threshold is raised for good, on a
-            CPU its weights are laid out channels-last for good.
+        model: the supernet with its weights; on a CPU these are laid out channels-last for good.
         metrics: of "pq", "ap", "miou".
         images: those of :func:`search_images`, if they are decoded already.
 
@@ -148,13 +148,13 @@ class CandidateEvaluator:
         images = images or search_images(cfg)
         self.momentum = cfg.NAS.BN_RECALIBRATION.MOMENTUM
         self.cfg, self.model, self.metrics = cfg, model, tuple(metrics)
-        if tuple(metrics) == ("pq",):
-            _only_confident(model)
+        # What a panoptic map does not depend on is left out where nothing else is measured.
+        self.lean = panoptic_only if self.metrics == ("pq",) else lambda _: contextlib.nullcontext()
         if model.device.type == "cpu":  # convolutions and BatchNorm then run up to three times as fast
             model.to(memory_format=torch.channels_last)
         self.calibration = images.calibration
         self.data = [
-            (batches, _evaluators(cfg, name, metrics))
+            (batches, build_evaluators(cfg, name, None, metrics, **EVALUATORS))
             for name, batches in zip(cfg.DATASETS.SEARCH, images.search, strict=True)
         ]
 
@@ -171,7 +171,8 @@ class CandidateEvaluator:
         with self._statistics():
             seconds["recalibration"] = time.perf_counter() - start
             self.model.eval()
-            scores = [self._score(batches, evaluators) for batches, evaluators in self.data]
+            with self.lean(self.model):
+                scores = [self._score(batches, evaluators) for batches, evaluators in self.data]
         seconds["evaluation"] = time.perf_counter() - start - seconds["recalibration"]
         return _mean(scores, ranking_metric(self.metrics)), {k: round(v, 3) for k, v in seconds.items()}
 
@@ -187,9 +188,7 @@ class CandidateEvaluator:
         """Metrics on one data set, and PQ on bootstrap resamples of its images if the evaluator offers it."""
         evaluators.reset()
         for batch in batches:
-            outputs = self.model(batch)
-            self._check_outputs(outputs)
-            evaluators.process(batch, outputs)
+            evaluators.process(batch, self.model(batch))
         results = evaluators.evaluate()
         metrics = {k: float(v) for k, v in results.get("panoptic_seg", {}).items()}
         for task, name, key in OTHER_METRICS:
@@ -198,21 +197,6 @@ class CandidateEvaluator:
         quality = panoptic_quality_of(evaluators)
         samples = None if quality is None else quality.bootstrap_samples(BOOTSTRAP_SAMPLES, seed=0)["PQ"]
         return metrics, samples
-
-    def _check_outputs(self, outputs: list[dict]) -> None:
-        """Raise UserError if the model does not predict what the metrics need."""
-        for metric in self.metrics:
-            if any(OUTPUTS[metric] not in output for output in outputs):
-                able = [name for name, key in OUTPUTS.items() if all(key in output for output in outputs)]
-                raise UserError(
-                    f"--metrics {metric} needs the output {OUTPUTS[metric]!r}, which "
-                    f"{self.cfg.MODEL.META_ARCHITECTURE} does not give; it allows {', '.join(able) or 'none'}"
-                )
-
-
-def _evaluators(cfg, name: str, metrics: Sequence[str]) -> DatasetEvaluators:
-    """Those of a data set; of several processes, each scores candidates of its own."""
-    return build_evaluators(cfg, name, None, metrics, distributed=False, cache_ground_truth=True)
 
 
 def load_evaluator(cfg, weights: str, metrics: Sequence[str]) -> CandidateEvaluator:
@@ -231,14 +215,3 @@ def _mean(scores: list[tuple[dict, np.ndarray | None]], fitness: str) -> dict:
         metrics["PQ_se"] = float(samples.std(ddof=1))
         metrics["bootstrap"] = [round(float(v), 4) for v in samples]
     return metrics
-
-
-def _only_confident(model: torch.nn.Module) -> None:
-    """Drop detections that the panoptic merger ignores anyway, before their masks are computed.
-
-    Non-maximum suppression and the merger go from high to low scores, so what is kept stays the same.
-    """
-    box_predictor = getattr(model.roi_heads, "box_predictor", None)
-    if box_predictor is not None:
-        threshold = np.nextafter(np.float32(model.combine_instances_score_thresh), np.float32(0))
-        box_predictor.test_score_thresh = max(box_predictor.test_score_thresh, float(threshold))

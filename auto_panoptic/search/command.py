@@ -7,14 +7,14 @@ import contextlib
 import os
 from functools import partial
 
-from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..data import holds_classes, log_ids
+from ..data import data_set_for, holds_classes, log_ids
 from ..errors import UserError
 from ..evaluation import check_metrics
+from ..evaluation.evaluators import metrics_of
 from ..explore import Ledger
 from ..explore.budget import check_budget
 from ..modeling.counting import configured_costs
@@ -137,8 +137,11 @@ def check_search(args: argparse.Namespace, cfg) -> CostTables:
         )
     check_metrics(cfg, args.metrics)
     for name in cfg.DATASETS.SEARCH:
-        if "pq" in args.metrics and MetadataCatalog.get(name).get("panoptic_json", None) is None:
-            raise UserError(f"data set {name} has no panoptic annotations: choose --metrics miou")
+        possible = metrics_of(data_set_for(cfg, name), METRICS)
+        if unknown := [metric for metric in args.metrics if metric not in possible]:
+            raise UserError(
+                f"--metrics has {unknown[0]}, data set {name} is evaluated by {', '.join(possible)}"
+            )
     search_policy(cfg, costs.space)
     return costs
 
