@@ -7,7 +7,8 @@ from torch import nn
 
 from auto_panoptic.config import BACKBONE_OPS, HEAD_OPS
 from auto_panoptic.errors import UserError
-from auto_panoptic.modeling import build_shufflenet_backbone, choice_blocks, meta_model
+from auto_panoptic.modeling import choice_blocks, meta_model
+from auto_panoptic.modeling.backbones.builders import build_shufflenet_backbone
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.systems.panoptic_fpn import BatchTopkRPN
 

@@ -7,7 +7,7 @@
 - ``fold``       BatchNorm folded into convolutions, for inference
 """
 
-from .backbones import ShuffleNetV2, build_shufflenet_backbone, build_shufflenet_fpn_backbone
+from .backbones import ShuffleNetV2
 from .choice import (
     ChoiceBlock,
     Choices,
@@ -23,8 +23,6 @@ __all__ = [
     "Choices",
     "ShuffleNetV2",
     "apply_architecture",
-    "build_shufflenet_backbone",
-    "build_shufflenet_fpn_backbone",
     "choice_blocks",
     "configured_space",
     "meta_model",

@@ -51,7 +51,7 @@ class ChoiceBlock(nn.Module):
     def __init__(self, site: str, candidates: Mapping[str, nn.Module], ops: Sequence[OpSpec] = ()):
         """
         Args:
-            site: stable name of the site, such as ``"backbone.0"`` or ``"mask.3"``.
+            site: its stable name: the part of the network, a dot, and its place there.
             candidates: operator name -> module. The first is active until :meth:`select` is called.
             ops: the operators of the site; by default those of the candidates.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -103,18 +104,13 @@ def save(architecture: Architecture, path: str | os.PathLike) -> None:
 # ------------------------------------------------------------------ reading
 
 
-class _errors_of:
+@contextlib.contextmanager
+def _errors_of(path):
     """Context in which a UserError names the file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        pass
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, UserError):
-            raise UserError(f"{self.path}: {error}") from error
+    try:
+        yield
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
 
 
 def _read(path) -> dict:

@@ -23,7 +23,7 @@ class ChoiceSite:
     """A place in the network where one of several operators is chosen.
 
     Attributes:
-        name: stable name, e.g. ``backbone.12``, ``mask.0``, ``sem_seg.2``, ``attention.f2b.3``.
+        name: stable name: the part of the network, a dot, and the place there, such as ``decoder.2``.
         ops: the candidates in index order. Names are accepted and looked up.
     """
 
@@ -32,7 +32,7 @@ class ChoiceSite:
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name:
-            raise UserError(f"site name {self.name!r}: expected a non-empty string such as 'backbone.0'")
+            raise UserError(f"site name {self.name!r}: expected a non-empty string such as 'decoder.2'")
         if isinstance(self.ops, str) or not isinstance(self.ops, Sequence):
             raise UserError(f"site '{self.name}': operators are {self.ops!r}, expected a list of names")
         ops = tuple(o if isinstance(o, OpSpec) else op(o) for o in self.ops)
@@ -187,7 +187,7 @@ class SearchSpace:
         return Architecture(self, tuple(names))
 
     def describe_sites(self) -> str:
-        """The sites in words, runs of equal domains joined: ``backbone.0..39 (4 operators), ...``."""
+        """The sites in words, runs of equal domains joined: ``decoder.0..9 (4 operators), ...``."""
         runs: list[list[ChoiceSite]] = []
         for site in self.sites:
             prefix = site.name.rpartition(".")[0]

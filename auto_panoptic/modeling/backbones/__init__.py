@@ -1,6 +1,6 @@
-"""Backbones with searched blocks, and their registered builders."""
+"""Backbones with searched blocks; importing this package registers their builders."""
 
-from .builders import build_shufflenet_backbone, build_shufflenet_fpn_backbone
+from . import builders  # noqa: F401
 from .shufflenet import ShuffleNetV2
 
-__all__ = ["ShuffleNetV2", "build_shufflenet_backbone", "build_shufflenet_fpn_backbone"]
+__all__ = ["ShuffleNetV2"]

@@ -4,7 +4,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 
-from auto_panoptic.errors import one_of
 from auto_panoptic.modeling.backbones.widths import width_from_config
 from auto_panoptic.modeling.choice import Choices
 from auto_panoptic.space import domain
@@ -19,9 +18,8 @@ def norm_name(cfg) -> str:
 
     PyTorch has no synchronised BatchNorm there; the weights fit both.
     """
-    norm = one_of("MODEL.SHUFFLENET.NORM", cfg.MODEL.SHUFFLENET.NORM, ("BN", "SyncBN"))
     alone = str(cfg.MODEL.DEVICE).startswith(("cpu", "meta"))
-    return "BN" if alone and norm == "SyncBN" else norm
+    return "BN" if alone and cfg.MODEL.SHUFFLENET.NORM == "SyncBN" else cfg.MODEL.SHUFFLENET.NORM
 
 
 @BACKBONE_REGISTRY.register()

@@ -70,9 +70,7 @@ def effective_ratio(spec: OpSpec, legacy: bool = False) -> int:
     """
     ratio = spec.ratio % 10 if legacy else spec.ratio
     if ratio == 0:
-        raise ValueError(
-            f"reduction ratio {spec.ratio}: nothing can be divided by its last digit"
-        )
+        raise ValueError(f"reduction ratio {spec.ratio}: nothing can be divided by its last digit")
     return ratio
 
 
