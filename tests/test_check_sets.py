@@ -181,7 +181,8 @@ def test_classes_of_a_name_of_detectron2(shapes, forget_data_sets):
 def test_registered_set(small, forget_data_sets):
     """By name: paths, replaced categories and the way from JSON entries to image files are the source's."""
     from auto_panoptic.data import register_coco_panoptic
-    from auto_panoptic.data.register import PanopticSource, register_source
+    from auto_panoptic.data.register import register_source
+    from auto_panoptic.data.source import PanopticSource
 
     categories = [c for c in small.panoptic["categories"] if c["id"] != 106]
     register_coco_panoptic("own", categories=categories, show_ids=False, **small.paths)
@@ -201,7 +202,8 @@ def moved(image):
 
 def test_part_that_is_not_made_yet(small, forget_data_sets):
     """The finding says what the source knows about making it."""
-    from auto_panoptic.data.register import PanopticSource, register_source
+    from auto_panoptic.data.register import register_source
+    from auto_panoptic.data.source import PanopticSource
 
     def check():
         raise UserError("run the script that makes it")

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import UserError
 from .formats.panoptic_png import IGNORE
-from .labels import ALL, SEPARATED, THINGS_LABEL
+from .labels import ALL, PANOPTIC, SEPARATED, THINGS_LABEL
 
-EVALUATOR_TYPE = "coco_panoptic_seg"
 GROUND_TRUTH = ("panoptic_json", "panoptic_root", "evaluator_type")
 REMEDY = "register its JSON with auto_panoptic.data.register_coco_panoptic, which derives it"
 
@@ -70,8 +69,8 @@ def check_metadata(
     if evaluated:
         for key in GROUND_TRUTH:
             value(key)
-        if metadata["evaluator_type"] != EVALUATOR_TYPE:
-            fail("evaluator_type", f"is {metadata['evaluator_type']!r}, expected {EVALUATOR_TYPE!r}")
+        if metadata["evaluator_type"] != PANOPTIC:
+            fail("evaluator_type", f"is {metadata['evaluator_type']!r}, expected {PANOPTIC!r}")
     if categories is not None:
         for kind in ("thing", "stuff"):
             _compare(kind, metadata, categories, evaluated, fail)

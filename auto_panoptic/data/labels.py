@@ -22,7 +22,8 @@ LABELS = ALL, SEPARATED = "all", "separated"
 CLASSES = "classes"  # of images
 SUFFIX = "_separated"  # of the names of data sets, as in Detectron2
 THINGS_LABEL = 0  # of any thing, in "separated"
-CLASSIFIED = "image_classification"  # ``evaluator_type`` of a set of classified images
+# ``evaluator_type`` in the metadata of a data set says what it holds.
+PANOPTIC, CLASSIFIED = "coco_panoptic_seg", "image_classification"
 
 
 def label_map(categories: Iterable[Mapping], labels: str = SEPARATED) -> dict[int, int]:

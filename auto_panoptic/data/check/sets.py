@@ -26,7 +26,7 @@ class DataSet:
         classes: ({thing ids}, {stuff ids}) that the JSON's categories must be of, or None.
         derives: whether a missing ``sem_seg_root`` is made on the first use.
         problem: why the set cannot be prepared, or None.
-        locate: as for :class:`..register.PanopticSource`.
+        locate: as for :class:`.PanopticSource`.
         folder: root of a folder of classified images.
     """
 

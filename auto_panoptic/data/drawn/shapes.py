@@ -26,6 +26,9 @@ import numpy as np
 from ..derive.once import build_once, datasets_root
 from ..derive.pool import parallel_map
 from ..formats import panoptic_png as coco
+from ..labels import label_map
+from ..register import register_source
+from ..source import PanopticSource
 from . import scene
 
 logger = logging.getLogger(__name__)
@@ -38,8 +41,7 @@ SIZES = {"nas_train": 800, "nas_val": 200, "val": 200}
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 _THINGS = {c["id"] for c in scene.CATEGORIES if c["isthing"]}
-_STUFF = [c["id"] for c in scene.CATEGORIES if not c["isthing"]]
-_LABELS = {**{i: 0 for i in _THINGS}, **{c: i for i, c in enumerate(_STUFF, start=1)}}
+_LABELS = label_map(scene.CATEGORIES)
 
 
 def shapes_root() -> Path:
@@ -177,8 +179,6 @@ def register_shapes(
     Returns:
         The four names.
     """
-    from ..register import PanopticSource, register_source
-
     root = Path(root) if root is not None else shapes_root()
     names = []
     for split in SPLITS:

@@ -17,8 +17,9 @@ from ..derive.engine import Derivation
 from ..derive.once import datasets_root
 from ..formats.panoptic_json import read_panoptic_json
 from ..labels import LABELS, SEPARATED
-from ..register import PanopticSource, register_source
+from ..register import register_source
 from ..search_split import PARTS, write_split
+from ..source import PanopticSource
 
 FOLDERS = {"train": "training", "val": "validation"}
 # The classes without instance annotations in the ADE20K challenges; the other 100 are things.

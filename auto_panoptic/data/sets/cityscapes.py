@@ -16,9 +16,10 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from ...errors import UserError
 from ..derive.once import datasets_root
 from ..formats.panoptic_json import read_categories
-from ..register import PanopticSource, register_source
+from ..register import register_source
 from ..search_split import PARTS as SPLIT_PARTS
 from ..search_split import write_split
+from ..source import PanopticSource
 
 PARTS = {"train": "train", "val": "val", "nas_train": "train", "nas_val": "train"}  # part -> official split
 CATEGORIES = tuple(

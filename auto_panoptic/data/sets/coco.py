@@ -13,8 +13,9 @@ from ..derive.engine import Derivation
 from ..derive.once import datasets_root
 from ..labels import SEPARATED
 from ..prepare import prepare
-from ..register import PanopticSource, register_source
+from ..register import register_source
 from ..search_split import PARTS, write_split
+from ..source import PanopticSource
 
 _ZIP = "unpack panoptic_annotations_trainval2017.zip and the panoptic_{}2017.zip in it"
 
