@@ -13,7 +13,7 @@ from auto_panoptic.data import PanopticMapper, with_data_sets
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture
-from auto_panoptic.search.bn_recalibration import recalibrated
+from auto_panoptic.modeling.calibration import calibrated
 from auto_panoptic.search.candidate import CandidateEvaluator
 from auto_panoptic.space import SearchSpace
 
@@ -52,9 +52,9 @@ def test_outputs_are_those_of_the_plain_model(cfg, supernet, cycle):
     for architecture in cycle[:3]:
         metrics = evaluate(architecture)[0]
         apply_architecture(plain, architecture)
-        with torch.inference_mode(), recalibrated(supernet, evaluate.calibration):
+        with torch.inference_mode(), calibrated(supernet, evaluate.calibration):
             ours = run(supernet, batches)
-        with torch.no_grad(), recalibrated(plain, evaluate.calibration):
+        with torch.no_grad(), calibrated(plain, evaluate.calibration):
             expected = run(plain, batches)
         for a, b in zip(ours, expected, strict=True):
             torch.testing.assert_close(a["sem_seg"], b["sem_seg"], rtol=1e-3, atol=1e-4)

@@ -1,10 +1,13 @@
 """What networks are built from, shared by the systems. Importing it registers the backbones in Detectron2.
 
-- ``choice``     ChoiceBlock, Choices, the space of a model; apply_architecture, where a path switches
-- ``extract``    supernet + architecture -> stand-alone network
-- ``backbones``  ShuffleNetV2 / Xception, alone and with FPN
-- ``layers``     deformable convolution on CPU and CUDA; the searched operators of the heads
-- ``fold``       BatchNorm folded into convolutions, for inference
+- ``choice``       ChoiceBlock, Choices, the space of a model; apply_architecture, where a path switches
+- ``extract``      supernet + architecture -> stand-alone network
+- ``backbones``    ShuffleNetV2 / Xception, alone and with FPN
+- ``layers``       deformable convolution on CPU and CUDA; the searched operators of the heads
+- ``counting``     multiply-adds and parameters of any model
+- ``searchable``   optional methods of a meta-architecture, with defaults
+- ``calibration``  BatchNorm statistics of the active path
+- ``fold``         BatchNorm folded into convolutions, for inference
 """
 
 from .backbones import ShuffleNetV2

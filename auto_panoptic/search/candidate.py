@@ -20,11 +20,11 @@ from ..data import build_mapper, data_set_for
 from ..errors import UserError
 from ..evaluation import build_evaluators, panoptic_quality_of
 from ..modeling import apply_architecture
+from ..modeling.calibration import calibrated
 from ..modeling.searchable import panoptic_only
 from ..space import Architecture
 from ..training.trainer import AutoPanopticTrainer
 from ..training.weights import load_weights, read_checkpoint
-from .bn_recalibration import recalibrated
 from .selection import ranking_metric
 
 # Resamples of the search images behind a candidate's uncertainty; the same for all candidates of a data set.
@@ -91,7 +91,7 @@ def path_statistics(cfg, model: torch.nn.Module, weights: str):
         return contextlib.nullcontext()
     logging.getLogger(__name__).info("Weights of a supernet: recalibrating the path's BatchNorm statistics")
     batches = calibration_batches(cfg, build_mapper(cfg, is_train=False))
-    return recalibrated(model, batches, settings.MOMENTUM)
+    return calibrated(model, batches, settings.MOMENTUM)
 
 
 class SearchImages(NamedTuple):
@@ -168,11 +168,10 @@ class CandidateEvaluator:
         apply_architecture(self.model, architecture)
         start = time.perf_counter()
         seconds = {}
-        with self._statistics():
+        with self.lean(self.model), self._statistics():
             seconds["recalibration"] = time.perf_counter() - start
             self.model.eval()
-            with self.lean(self.model):
-                scores = [self._score(batches, evaluators) for batches, evaluators in self.data]
+            scores = [self._score(batches, evaluators) for batches, evaluators in self.data]
         seconds["evaluation"] = time.perf_counter() - start - seconds["recalibration"]
         return _mean(scores, ranking_metric(self.metrics)), {k: round(v, 3) for k, v in seconds.items()}
 
@@ -180,7 +179,7 @@ class CandidateEvaluator:
         """Context with the path's own BatchNorm statistics."""
         if not self.calibration:
             return contextlib.nullcontext()
-        return recalibrated(self.model, self.calibration, self.momentum)
+        return calibrated(self.model, self.calibration, self.momentum)
 
     def _score(
         self, batches: list[list[dict]], evaluators: DatasetEvaluators

@@ -8,17 +8,17 @@ from detectron2.data import get_detection_dataset_dicts
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import update_bn_stats
+from torch import nn
 from toy import answer_strongly, make_config
 
 from auto_panoptic.data import PanopticMapper, with_data_sets
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
-from auto_panoptic.modeling import apply_architecture
+from auto_panoptic.modeling import ChoiceBlock, apply_architecture
+from auto_panoptic.modeling.calibration import active_batch_norms, calibrated
 from auto_panoptic.modeling.extract import extract
 from auto_panoptic.modeling.searchable import panoptic_only
-from auto_panoptic.search import bn_recalibration
 from auto_panoptic.search import candidate as evaluate_module
-from auto_panoptic.search.bn_recalibration import active_batch_norms, recalibrated
 from auto_panoptic.search.candidate import CandidateEvaluator
 from auto_panoptic.space import SearchSpace
 
@@ -101,7 +101,7 @@ def test_statistics_equal_a_one_shot_computation(model, batches):
     with torch.no_grad():
         for batch in batches:
             reference.backbone.bottom_up(reference.preprocess_image(batch).tensor)
-    with recalibrated(model, batches):
+    with calibrated(model, batches):
         for layer, values in zip(layers, inputs, strict=True):
             rows = torch.cat([x.transpose(0, 1).flatten(1) for x in values], dim=1)
             torch.testing.assert_close(layer.running_mean.double(), rows.mean(1), rtol=1e-4, atol=1e-5)
@@ -112,10 +112,10 @@ def test_statistics_equal_a_one_shot_computation(model, batches):
 
 
 def test_earlier_statistics_do_not_matter(model, batches):
-    with recalibrated(model, batches):
+    with calibrated(model, batches):
         first = active_statistics(model)
     scramble(model, seed=8)
-    with recalibrated(model, batches):
+    with calibrated(model, batches):
         second = active_statistics(model)
     running = {k: v for k, v in first.items() if "running" in k}
     assert len(running) > 10
@@ -130,14 +130,14 @@ def test_moving_average_of_the_reference_code(model, batches):
         layer.register_forward_pre_hook(lambda _, x, values=values: values.append(x[0].detach().double()))
         for layer, values in zip(layers, inputs, strict=True)
     ]
-    with recalibrated(model, batches, momentum=0.2):
+    with calibrated(model, batches, momentum=0.2):
         for handle in handles:
             handle.remove()
         for layer, values in zip(layers, inputs, strict=True):
             mean, var = torch.zeros_like(layer.running_mean), torch.ones_like(layer.running_var)
             mean, var = mean.double(), var.double()
-            assert len(values) == 3 and layer.momentum == 0.2
-            for x in values:
+            assert len(values) == 1 + 3  # one image shows which layer is the last
+            for x in values[1:]:
                 rows = x.transpose(0, 1).flatten(1)
                 mean, var = 0.8 * mean + 0.2 * rows.mean(1), 0.8 * var + 0.2 * rows.var(1, correction=1)
             torch.testing.assert_close(layer.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
@@ -145,7 +145,7 @@ def test_moving_average_of_the_reference_code(model, batches):
             assert not layer.training
         ours = active_statistics(model)
     scramble(model, seed=8)
-    with recalibrated(model, batches, momentum=0.2):
+    with calibrated(model, batches, momentum=0.2):
         again = active_statistics(model)
     assert_identical(again, ours)
 
@@ -160,7 +160,7 @@ def test_impossible_momentum(cfg, model):
 def test_only_the_path_and_only_within_the_block(model, batches, momentum):
     """Within: only the path's statistics change, no weight and no other path. Afterwards: all as before."""
     before = full_state(model)
-    with recalibrated(model, batches, momentum):
+    with calibrated(model, batches, momentum):
         within = full_state(model)[0]
         changed = {k for k in within if not torch.equal(within[k], before[0][k])}
         expected = {k for k in active_statistics(model)}
@@ -195,7 +195,7 @@ def test_backbone_alone_equals_the_full_model(model, batches, cycle):
     with EventStorage():
         update_bn_stats(alone, batches, len(batches))
     expected = {k: v for k, v in statistics(alone).items() if "running" in k}
-    with recalibrated(model, batches):
+    with calibrated(model, batches):
         ours = {k: v for k, v in active_statistics(model).items() if "running" in k}
     assert_identical(ours, expected)
 
@@ -204,23 +204,92 @@ def test_a_failure_restores_everything(model, batches):
     before = full_state(model)
     broken = [batches[0], [{**batches[1][0], "image": torch.zeros(4, 32, 32)}]]
     with pytest.raises(RuntimeError):
-        with recalibrated(model, broken):
+        with calibrated(model, broken):
             raise AssertionError("not reached")
     state, modes, layers = full_state(model)
     assert_identical(state, before[0])
     assert (modes, layers) == before[1:]
     with pytest.raises(ZeroDivisionError):
-        with recalibrated(model, batches):
+        with calibrated(model, batches):
             raise ZeroDivisionError
     assert_identical(full_state(model)[0], before[0])
 
 
 def test_without_effect_is_an_error(model, batches, monkeypatch):
-    """Should the averaging ever do nothing (another fvcore, a wrapped backbone), no score is given out."""
-    monkeypatch.setattr(bn_recalibration, "update_bn_stats", lambda *_: None)
+    """Should the images never reach a layer (a wrapped backbone), no score is given out."""
+    monkeypatch.setattr(type(model), "inference", lambda self, batch: [{} for _ in batch])
     with pytest.raises(RuntimeError, match="did not change any statistics"):
-        with recalibrated(model, batches):
+        with calibrated(model, batches):
             raise AssertionError("not reached")
+    with pytest.raises(ValueError, match="at least one batch"):
+        with calibrated(model, []):
+            raise AssertionError("not reached")
+
+
+# ------------------------------------------------------------------ any model
+
+
+class Decoder(nn.Module):
+    """BatchNorm in the backbone, in a searched decoder that takes two levels, and in a layer for training."""
+
+    def __init__(self, per_image=False):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU())
+        ops = {
+            name: nn.Sequential(nn.Conv2d(4, 4, kernel, padding=kernel // 2), nn.BatchNorm2d(4))
+            for name, kernel in (("conv_3x3", 3), ("dwconv_3x3", 1))
+        }
+        self.decoder, self.auxiliary = ChoiceBlock("decoder.0", ops), nn.BatchNorm2d(4)
+        self.head, self.per_image, self.classified = nn.Conv2d(4, 2, 1), per_image, 0
+
+    def features(self, batch):
+        x = self.backbone(torch.stack([sample["image"] for sample in batch]))
+        return [self.decoder(x), self.decoder(x[:, :, ::2, ::2])]
+
+    def forward(self, batch):
+        parts = [[sample] for sample in batch] if self.per_image else [batch]
+        features = [level for part in parts for level in self.features(part)]
+        self.classified += len(batch)
+        return [self.head(level) for level in features]
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("op", ["conv_3x3", "dwconv_3x3"])
+def test_batch_norm_in_a_decoder(op, per_image):
+    """All values of all calls that reached each active layer; nothing runs after the last of them."""
+    generator = torch.Generator().manual_seed(0)
+    samples = [{"image": 3 * torch.randn(3, 17, 21, generator=generator) + 1} for _ in range(7)]
+    batches = [samples[:3], samples[3:6], samples[6:]]
+    torch.manual_seed(0)
+    model = Decoder(per_image).eval()
+    model.decoder.select(op)
+    scramble(model, seed=4)
+    before = full_state(model)
+    active = [model.backbone[1], model.decoder.candidates[op][1]]
+    values = {layer: [] for layer in active}
+    with calibrated(model, batches):
+        # Where a layer runs once for each image, a pass of several is not known to be over before its end.
+        assert model.classified == (1 + 6 if per_image else 1)
+        means = {layer: (layer.running_mean.clone(), layer.running_var.clone()) for layer in active}
+        changed = {k for k, v in full_state(model)[0].items() if not torch.equal(v, before[0][k])}
+    assert {k.rpartition(".")[0] for k in changed} == {"backbone.1", f"decoder.candidates.{op}.1"}
+    assert_identical(full_state(model)[0], before[0])
+    for layer in active:
+        layer.train()
+        layer.register_forward_pre_hook(lambda layer, x: values[layer].append(x[0].detach().double()))
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    for layer, (mean, var) in means.items():
+        rows = torch.cat([x.transpose(0, 1).flatten(1) for x in values[layer]], dim=1)
+        torch.testing.assert_close(mean.double(), rows.mean(1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(var.double(), rows.var(1, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_batch_norm():
+    model = nn.Conv2d(3, 3, 1)
+    with calibrated(model, [[{"image": torch.zeros(3, 4, 4)}]]):
+        assert not model.training
 
 
 # ------------------------------------------------------------------ scores of candidates
@@ -307,3 +376,7 @@ def test_dropping_unconfident_detections_leaves_pq_alone(cfg, trained, cycle):
                 things += [s for s in a["panoptic_seg"][1] if s["isthing"]]
     assert things  # the comparison covers maps with instances
     assert 0 < masks["quick"] < masks["plain"]
+    thresholds = [model.roi_heads.box_predictor.test_score_thresh for model in (quick, plain)]
+    assert thresholds == [trained.roi_heads.box_predictor.test_score_thresh] * 2  # as before
+    with panoptic_only(torch.nn.Identity()):
+        pass
