@@ -13,11 +13,12 @@ Writes OUTPUT_DIR/search/{ledger.jsonl, scoreboard.json, architecture.json, cost
 
 import sys
 
-from auto_panoptic.errors import run_command
+from auto_panoptic.errors import hold_warnings, run_command
 from auto_panoptic.search.again import rescore_command
 
 
 def run():
+    hold_warnings()
     if "--rescore" in sys.argv[1:]:
         rescore_command()
     else:

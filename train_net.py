@@ -15,6 +15,12 @@ OUTPUT_DIR/metrics.json. With it go:
 --trim-study        also score with small stuff turned into void, at each of TEST.TRIM_AREAS
 """
 
+# ruff: noqa: E402
+from auto_panoptic.errors import UserError, hold_warnings, run_command
+
+if __name__ == "__main__":
+    hold_warnings()  # also those of the imports below
+
 import json
 import math
 import os
@@ -25,7 +31,6 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from auto_panoptic.data import holds_classes, log_ids
-from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import (
     build_evaluators,
     check_metrics,
@@ -51,7 +56,6 @@ from auto_panoptic.training import (
     model_space,
     only_run,
     processes,
-    run_command,
 )
 
 
@@ -203,6 +207,7 @@ def run():
     parser.add_argument("--save-predictions", action="store_true", help="with --eval-only: JSON and PNGs")
     parser.add_argument("--trim-study", action="store_true", help="with --eval-only: compare TEST.TRIM_AREAS")
     args = parser.parse_args()
+    hold_warnings()
     cfg = check(args)
     args.config_file = find_config(args.config_file)  # Detectron2 copies it into the log
     launch_processes(main, args, cfg)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import numbers
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 
 
@@ -43,8 +45,44 @@ def at_least(key: str, value, minimum):
     return value
 
 
+class _Warnings(logging.Handler):
+    """What libraries warn of, by ``warnings`` or by loggers that nobody has set up, until it may be shown."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+        self.before = warnings.showwarning, logging.lastResort
+        warnings.showwarning, logging.lastResort = self.show, self
+
+    def show(self, message, category, filename, lineno, file=None, line=None) -> None:
+        self.texts.append(warnings.formatwarning(message, category, filename, lineno, line))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage() + "\n")
+
+
+_warnings: _Warnings | None = None
+
+
+def hold_warnings() -> None:
+    """Keep warnings off the screen until :func:`show_warnings`: they must not stand beside an error."""
+    global _warnings
+    _warnings = _warnings or _Warnings()
+
+
+def show_warnings(drop: bool = False) -> None:
+    """End :func:`hold_warnings`: print what was held, or ``drop`` it."""
+    global _warnings
+    held, _warnings = _warnings, None
+    if held is not None:
+        warnings.showwarning, logging.lastResort = held.before
+        print("" if drop else "".join(held.texts), end="", file=sys.stderr)
+
+
 def run_command(main: Callable[[], object], quiet: bool | None = None) -> None:
     """Run a command's ``main``; a UserError prints one line and exits with code 2, Ctrl-C with 130.
+
+    Warnings that are held when it ends are shown, but for those before a UserError.
 
     Args:
         main: the command.
@@ -55,8 +93,11 @@ def run_command(main: Callable[[], object], quiet: bool | None = None) -> None:
     try:
         main()
     except UserError as error:
+        show_warnings(drop=True)
         print("" if quiet else f"error: {error}\n", end="", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("" if quiet else "interrupted; --resume continues\n", end="", file=sys.stderr)
         sys.exit(130)
+    finally:
+        show_warnings()

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 from ..data import setup_datasets
-from ..errors import UserError, run_command
+from ..errors import UserError, run_command, show_warnings
 from ..read_config import import_modules
 
 
@@ -38,6 +38,7 @@ def launch_processes(main: Callable, args, cfg) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _join_torchrun(cfg)
+        show_warnings()
         try:
             main(args, cfg)
         finally:
@@ -48,6 +49,7 @@ def launch_processes(main: Callable, args, cfg) -> None:
             f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} GPUs; on CPU start "
             f"processes with torchrun --nproc-per-node 2 {os.path.basename(sys.argv[0])} ..."
         )
+    show_warnings()
     several = args.num_gpus * args.num_machines > 1
     try:
         launch(
