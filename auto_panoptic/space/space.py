@@ -6,9 +6,11 @@ import hashlib
 import json
 import math
 import os
+import runpy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
@@ -90,10 +92,9 @@ class SearchSpace:
 
     @classmethod
     def default(cls) -> SearchSpace:
-        """The paper's space: 40 backbone, 4 mask, 3 semantic, 4 + 5 attention sites."""
-        from ..systems.panoptic_fpn.published import default_space
-
-        return default_space()
+        """The paper's space: 56 sites."""
+        table = Path(__file__).parents[1] / "systems" / "panoptic_fpn" / "published_space.py"
+        return cls.from_dict(runpy.run_path(str(table))["SPACE"])
 
     @classmethod
     def from_config(cls, cfg) -> SearchSpace:

@@ -8,7 +8,7 @@
 - ``box_head``      ``GroupNormBoxHead``
 - ``fusion``        merging of instances and stuff into one panoptic map
 - ``proposals``     ``BatchTopkRPN``: region proposals chosen over the batch, as in the reference code
-- ``published``     the paper's search space
+- ``published``     the published costs; ``published_space``: the paper's search space
 """
 
 from ...data.labels import SEPARATED, declare_inputs

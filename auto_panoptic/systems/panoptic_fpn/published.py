@@ -1,32 +1,15 @@
-"""The paper's search space and the cost of its backbone; other models are asked for their choice blocks."""
+"""The published cost of the paper's backbone."""
 
 from collections.abc import Mapping
 from functools import lru_cache
 
 from auto_panoptic.modeling.backbones.widths import Width, get_width
 from auto_panoptic.space import (
-    BACKBONE_OPS,
-    HEAD_OPS,
-    INTER_OPS,
     Architecture,
-    ChoiceSite,
     Cost,
     CostTables,
     OpSpec,
-    SearchSpace,
 )
-
-
-def default_space() -> SearchSpace:
-    """40 backbone, 4 mask, 3 semantic, 4 + 5 attention sites, in the order of the model's modules."""
-    rows = (
-        ("backbone", 40, BACKBONE_OPS),
-        ("mask", 4, HEAD_OPS),
-        ("sem_seg", 3, HEAD_OPS),
-        ("attention.f2b", 4, INTER_OPS),
-        ("attention.b2f", 5, INTER_OPS),
-    )
-    return SearchSpace(tuple(ChoiceSite(f"{row}.{i}", ops) for row, count, ops in rows for i in range(count)))
 
 
 def backbone_cost(
