@@ -27,8 +27,8 @@ ROOMS = (
     "report",
 )
 LEVEL = {room: i for i, room in enumerate(ROOMS)}
-# The only imports against the order, inside functions: the keys of the systems, the space of a config's model
-# and the paper's costs under their public names.
+# The only imports against the order, inside functions: the keys of the systems and policies, the space of a
+# config's model and the paper's costs under their public names.
 FORWARDS = {
     ("config.py", "explore"),
     ("config.py", "systems"),
