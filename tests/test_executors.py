@@ -15,7 +15,7 @@ from toy import answer_strongly, make_config, run_script, toy_space, write_confi
 from workers_run import make_evaluate, refuse
 
 from auto_panoptic.errors import UserError, run_command
-from auto_panoptic.explore import Ledger, fair_cycle, make_policy
+from auto_panoptic.explore import POLICY_REGISTRY, Ledger, fair_cycle
 from auto_panoptic.search import InProcess, ledger_path, run_search
 from auto_panoptic.search.executors.ranks import Ranks, follow, leading
 from auto_panoptic.training import launch_processes
@@ -117,7 +117,7 @@ def test_an_evaluator_that_cannot_be_made_ends_the_run(execute, tmp_path):
 
 
 def search(folder, executor, **options):
-    policy = make_policy("path_priority", SPACE, 0, {"cycles": 2, "models_per_cycle": 12})
+    policy = POLICY_REGISTRY.of("path_priority")(SPACE, 0, {"cycles": 2, "models_per_cycle": 12})
     with Ledger.open(ledger_path(folder), HEADER, **options) as ledger:
         run_search(policy, ledger, executor)
 

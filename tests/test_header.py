@@ -32,6 +32,8 @@ def test_the_header_changes_with_everything_that_scores_depend_on(tmp_path, shap
 
     base = header()
     assert json.loads(json.dumps(base)) == base
+    assert "scoreboard" not in base  # as in ledgers of before the key
+    assert header("NAS.SCOREBOARD", "reference")["scoreboard"] == "reference"
     moved = tmp_path / "moved.pth"
     moved.write_bytes(b"a")
     for same in (("OUTPUT_DIR", "elsewhere"), ("NAS.CYCLES", 9), ("MODEL.WEIGHTS", "x")):

@@ -14,12 +14,14 @@ from toy import toy_space
 
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
-from auto_panoptic.explore import Ledger, Scoreboard, path_priority_candidates
-from auto_panoptic.search import InProcess, ledger_path, run_search, summary
-from auto_panoptic.search.header import CYCLE_KEYS, search_policy
+from auto_panoptic.explore import POLICY_REGISTRY, Ledger, Policy, Scoreboard, path_priority_candidates
+from auto_panoptic.search import InProcess, Request, ledger_path, run_search, summary
+from auto_panoptic.search.header import search_policy
+from auto_panoptic.search.selection import select_again
 from auto_panoptic.space import Architecture, Cost, CostTables
 
 SPACE = toy_space(backbone=4, head=2, inter=2)
+FREE = {site.name: dict.fromkeys(site.names, Cost(0, 0)) for site in SPACE.sites}
 CYCLES, MODELS = 3, 24
 HEADER = {
     "space": SPACE.to_dict(),
@@ -36,7 +38,8 @@ def make_cfg(folder, cycles=CYCLES, models=MODELS, seed=0, policy="path_priority
     cfg = get_cfg()
     add_auto_panoptic_config(cfg)
     cfg.OUTPUT_DIR, cfg.NAS.SEED, cfg.NAS.POLICY = str(folder), seed, policy
-    cfg.merge_from_list([*itertools.chain(*zip(CYCLE_KEYS[policy], (cycles, models), strict=True))])
+    keys = POLICY_REGISTRY.of(policy).cycle_keys()
+    cfg.merge_from_list([*itertools.chain(*zip(keys, (cycles, models), strict=True))])
     return cfg
 
 
@@ -140,6 +143,59 @@ def test_the_selection_follows_from_the_scores(tmp_path):
     assert saved == result.architecture
     assert saved.provenance["evaluated"] == CYCLES * MODELS
     assert saved.provenance["best_candidate_PQ"] == max(map(utility, evaluate.calls))
+
+
+def test_the_reference_scoreboard_selects_by_rounded_scores_also_when_resumed(tmp_path):
+    """NAS.SCOREBOARD is in the header; both modes differ on a fitness that differs in the third decimal."""
+
+    def barely(architecture):
+        return {"PQ": 50 + 0.001 * utility(architecture), "SQ": 80.0}, {}
+
+    folders = {mode: tmp_path / mode for mode in ("exact", "reference")}
+    for mode, folder in folders.items():
+        header = HEADER if mode == "exact" else {**HEADER, "scoreboard": mode}
+        result, _ = search(folder, barely, header=header)
+        cycles = [
+            [(a, barely(a)[0]["PQ"]) for a in path_priority_candidates(SPACE, 0, c, MODELS)] for c in range(3)
+        ]
+        board = Scoreboard.of(SPACE, cycles, mode)
+        assert result.architecture == board.select()
+        assert json.loads((folder / "search/scoreboard.json").read_text())["sites"] == board.table()
+        before = results(folder)
+        search(folder, barely, header=header, resume=True)
+        assert results(folder) == before
+        with Ledger.open(ledger_path(folder), header, resume=True) as ledger:
+            again = select_again(ledger, CostTables(SPACE, {}, FREE), Request())
+        assert again.architecture == board.select()
+    assert results(folders["exact"]) != results(folders["reference"])
+    with pytest.raises(UserError, match='scoreboard: absent -> "reference"'):
+        search(folders["exact"], barely, header={**HEADER, "scoreboard": "reference"}, resume=True)
+
+
+def test_a_policy_of_ones_own_is_one_class(tmp_path, monkeypatch):
+    """Registered, it has its keys in every config and can be searched with."""
+
+    class First(Policy):
+        name, node, keys = "first", "FIRST", {"ROUNDS": 1, "MODELS": 4}
+
+        def candidates(self, cycle, history=()):
+            return [
+                SPACE.architecture([cycle] + [0] * (len(SPACE.sites) - 2) + [i % 3])
+                for i in range(self.models)
+            ]
+
+    monkeypatch.setitem(POLICY_REGISTRY, "first", First)
+    with pytest.raises(ValueError, match="'random' is registered already"):
+        POLICY_REGISTRY.register(type("Again", (First,), {"name": "random"}))
+    result, evaluate = search(tmp_path, cycles=2, models=3, policy="first")
+    assert [a.indices()["backbone"][0] for a in evaluate.calls] == [0, 0, 0, 1, 1, 1]
+    assert result.architecture == max(evaluate.calls, key=utility)
+    cfg = make_cfg(tmp_path, 0, 3, policy="first")
+    with pytest.raises(UserError, match="NAS.FIRST.ROUNDS is 0; expected at least 1"):
+        search_policy(cfg, SPACE)
+    cfg.NAS.FIRST.ROUNDS = 7
+    POLICY_REGISTRY.clear_config(cfg.NAS, type(cfg))
+    assert (cfg.NAS.FIRST, cfg.NAS.RANDOM, cfg.NAS.CYCLES) == ({}, {}, 0)
 
 
 def test_the_cost_of_the_architecture_is_recorded(tmp_path):

@@ -10,11 +10,10 @@ from .fairness import (
     uniform_path,
 )
 from .ledger import Ledger
-from .policies import POLICIES, POLICY_REGISTRY, Policy, make_policy, path_priority_candidates
+from .policies import POLICY_REGISTRY, Policy, path_priority_candidates
 from .scoreboard import Scoreboard
 
 __all__ = [
-    "POLICIES",
     "POLICY_REGISTRY",
     "Ledger",
     "Policy",
@@ -22,7 +21,6 @@ __all__ = [
     "check_sampling",
     "cycle_indices",
     "fair_cycle",
-    "make_policy",
     "pass_counts",
     "passes_per_iteration",
     "path_priority_candidates",

@@ -116,12 +116,16 @@ class _Registry(dict[str, type[Policy]]):
             else:
                 nas.update(policy.keys)
 
+    def clear_config(self, nas, node_type: Callable[[dict], Mapping]) -> None:
+        """Take the settings of all policies out of ``nas``: nodes get empty, other keys 0."""
+        for policy in self.values():
+            if policy.node:
+                nas[policy.node] = node_type({})
+            else:
+                nas.update(dict.fromkeys(policy.keys, 0))
 
-POLICY_REGISTRY = POLICIES = _Registry()
 
-
-def make_policy(name: str, space: SearchSpace, seed: int, settings: Mapping) -> Policy:
-    return POLICY_REGISTRY.of(name)(space, seed, settings)
+POLICY_REGISTRY = _Registry()
 
 
 @POLICY_REGISTRY.register
@@ -133,8 +137,8 @@ class PathPriority(Policy):
     selects = "ranks"
 
     def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
+        _check_cycle_length(space, settings["models_per_cycle"])
         super().__init__(space, seed, settings)
-        _check_cycle_length(space, self.models)
 
     def candidates(self, cycle: int, history: Sequence[Generation] = ()) -> list[Architecture]:
         return path_priority_candidates(self.space, self.seed, cycle, self.models)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UserError
-from ..explore import POLICIES
+from ..explore import POLICY_REGISTRY
 from ..explore.budget import parse_amount
 from ..explore.estimators import ESTIMATORS
 from .selection import Request
@@ -32,7 +32,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     keys = "NAS.{}, NAS.RANDOM.{}, NAS.EVOLUTION.{}"
     add = parser.add_argument_group("search").add_argument
     add("--weights", default="", metavar="FILE", help="supernet (default: OUTPUT_DIR/model_final.pth)")
-    add("--policy", metavar="NAME", help=f"one of {', '.join(POLICIES)} (default: NAS.POLICY)")
+    add("--policy", metavar="NAME", help=f"one of {', '.join(POLICY_REGISTRY)} (default: NAS.POLICY)")
     default = keys.format("CYCLES", "CYCLES", "GENERATIONS")
     add("--cycles", type=int, metavar="T", help=f"search cycles, or generations (default: {default})")
     default = keys.format("MODELS_PER_CYCLE", "MODELS_PER_CYCLE", "POPULATION")

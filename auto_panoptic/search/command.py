@@ -15,7 +15,7 @@ from ..data import data_set_for, holds_classes, log_ids
 from ..errors import UserError
 from ..evaluation import check_metrics
 from ..evaluation.evaluators import metrics_of
-from ..explore import Ledger
+from ..explore import POLICY_REGISTRY, Ledger
 from ..explore.budget import check_budget
 from ..modeling.counting import configured_costs
 from ..space import CostTables
@@ -36,7 +36,7 @@ from .costs import origin, store_tables
 from .executors.in_process import InProcess
 from .executors.ranks import Ranks, follow, leading, rank_evaluator
 from .executors.ray import RayWorkers
-from .header import CYCLE_KEYS, comparable, search_header, search_policy
+from .header import comparable, search_header, search_policy
 from .loop import run_search
 from .selection import FITNESS, ledger_path
 from .summary import summary
@@ -112,7 +112,7 @@ def search_config(args: argparse.Namespace):
     """The config that the arguments ask for."""
     cfg = build_config(args.config_file, args.opts + (["NAS.POLICY", args.policy] if args.policy else []))
     cfg.defrost()
-    cycles, models = CYCLE_KEYS.get(cfg.NAS.POLICY, CYCLE_KEYS["path_priority"])
+    cycles, models = POLICY_REGISTRY.of(cfg.NAS.POLICY).cycle_keys()
     for key, value in ((cycles, args.cycles), (models, args.models_per_cycle)):
         cfg.merge_from_list([key, value] if value is not None else [])
     cfg.freeze()

@@ -18,16 +18,9 @@ from detectron2.data import MetadataCatalog
 from .. import __version__
 from ..config import add_auto_panoptic_config
 from ..data.register import find_source
-from ..explore import Policy, make_policy
+from ..explore import POLICY_REGISTRY, Policy
 from ..space import SearchSpace
 from .selection import ranking_metric
-
-# policy -> config keys of its cycles and of the models in each.
-CYCLE_KEYS = {
-    "path_priority": ("NAS.CYCLES", "NAS.MODELS_PER_CYCLE"),
-    "random": ("NAS.RANDOM.CYCLES", "NAS.RANDOM.MODELS_PER_CYCLE"),
-    "evolution": ("NAS.EVOLUTION.GENERATIONS", "NAS.EVOLUTION.POPULATION"),
-}
 
 # What the scores follow from, in the config; so do keys that neither Detectron2 nor this package defines. Of
 # the rest (paths, devices' loaders, schedules, other policies), nothing must be as it was.
@@ -42,10 +35,7 @@ def search_policy(cfg, space: SearchSpace) -> Policy:
     Raises:
         UserError: unknown policy, or a setting out of range.
     """
-    nodes = {"random": cfg.NAS.RANDOM, "evolution": cfg.NAS.EVOLUTION}
-    settings = {key.lower(): value for key, value in nodes.get(cfg.NAS.POLICY, {}).items()}
-    settings = settings or {"cycles": cfg.NAS.CYCLES, "models_per_cycle": cfg.NAS.MODELS_PER_CYCLE}
-    return make_policy(cfg.NAS.POLICY, space, cfg.NAS.SEED, settings)
+    return POLICY_REGISTRY.of(cfg.NAS.POLICY).from_config(cfg, space)
 
 
 def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("pq",)) -> dict:
@@ -60,6 +50,7 @@ def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("
         policy: of the search.
         weights: checkpoint of the supernet.
         metrics: of "pq", "ap", "miou"; the fitness among them is stated where it is not PQ.
+            NAS.SCOREBOARD is stated where it is not "exact".
     """
     recalibration = cfg.NAS.BN_RECALIBRATION
     calibration = _data_digest(cfg.DATASETS.TRAIN if recalibration.ENABLED else ())
@@ -68,8 +59,8 @@ def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("
     kept = cfg.clone()
     kept.defrost()
     kept.OUTPUT_DIR = kept.MODEL.WEIGHTS = kept.NAS.POLICY = ""
-    kept.NAS.SEED = kept.NAS.CYCLES = kept.NAS.MODELS_PER_CYCLE = 0  # prolonged, or stated apart
-    kept.NAS.RANDOM, kept.NAS.EVOLUTION = CfgNode(), CfgNode()
+    kept.NAS.SEED = 0
+    POLICY_REGISTRY.clear_config(kept.NAS, CfgNode)  # prolonged, or stated apart
     header = {
         "space": policy.space.to_dict(),
         "seed": cfg.NAS.SEED,
@@ -82,8 +73,8 @@ def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("
         "versions": {"auto_panoptic": __version__, "torch": torch.__version__},
         "libraries": {m.__name__: m.__version__ for m in (detectron2, numpy, PIL)},  # decode, resize, paste
     }
-    fitness = ranking_metric(metrics)
-    return header if fitness == "PQ" else header | {"fitness": fitness}
+    stated = {"fitness": (ranking_metric(metrics), "PQ"), "scoreboard": (cfg.NAS.SCOREBOARD, "exact")}
+    return header | {key: value for key, (value, default) in stated.items() if value != default}
 
 
 def comparable(header: dict) -> dict:

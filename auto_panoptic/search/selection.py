@@ -109,12 +109,11 @@ def write_selection(
     pairs = [[(a, fitness_of(record, fitness)) for a, record in cycle] for cycle in cycles if cycle]
     good = [(a, record["metrics"]) for cycle in cycles for a, record in cycle if record["status"] == "ok"]
     total = sum(map(len, cycles))
-    board = Scoreboard(space)
-    for cycle in pairs:
-        board.add_cycle([a for a, _ in cycle], [value for _, value in cycle])
+    mode = header.get("scoreboard", "exact")
+    board = Scoreboard.of(space, pairs, mode)
     table, selected, selection, extra = board.table(), board.select(), None, {}
     if request is not None:
-        selection = select(space, pairs, request.estimator, costs, request.max_macs, request.max_params)
+        selection = select(space, pairs, request.estimator, costs, request.max_macs, request.max_params, mode)
         selected = selection.architecture
         extra = {"estimator": selection.estimator, **selection.limits, **(selection.cost or {})}
     elif best:
@@ -134,7 +133,7 @@ def write_selection(
         "version": header["versions"]["auto_panoptic"],
         **extra,
     }
-    points = front(space, pairs, request.estimator, costs) if request and request.pareto else None
+    points = front(space, pairs, request.estimator, costs, mode) if request and request.pareto else None
     write_json(directory / "scoreboard.json", content)
     Architecture(space, selected.choices, provenance).save(directory / "architecture.json")
     if points is not None:

@@ -16,9 +16,9 @@ from toy import toy_space
 
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
-from auto_panoptic.explore import Ledger
+from auto_panoptic.explore import POLICY_REGISTRY, Ledger
 from auto_panoptic.search import Executor, InProcess, ledger_path, run_search
-from auto_panoptic.search.header import CYCLE_KEYS, search_policy
+from auto_panoptic.search.header import search_policy
 from auto_panoptic.space import Architecture
 
 from .processes import fork
@@ -90,7 +90,8 @@ def config(folder: Path, policy: str = "path_priority", cycles: int = CYCLES, mo
     cfg = get_cfg()
     add_auto_panoptic_config(cfg)
     cfg.OUTPUT_DIR, cfg.NAS.POLICY = str(folder), policy
-    cfg.merge_from_list([*itertools.chain(*zip(CYCLE_KEYS[policy], (cycles, models), strict=True))])
+    keys = POLICY_REGISTRY.of(policy).cycle_keys()
+    cfg.merge_from_list([*itertools.chain(*zip(keys, (cycles, models), strict=True))])
     return cfg
 
 
