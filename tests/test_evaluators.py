@@ -232,26 +232,6 @@ def test_config_chooses_the_evaluators(val, tmp_path):
         kinds()
 
 
-def test_a_semantic_model_is_scored_by_miou_alone(val, forget_data_sets):
-    """What its data set and its outputs allow; anything else is refused in one line."""
-    inputs, outputs = _predictions(val, perfect=True)
-    outputs = [{"sem_seg": output["sem_seg"]} for output in outputs]
-    cfg = get_cfg()
-    add_auto_panoptic_config(cfg)
-    assert _run(build_evaluators(cfg, val, metrics=["miou"]), inputs, outputs)["sem_seg"]["mIoU"] == 100
-    for metrics in (["pq", "miou"], ["ap"]):
-        with pytest.raises(UserError, match=rf"'{metrics[0]}'.* gives no .*set TEST.METRICS to \['miou'\]"):
-            _run(build_evaluators(cfg, val, metrics=metrics), inputs, outputs)
-    DatasetCatalog.register("semantic", lambda: DatasetCatalog.get(val))
-    kept = {key: _metadata(val).get(key) for key in ("stuff_classes", "ignore_label")}
-    _metadata("semantic").set(evaluator_type="sem_seg", **kept)
-    found = build_evaluators(cfg, "semantic")
-    assert list(found.by_metric) == ["miou"] and panoptic_quality_of(found) is None
-    assert list(_run(found, inputs, outputs)) == ["sem_seg"]
-    with pytest.raises(UserError, match="semantic of type 'sem_seg' is evaluated by miou"):
-        build_evaluators(cfg, "semantic", metrics=["pq", "ap"])
-
-
 @pytest.mark.parametrize(
     "names, refused", [("a/1.jpg b/1.jpg", True), ("1.jpg 1.png", True), ("1.jpg 2.jpg", False)]
 )

@@ -22,8 +22,8 @@ LABELS = ALL, SEPARATED = "all", "separated"
 CLASSES = "classes"  # of images
 SUFFIX = "_separated"  # of the names of data sets, as in Detectron2
 THINGS_LABEL = 0  # of any thing, in "separated"
-# ``evaluator_type`` in the metadata of a data set says what it holds.
-PANOPTIC, CLASSIFIED = "coco_panoptic_seg", "image_classification"
+# ``evaluator_type`` in the metadata of a data set says what it holds; the last one, label maps alone.
+PANOPTIC, CLASSIFIED, SEMANTIC = "coco_panoptic_seg", "image_classification", "sem_seg"
 
 
 def label_map(categories: Iterable[Mapping], labels: str = SEPARATED) -> dict[int, int]:
@@ -109,8 +109,9 @@ def check_kind(cfg, name: str) -> None:
             f"data set {name} is no folder of classified images, which {model} needs; use imagenet_train and "
             "imagenet_val, or register your own under DATASETS.IMAGE_FOLDERS"
         )
-    if labels in (ALL, SEPARATED) and holds_classes(name):
+    kind = MetadataCatalog.get(name).get("evaluator_type", None)
+    if (labels in (ALL, SEPARATED) and kind == CLASSIFIED) or (labels == SEPARATED and kind == SEMANTIC):
+        held = "classified images" if kind == CLASSIFIED else "label maps alone"
         raise UserError(
-            f"data set {name} holds classified images; {model} needs a panoptic data set (see "
-            "datasets/README.md)"
+            f"data set {name} holds {held}; {model} needs a panoptic data set (see datasets/README.md)"
         )

@@ -13,7 +13,7 @@ from ..errors import UserError
 from .consistency import check_metadata
 from .formats.panoptic_json import read_categories
 from .id_table import id_rows, id_table, is_main_process
-from .labels import SEPARATED, check_kind, data_set_for, data_set_names, holds_classes, inputs_of
+from .labels import SEMANTIC, SEPARATED, check_kind, data_set_for, data_set_names, inputs_of
 from .mapper import build_mapper, mapper_name
 from .register import find_source, register_coco_panoptic
 from .sets.imagenet import find_image_folder, register_image_folder
@@ -77,15 +77,18 @@ def _check_data_set(name: str) -> None:
 
 
 def _classes(name: str) -> dict[str, list]:
-    """{what is counted: class names} of a data set: "classes" of a folder, else "things" and "labels"."""
+    """{what is counted: class names}: "classes" of a folder, "labels" of label maps, else "things" too."""
     folder = find_image_folder(name)
     if folder is not None:
         return {"classes": folder.classes}
     metadata = MetadataCatalog.get(name)
-    if metadata.get("thing_classes", None) is None or metadata.get("stuff_classes", None) is None:
+    keys = {"things": "thing_classes", "labels": "stuff_classes"}
+    if metadata.get("evaluator_type", None) == SEMANTIC:
+        del keys["things"]
+    if any(metadata.get(key, None) is None for key in keys.values()):
         DatasetCatalog.get(name)  # some loaders set the metadata
     found = {}
-    for what, key in (("things", "thing_classes"), ("labels", "stuff_classes")):
+    for what, key in keys.items():
         classes = metadata.get(key, None)
         if classes is None or (what == "labels" and not classes):
             raise UserError(
@@ -122,8 +125,8 @@ def _check_same_classes(classes: dict[str, dict]) -> None:
     for name, found in others:
         if set(found) != set(expected):
             raise UserError(
-                f"data sets {first} and {name}: one holds classified images, the other panoptic ones; name "
-                "sets of one kind"
+                f"data sets {first} and {name} are of different kinds (classified images, label maps, "
+                "panoptic images); name sets of one kind"
             )
         for what, names in expected.items():
             if found[what] != names:
@@ -170,7 +173,7 @@ def setup_datasets(cfg) -> None:
     classes = {name: _classes(data_set_for(cfg, name)) for name in names}
     evaluated = {*cfg.DATASETS.TEST, *cfg.DATASETS.SEARCH}
     for name in names:
-        if "labels" in classes[name]:
+        if "things" in classes[name]:
             _check_metadata(cfg, name, name in evaluated)
     _check_same_classes(classes)
     mapper_name(cfg)
@@ -189,8 +192,8 @@ def log_ids(cfg) -> None:
     """Log which id stands for which class in the config's panoptic data sets, once for those that agree."""
     tables: dict = {}
     for name in data_set_names(cfg):
-        if not holds_classes(name):
-            chosen = data_set_for(cfg, name)
+        chosen = data_set_for(cfg, name)
+        if "things" in _classes(chosen):
             tables.setdefault(tuple(id_rows(chosen)), []).append((name, chosen))
     for pairs in tables.values():
         other = [chosen for name, chosen in pairs if chosen != name]

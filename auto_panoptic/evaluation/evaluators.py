@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from ..data import data_set_for
 from ..data.formats.panoptic_json import read_panoptic_json, read_segments
+from ..data.labels import CLASSIFIED, SEMANTIC
 from ..errors import UserError, at_least, one_of
 from .classification import ClassificationEvaluator
 from .panoptic_evaluator import PanopticQualityEvaluator
@@ -23,7 +24,7 @@ from .panoptic_quality import PanopticQuality
 
 METRICS = ("pq", "ap", "miou")
 # ``evaluator_type`` in the metadata of a data set -> what can be computed on it; others have all METRICS.
-_METRICS_OF = {"image_classification": ("accuracy",), "sem_seg": ("miou",), "coco": ("ap",)}
+_METRICS_OF = {CLASSIFIED: ("accuracy",), SEMANTIC: ("miou",), "coco": ("ap",)}
 _OUTPUTS = {"ap": "instances", "miou": "sem_seg", "pq": "panoptic_seg", "accuracy": "logits"}
 
 
