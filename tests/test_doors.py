@@ -172,14 +172,25 @@ def test_evaluator_and_test_loader_of_a_subclass_evaluate(tmp_path, shapes):
         def evaluate(self):
             return {"mine": {"count": float(len(self.images)), "grey": float(self.images[0].max())}}
 
+    read = []
+
     class Trainer(AutoPanopticTrainer):
         @classmethod
         def build_evaluator(cls, cfg, dataset_name, output_folder=None):
             return Count()
 
         @classmethod
+        def build_train_loader(cls, cfg):
+            read.extend(cfg.DATASETS.TRAIN)
+            return super().build_train_loader(cfg)
+
+        @classmethod
         def build_test_loader(cls, cfg, dataset_name):
+            read.append(dataset_name)
             return build_detection_test_loader([{"image": torch.full((3, 16, 16), 9)}] * 5, mapper=dict)
 
-    trainer = train(tmp_path, shapes, Trainer, fixed=True)
-    assert trainer.last_results == {"mine": {"count": 5.0, "grey": 9.0}}
+    named = ("toy_panoptic_val", "toy_panoptic_nas_val")
+    trainer = train(tmp_path, shapes, Trainer, "DATASETS.TEST", named, fixed=True)
+    assert trainer.last_results == dict.fromkeys(named, {"mine": {"count": 5.0, "grey": 9.0}})
+    # Loaders of Detectron2 read what they are told: the siblings with the labels that the model needs.
+    assert read == [f"toy_panoptic_{part}_separated" for part in ("nas_train", "val", "nas_val")]

@@ -110,6 +110,14 @@ def test_a_model_gets_the_labels_that_it_needs(
     assert max(int(x["sem_seg"][x["sem_seg"] < 255].max()) for x in batch) == counts[1] - 1
 
 
+def test_sets_that_number_their_classes_differently_are_refused(tmp_path, forget_data_sets):
+    register_coco_panoptic("own", **write_own(tmp_path / "a"))
+    other = [{**c, "name": {"cat": "dog", "dog": "cat"}.get(c["name"], c["name"])} for c in CATEGORIES]
+    register_coco_panoptic("other", **write_own(tmp_path / "b", categories=other))
+    with pytest.raises(UserError, match=r"thing classes \(2 and 2; in another order, by their ids\)"):
+        setup_datasets(config_with(TRAIN=("own",), TEST=("other",)))
+
+
 def test_a_model_that_declares_nothing_takes_the_set_that_is_named(tmp_path, forget_data_sets):
     register_coco_panoptic("own", **write_own(tmp_path))
     for name, labels in (("own", 4), ("own_separated", 3)):

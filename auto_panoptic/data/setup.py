@@ -131,10 +131,11 @@ def _check_same_classes(classes: dict[str, dict]) -> None:
         for what, names in expected.items():
             if found[what] != names:
                 differing = sorted(set(names) ^ set(found[what]))[:5]
+                example = f"e.g. {differing}" if differing else "in another order, by their ids"
                 remedy = REMEDIES.get(what, "register both with the same 'categories'")
                 raise UserError(
                     f"data sets {first} and {name} have different {KINDS[what]} ({len(names)} and "
-                    f"{len(found[what])}; e.g. {differing}); {remedy}"
+                    f"{len(found[what])}; {example}); {remedy}"
                 )
 
 
@@ -169,6 +170,7 @@ def setup_datasets(cfg) -> None:
         raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty; name at least one data set.")
     for name in names:
         _check_data_set(name)
+        _check_data_set(data_set_for(cfg, name))
         check_kind(cfg, name)
     classes = {name: _classes(data_set_for(cfg, name)) for name in names}
     evaluated = {*cfg.DATASETS.TEST, *cfg.DATASETS.SEARCH}
