@@ -110,8 +110,6 @@ def test_a_model_of_other_parts_says_so():
     assert model_meta(torch.nn.Linear(1, 1)) == {
         "meta_architecture": "Linear",
         "architecture": None,
-        "width": None,
-        "shuffle_method": None,
         "pixel_mean": None,
         "pixel_std": None,
     }
@@ -199,8 +197,8 @@ def test_another_width(saved, shapes, tmp_path):
     cfg = make_config(tmp_path, shapes, "MODEL.SHUFFLENET.STAGE_CHANNELS", [16, 24, 32, 64])
     assert refusal(cfg, path) == (
         "holds a backbone of width custom (stem 8, channels [16, 24, 32, 48], repeats [1, 1, 2, 1]), this "
-        "config builds custom (stem 8, channels [16, 24, 32, 64], repeats [1, 1, 2, 1]); set "
-        "MODEL.SHUFFLENET.WIDTH as there, or give other weights"
+        "config builds custom (stem 8, channels [16, 24, 32, 64], repeats [1, 1, 2, 1]) "
+        "(MODEL.SHUFFLENET.WIDTH); set it as there, or give other weights"
     )
 
 
@@ -277,19 +275,32 @@ def test_a_fixed_model_takes_its_path_from_a_supernet(saved, files):
 
 
 @pytest.mark.parametrize(
-    "key, value",
-    [
-        ("MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0]),
-        ("MODEL.PIXEL_STD", [57.375, 57.12, 58.395]),
-        ("MODEL.SHUFFLENET.SHUFFLE_METHOD", 2),
-    ],
+    "key, value", [("PIXEL_MEAN", [0.0, 0.0, 0.0]), ("PIXEL_STD", [57.375, 57.12, 58.395])]
 )
 def test_what_shapes_do_not_show(saved, shapes, tmp_path, key, value):
     """Weights that would load, and be wrong."""
     base, _, path = saved()
-    cfg = make_config(tmp_path, shapes, key, value)
-    old = base.MODEL.SHUFFLENET.SHUFFLE_METHOD if "METHOD" in key else base.MODEL[key.partition(".")[2]]
-    assert refusal(cfg, path) == f"was trained with {key} {old}, this config has {value}; set {key} as there"
+    cfg = make_config(tmp_path, shapes, f"MODEL.{key}", value)
+    assert refusal(cfg, path) == (
+        f"was trained with MODEL.{key} {base.MODEL[key]}, this config has {value}; set MODEL.{key} as there"
+    )
+
+
+def test_another_shuffle_method(saved, shapes, tmp_path):
+    """Of a checkpoint of today, which says it twice, and of an earlier one, which says it in its meta."""
+    cfg = make_config(tmp_path, shapes, "MODEL.SHUFFLENET.SHUFFLE_METHOD", 2)
+    old = changed(
+        saved()[2],
+        tmp_path,
+        lambda data: [data["model"].pop(k) for k in list(data["model"]) if "extra_state" in k],
+    )
+    for path in (saved()[2], old):
+        assert refusal(cfg, path) == (
+            "holds a backbone with MODEL.SHUFFLENET.SHUFFLE_METHOD 1, this config has 2; set it as there, or "
+            "give other weights"
+        )
+    mute = changed(saved()[2], tmp_path, lambda data: data["meta"].pop("shuffle_method"))
+    assert "trained with shuffle method [1], this model has [2]" in refusal(cfg, mute)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +391,7 @@ def test_a_classifier_gives_its_backbone(saved, files, caplog, architecture):
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, theirs[name] if name in own else before[name], rtol=0, atol=0)
     rest = sum(name not in own and not name.endswith("_extra_state") for name in before)
-    assert f"its backbone is loaded, the other {rest} weights stay as initialised" in caplog.text
+    assert f"holds a part only: the other {rest} weights stay as initialised" in caplog.text
 
 
 def test_the_backbone_of_a_classifier_is_strict(saved, tmp_path):
@@ -405,7 +416,7 @@ def test_the_backbone_of_a_classifier_has_the_same_space_and_width(saved, shapes
 
 def test_a_classifier_is_not_evaluated_as_a_detection_model(saved):
     assert refusal(saved()[0], saved(*CLASSIFIER)[2]).startswith(
-        "holds an image classifier, of which only the backbone fits: train the model"
+        "holds a BackboneClassifier, of which only backbone.bottom_up. fits: train the model"
     )
 
 
@@ -424,7 +435,9 @@ def test_a_detection_model_is_no_classifier(saved):
 
 
 def test_a_classifier_needs_our_backbone(saved):
-    with pytest.raises(UserError, match="holds a ShuffleNetV2 backbone, which this config's model has not"):
+    with pytest.raises(
+        UserError, match="holds a BackboneClassifier, whose backbone.bottom_up. this config's model has not"
+    ):
         load_weights(torch.nn.Linear(1, 1), saved(*CLASSIFIER)[2], to_train=True)
 
 

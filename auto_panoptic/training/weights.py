@@ -7,28 +7,20 @@ import os
 import pickle
 import re
 import zipfile
-from itertools import groupby
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..errors import UserError
-from ..modeling import ShuffleNetV2, choice_blocks, meta_model
-from ..modeling.backbones.widths import WIDTHS
+from ..modeling import choice_blocks, meta_model
 from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
 
 _CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
-# Buffers that follow from the config, never from a checkpoint.
+# Buffers that follow from the config, never from a checkpoint; its key is their name in capitals.
 _DERIVED = ("pixel_mean", "pixel_std")
-# Settings that names and shapes do not show; one value from the first training on.
-_SETTINGS = {
-    "pixel_mean": "MODEL.PIXEL_MEAN",
-    "pixel_std": "MODEL.PIXEL_STD",
-    "shuffle_method": "MODEL.SHUFFLENET.SHUFFLE_METHOD",
-}
-_CLASSIFIER = "BackboneClassifier"
-_BACKBONE = "backbone.bottom_up."
+_BACKBONE = "backbone.bottom_up."  # under an FPN, in Detectron2's models
 # Detectron2's own models, downloaded from its authors and read by its own code.
 _CATALOGUE = "detectron2://"
 _CATALOGUE_NAME = re.compile(rf"{_CATALOGUE}\w[\w.+-]*(/\w[\w.+-]*)*", re.ASCII)  # no way out of its folder
@@ -41,30 +33,19 @@ def model_meta(model: torch.nn.Module) -> dict:
     """What a checkpoint says about its model besides the names and shapes of the weights.
 
     Returns:
-        "meta_architecture": name; "architecture": {site: operator} of a fixed model, else None; "width":
-        {"stem", "channels", "repeats"} of the ShuffleNetV2 backbone; "shuffle_method": of its blocks;
-        "pixel_mean", "pixel_std": lists of numbers. None where the model has no such thing.
+        "meta_architecture": name; "architecture": {site: operator} of a fixed model, else None; "pixel_mean",
+        "pixel_std": lists of numbers, or None; and what modules with a method ``weights_meta`` say.
     """
     blocks = {site: list(block.candidates) for site, block in choice_blocks(model).items()}
     fixed = blocks and all(len(ops) == 1 for ops in blocks.values())
-    backbone = next((m for m in model.modules() if isinstance(m, ShuffleNetV2)), None)
-    return {
+    meta = {
         "meta_architecture": type(model).__name__,
         "architecture": {site: ops[0] for site, ops in blocks.items()} if fixed else None,
-        "width": backbone and _width(backbone),
-        "shuffle_method": backbone and next(iter(backbone.blocks[0].candidates.values())).shuffle_method,
         **{key: _pixels(getattr(model, key, None)) for key in _DERIVED},
     }
-
-
-def _width(backbone: ShuffleNetV2) -> dict:
-    channels = [next(iter(block.candidates.values())).out_channels for block in backbone.blocks]
-    stages = [(number, len(list(blocks))) for number, blocks in groupby(channels)]
-    return {
-        "stem": backbone.stem[0].out_channels,
-        "channels": [number for number, _ in stages],
-        "repeats": [repeats for _, repeats in stages],
-    }
+    for module in model.modules():
+        meta |= module.weights_meta() if hasattr(module, "weights_meta") else {}
+    return meta
 
 
 def _pixels(buffer: torch.Tensor | None) -> list[float] | None:
@@ -143,7 +124,7 @@ def select_weights(
         model: may be on the meta device.
         data: the checkpoint, as :func:`read_checkpoint` returns it.
         path, key: named in errors.
-        to_train: accept a classifier's checkpoint for the backbone of a detection model.
+        to_train: accept a checkpoint of a model that pre-trains a part of this one.
 
     Raises:
         UserError: the checkpoint holds another space, architecture or width; a weight is missing, has another
@@ -151,42 +132,55 @@ def select_weights(
     """
     subject = f"{key}: {path!r}"
     weights, meta, space = data["model"], data.get("meta", {}), data.get("space")
-    own, ours = model.state_dict(), model_meta(model)
-    own_space = {site: list(block.candidates) for site, block in choice_blocks(model).items()}
-    kinds = meta.get("meta_architecture"), ours["meta_architecture"]
-    if kinds[0] == _CLASSIFIER != kinds[1]:
+    own, blocks = model.state_dict(), choice_blocks(model)
+    kinds = meta.get("meta_architecture"), type(model).__name__
+    if kinds[0] != kinds[1] and (part := _part_for_others(kinds[0])):
         if not to_train:
             raise UserError(
-                f"{subject} holds an image classifier, of which only the backbone fits: train the model of "
-                "this config from it, and give the weights that come out"
+                f"{subject} holds a {kinds[0]}, of which only {part} fits: train the model of this config "
+                "from it, and give the weights that come out"
             )
-        weights, own = ({k: v for k, v in d.items() if k.startswith(_BACKBONE)} for d in (weights, own))
-        own_space = {site: ops for site, ops in own_space.items() if site.startswith("backbone.")}
+        weights, own = ({k: v for k, v in d.items() if k.startswith(part)} for d in (weights, own))
         if not own:
-            raise UserError(f"{subject} holds a ShuffleNetV2 backbone, which this config's model has not")
-    if meta.get("width") and ours["width"] and meta["width"] != ours["width"]:
-        raise UserError(
-            f"{subject} holds a backbone of width {_width_name(meta['width'])}, this config builds "
-            f"{_width_name(ours['width'])}; set MODEL.SHUFFLENET.WIDTH as there, or give other weights"
-        )
+            raise UserError(f"{subject} holds a {kinds[0]}, whose {part} this config's model has not")
+        blocks = choice_blocks(model.get_submodule(part.removesuffix(".")))
+    _check_meta(subject, model, meta)
+    own_space = {site: list(block.candidates) for site, block in blocks.items()}
     if space is not None and (problem := _space_problem(space, own_space)):
         raise UserError(f"{subject} {problem}")
     _check_names(subject, weights, own, kinds)
-    for name, setting in _SETTINGS.items():
-        if meta.get(name) and ours[name] and meta[name] != ours[name]:
-            raise UserError(
-                f"{subject} was trained with {setting} {meta[name]}, this config has {ours[name]}; "
-                f"set {setting} as there"
-            )
+    _check_pixels(subject, model, meta)
     _check_layers(subject, model, weights)
     return {k: weights[k] for k in own if k in weights}
 
 
-def _width_name(width: dict) -> str:
-    for name, known in WIDTHS.items():
-        if (known.stem, list(known.channels), list(known.repeats)) == tuple(width.values()):
-            return name
-    return f"custom (stem {width['stem']}, channels {width['channels']}, repeats {width['repeats']})"
+def _part_for_others(kind: str | None) -> str:
+    """Prefix of the weights of a meta-architecture that others start from; "" if there is none.
+
+    It is the attribute ``pretrains`` of the class.
+    """
+    return getattr(META_ARCH_REGISTRY.get(kind), "pretrains", "") if kind in META_ARCH_REGISTRY else ""
+
+
+def _check_meta(subject: str, model: torch.nn.Module, meta: dict) -> None:
+    """Let modules refuse what a checkpoint says about its own."""
+    for module in model.modules():
+        try:
+            if hasattr(module, "check_weights_meta"):
+                module.check_weights_meta(meta)
+        except ValueError as error:
+            raise UserError(f"{subject} holds {error}; set it as there, or give other weights") from None
+
+
+def _check_pixels(subject: str, model: torch.nn.Module, meta: dict) -> None:
+    for name in _DERIVED:
+        ours = _pixels(getattr(model, name, None))
+        if meta.get(name) and ours and meta[name] != ours:
+            setting = f"MODEL.{name.upper()}"
+            raise UserError(
+                f"{subject} was trained with {setting} {meta[name]}, this config has {ours}; set {setting} "
+                "as there"
+            )
 
 
 def _space_problem(theirs: dict[str, list[str]], ours: dict[str, list[str]]) -> str:
@@ -267,7 +261,7 @@ def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -
     Args:
         path: a checkpoint, or a ``detectron2://`` name of Detectron2's catalogue.
         to_train: the weights are a start for training: a backbone without the rest of the model is enough, if
-            it is an image classifier's or from the catalogue.
+            it comes from a model that pre-trains it or from the catalogue.
 
     Raises:
         UserError: as :func:`select_weights`.
@@ -280,10 +274,7 @@ def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -
         rest = [name for name in model.state_dict() if name not in selected and not _optional(name)]
         model.load_state_dict(selected, strict=False)
         if rest:
-            logger.info(
-                "%s is a %s: its backbone is loaded, the other %d weights stay as initialised",
-                path, _CLASSIFIER, len(rest),
-            )  # fmt: skip
+            logger.info("%s holds a part only: the other %d weights stay as initialised", path, len(rest))
     logger.info("Loaded %s", path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
@@ -15,6 +16,7 @@ from detectron2.modeling import Backbone
 from torch import nn
 from torch.nn import functional as F
 
+from auto_panoptic.modeling.backbones.widths import width_name
 from auto_panoptic.modeling.choice import Choices
 from auto_panoptic.modeling.layers.setting import SettingInWeights
 from auto_panoptic.space import OpSpec
@@ -253,6 +255,36 @@ class ShuffleNetV2(SettingInWeights, Backbone):
 
     def setting(self) -> list[int]:
         return [self.shuffle_method]
+
+    def weights_meta(self) -> dict:
+        """What a checkpoint says about this backbone: the numbers of its width, and its shuffle method."""
+        channels = [next(iter(block.candidates.values())).out_channels for block in self.blocks]
+        stages = [(number, len(list(blocks))) for number, blocks in groupby(channels)]
+        width = {
+            "stem": self.stem[0].out_channels,
+            "channels": [number for number, _ in stages],
+            "repeats": [repeats for _, repeats in stages],
+        }
+        return {"width": width, "shuffle_method": self.shuffle_method}
+
+    def check_weights_meta(self, meta: dict) -> None:
+        """Check what another backbone has said by :meth:`weights_meta`.
+
+        Raises:
+            ValueError: its weights do not fit this one; says what it is, and what this one is.
+        """
+        ours = self.weights_meta()
+        theirs = {key: meta.get(key) or value for key, value in ours.items()}
+        if theirs["width"] != ours["width"]:
+            raise ValueError(
+                f"a backbone of width {width_name(theirs['width'])}, this config builds "
+                f"{width_name(ours['width'])} (MODEL.SHUFFLENET.WIDTH)"
+            )
+        if theirs["shuffle_method"] != ours["shuffle_method"]:
+            raise ValueError(
+                f"a backbone with MODEL.SHUFFLENET.SHUFFLE_METHOD {theirs['shuffle_method']}, this config "
+                f"has {ours['shuffle_method']}"
+            )
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {

@@ -64,6 +64,14 @@ def get_width(width: str | Width) -> Width:
     return WIDTHS[width]
 
 
+def width_name(width: dict) -> str:
+    """Name of {"stem": channels, "channels": of the stages, "repeats": blocks}, or the numbers themselves."""
+    for name, known in WIDTHS.items():
+        if (known.stem, list(known.channels), list(known.repeats)) == tuple(width.values()):
+            return name
+    return f"custom (stem {width['stem']}, channels {width['channels']}, repeats {width['repeats']})"
+
+
 def width_from_config(cfg) -> Width:
     """The backbone width that ``cfg.MODEL.SHUFFLENET`` asks for."""
     node = cfg.MODEL.SHUFFLENET

@@ -25,6 +25,8 @@ class BackboneClassifier(nn.Module):
     load there by name. A supernet and a fixed network differ by config only, as everywhere.
     """
 
+    pretrains = "backbone.bottom_up."  # the weights that other models start from
+
     @configurable
     def __init__(
         self,
