@@ -235,7 +235,7 @@ def test_the_backbone_moves_to_the_detection_supernet(tmp_path, shapes, pretrain
     assert names == {k for k in own if k.startswith("backbone.bottom_up.")}
     same({k: own[k] for k in names}, {k: pretrained_model[k] for k in names})
     same({k: own[k] for k in own if k not in names}, {k: untouched[k] for k in own if k not in names})
-    path = write_config(tmp_path / "toy.yaml", shapes, SOLVER={"MAX_ITER": 1, "BASE_LR": 0.0, "STEPS": []})
+    path = write_config(tmp_path / "toy.yaml", shapes, SOLVER={"MAX_ITER": 1, "BASE_LR": 1e-30, "STEPS": []})
     run_script("train_net", "--config-file", path, *options)
     after = read(tmp_path / "output")["model"]
     kept = [k for k in names if k.endswith((".weight", ".bias"))]  # statistics move without a learning rate
