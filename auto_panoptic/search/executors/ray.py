@@ -176,8 +176,6 @@ class RayExecutor:
             workers, "a GPU and " if self.gpus else "", self.threads, len(nodes),
         )  # fmt: skip
 
-    # ------------------------------------------------------------------ the run
-
     def run(self, items: Iterable[tuple[Hashable, Architecture]]) -> Iterator[tuple[Hashable, dict]]:
         """Evaluate; yields (key, outcome) in the order in which the candidates finish.
 
@@ -221,49 +219,44 @@ class RayExecutor:
 
     def _collect(self, reference, slot: _Slot, item, waiting: deque) -> Iterator[tuple[Hashable, dict]]:
         """Take one answer; a candidate that has no result yet goes back to the front."""
+        if item is None:
+            self._started(reference, slot)
+            return
+        key, architecture, attempt = item
         errors = self._ray.exceptions
         try:
             outcome = self._ray.get(reference)
-        except errors.RayTaskError as error:  # Python's exceptions; a worker that lives
-            cause = error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(cause, UserError) and item is not None:
-                raise cause from error
-            reason = f"{type(cause).__name__}: {_first_line(cause)}"
-            if item is None:
-                slot.failures = ATTEMPTS
-                self._lost(slot, reason, cause)
-                return
-            outcome = {"status": "failed", "metrics": {}, "seconds": {}, "error": reason}
+        except errors.RayTaskError as error:  # of a worker that lives
+            if isinstance(error.cause, UserError):
+                raise error.cause from error
+            outcome = _failure(_reason(error))
         except errors.RayError as error:
             self._stop(slot)
-            reason = f"{type(error).__name__}: {_first_line(error)}"
-            if item is None:
-                slot.failures += 1
-                self._lost(slot, reason, error)
-                return
-            key, architecture, attempt = item
+            reason = _reason(error)
             logger.warning("a worker died (%s), attempt %d of %d: %s", reason, attempt, ATTEMPTS, key)
             if attempt < ATTEMPTS:
                 waiting.appendleft((key, architecture, attempt + 1))
                 return
-            error = f"worker died {ATTEMPTS} times: {reason}"
-            outcome = {"status": "failed", "metrics": {}, "seconds": {}, "error": error}
-        if item is None:
-            slot.ready, slot.failures = True, 0
-            logger.info("a worker is ready on %s", outcome)
-            return
+            outcome = _failure(f"worker died {ATTEMPTS} times: {reason}")
         if outcome["status"] == "failed":
-            logger.error("candidate failed: %s: %s", item[1].indices(), outcome["error"])
-        yield item[0], outcome
+            logger.error("candidate failed: %s: %s", architecture.indices(), outcome["error"])
+        yield key, outcome
 
-    def _lost(self, slot: _Slot, reason: str, cause: Exception) -> None:
-        """A worker that could not start. The last one ends the run."""
-        self._stop(slot)
-        logger.warning("a worker could not start: %s", reason)
-        if all(slot.given_up for slot in self._slots):
-            if isinstance(cause, UserError):
-                raise cause
-            raise UserError(f"--workers: no worker could start; the last one: {reason}") from cause
+    def _started(self, reference, slot: _Slot) -> None:
+        """Take the answer of a worker that starts; where the last one cannot, the run ends."""
+        try:
+            logger.info("a worker is ready on %s", self._ray.get(reference))
+            slot.ready, slot.failures = True, 0
+        except self._ray.exceptions.RayError as error:
+            self._stop(slot)
+            is_alive = isinstance(error, self._ray.exceptions.RayTaskError)  # and would fail again
+            slot.failures = ATTEMPTS if is_alive else slot.failures + 1
+            logger.warning("a worker could not start: %s", _reason(error))
+            if all(slot.given_up for slot in self._slots):
+                if isinstance(getattr(error, "cause", None), UserError):
+                    raise error.cause from error
+                message = f"--workers: no worker could start; the last one: {_reason(error)}"
+                raise UserError(message) from error
 
     def _stop(self, slot: _Slot) -> None:
         if slot.actor is not None:
@@ -286,8 +279,16 @@ class RayExecutor:
         self.close()
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+def _failure(error: str) -> dict:
+    return {"status": "failed", "metrics": {}, "seconds": {}, "error": error}
+
+
+def _reason(error: Exception) -> str:
+    """Type and first line of what happened in a worker."""
+    cause = getattr(error, "cause", None)
+    error = cause if isinstance(cause, Exception) else error
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}"
 
 
 def _check_address(address: str) -> None:
@@ -301,9 +302,6 @@ def _check_address(address: str) -> None:
         raise UserError(
             f"--ray-address {address}: nothing answers ({error}); start a cluster with 'ray start --head'"
         ) from error
-
-
-# ------------------------------------------------------------------ candidates of a search
 
 
 class RayWorkers(RayExecutor):
