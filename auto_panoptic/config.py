@@ -5,9 +5,6 @@ The keys of one system are in its folder: ``systems/NAME/config.py``.
 
 from detectron2.config import CfgNode as CN
 
-BACKBONE_OPS = ["shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception_3x3"]
-HEAD_OPS = ["dwconv_3x3", "dwconv_5x5", "dfconv_3x3", "dfconv_5x5", "atconv_3x3", "atconv_5x5"]
-
 
 def add_auto_panoptic_config(cfg: CN) -> None:
     """Add the keys of Auto-Panoptic to a Detectron2 config, in place, and register its components."""
@@ -19,6 +16,7 @@ def add_auto_panoptic_config(cfg: CN) -> None:
 
 def _add_shared_config(cfg: CN) -> None:
     from .explore import POLICY_REGISTRY
+    from .space import BACKBONE_OPS, HEAD_OPS
 
     # Modules to import before the rest is read, such as [my.module]. They may register components, and add
     # keys by a function add_config(cfg). They are found as python -m finds them. Honoured in the config that
@@ -56,8 +54,8 @@ def _add_shared_config(cfg: CN) -> None:
 
     # Operators every site of a kind may take, in the published order (indices refer to it).
     cfg.NAS.SPACE = CN()
-    cfg.NAS.SPACE.BACKBONE_OPS = list(BACKBONE_OPS)
-    cfg.NAS.SPACE.HEAD_OPS = list(HEAD_OPS)
+    cfg.NAS.SPACE.BACKBONE_OPS = [spec.name for spec in BACKBONE_OPS]
+    cfg.NAS.SPACE.HEAD_OPS = [spec.name for spec in HEAD_OPS]
 
     # Before a candidate is scored, the running statistics of its path's BatchNorm layers are
     # recomputed as the average over this many training images (supplement: 500).

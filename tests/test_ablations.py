@@ -5,11 +5,10 @@ import torch
 from modeling_util import CONFIGS, inference, make_cfg, make_input, make_model, num_params, training_losses
 from torch import nn
 
-from auto_panoptic.config import BACKBONE_OPS, HEAD_OPS
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import choice_blocks, meta_model
 from auto_panoptic.modeling.backbones.builders import build_shufflenet_backbone
-from auto_panoptic.space import SearchSpace
+from auto_panoptic.space import BACKBONE_OPS, HEAD_OPS, SearchSpace
 from auto_panoptic.systems.panoptic_fpn import BatchTopkRPN
 
 INPUTS = [make_input(), make_input(48, 64, boxes=((5, 5, 30, 30),), seed=1)]
@@ -120,14 +119,14 @@ class ShapeOfImages:
     channels = 3
 
 
-@pytest.mark.parametrize("op", BACKBONE_OPS)
+@pytest.mark.parametrize("op", [spec.name for spec in BACKBONE_OPS])
 def test_backbone_operators(op):
     model, _ = exercise("NAS.SPACE.BACKBONE_OPS", [op])
     blocks = choice_blocks(model)
     assert all(list(blocks[f"backbone.{i}"].candidates) == [op] for i in range(5))
 
 
-@pytest.mark.parametrize("op", [*HEAD_OPS, "conv_3x3"])
+@pytest.mark.parametrize("op", [*(spec.name for spec in HEAD_OPS), "conv_3x3"])
 def test_head_operators(op):
     model, _ = exercise("NAS.SPACE.HEAD_OPS", [op])
     blocks = choice_blocks(model)

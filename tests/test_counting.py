@@ -16,13 +16,13 @@ from modeling_util import make_cfg, make_input, make_model, num_params
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from auto_panoptic.config import HEAD_OPS
 from auto_panoptic.modeling import ChoiceBlock, apply_architecture
 from auto_panoptic.modeling.choice import meta_model, space_of
 from auto_panoptic.modeling.counting import configured_costs, count
 from auto_panoptic.modeling.extract import extract
-from auto_panoptic.space import Architecture, Cost, resolve_architecture_path
+from auto_panoptic.space import HEAD_OPS, Architecture, Cost, resolve_architecture_path
 
+ALL_HEAD_OPS = [*(spec.name for spec in HEAD_OPS), "conv_3x3"]
 R50 = [
     *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 50),
     *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.RESNETS.RES2_OUT_CHANNELS", 16),
@@ -64,7 +64,7 @@ VARIANTS = {
     ],
     "panoptic fpn": [*PANOPTIC_FPN, "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p2", "p3", "p4"]],
     "depths": ["MODEL.ROI_MASK_HEAD.NUM_CONV", 0, "MODEL.SEM_SEG_HEAD.NUM_LAYERS", 3],
-    "operators": ["NAS.SPACE.HEAD_OPS", [*HEAD_OPS, "conv_3x3"], "NAS.SPACE.BACKBONE_OPS", ["xception_3x3"]],
+    "operators": ["NAS.SPACE.HEAD_OPS", ALL_HEAD_OPS, "NAS.SPACE.BACKBONE_OPS", ["xception_3x3"]],
     "D2 heads": D2_HEADS,
     "D2 heads with convolutions": D2_HEADS + D2_CONVS,
     "D2 mask head": D2_MASK,
@@ -137,7 +137,7 @@ SHORT += [
 def test_published_heads_and_attention(levels, legacy):
     names = [f"p{i}" for i in range(2, 7)][-levels:]
     attention = ["MODEL.CROSS_ATTENTION.F2B_LEVELS", names, "MODEL.CROSS_ATTENTION.LEGACY_RATIO", legacy]
-    ops = ["NAS.SPACE.HEAD_OPS", [*HEAD_OPS, "conv_3x3"]]
+    ops = ["NAS.SPACE.HEAD_OPS", ALL_HEAD_OPS]
     tables = configured_costs(make_cfg(*SHORT, *attention, *ops, small=False), (64, 64))
     params = {site: {op: cost.params for op, cost in row.items()} for site, row in rows(tables).items()}
     published = {  # 256 -> 256, 256 -> 128, 128 -> 128 channels, GroupNorm included

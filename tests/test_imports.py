@@ -27,10 +27,11 @@ ROOMS = (
     "report",
 )
 LEVEL = {room: i for i, room in enumerate(ROOMS)}
-# The only imports against the order, inside functions: the keys of the systems and policies, the space of a
-# config's model and the paper's costs under their public names.
+# The only imports against the order, inside functions: the keys of the systems and policies, the published
+# operators, the space of a config's model and the paper's costs under their public names.
 FORWARDS = {
     ("config.py", "explore"),
+    ("config.py", "space"),
     ("config.py", "systems"),
     ("space/cost.py", "systems"),
     ("space/space.py", "modeling"),

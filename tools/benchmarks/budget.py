@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from auto_panoptic.errors import UserError  # noqa: E402
 from auto_panoptic.explore.budget import best_under_budget, pareto_front  # noqa: E402
+from auto_panoptic.modeling.counting import configured_costs  # noqa: E402
 from auto_panoptic.read_config import read_config  # noqa: E402
-from auto_panoptic.space import cost_tables_from_config  # noqa: E402
 
 
 def main():
@@ -30,7 +30,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=12, help="random scores, ranks and real numbers in turn")
     seeds = parser.parse_args().seeds
     config = Path(__file__).resolve().parents[2] / "configs/supernet_coco.yaml"
-    costs = cost_tables_from_config(read_config(str(config)))
+    costs = configured_costs(read_config(str(config)))
     low, high = costs.minimum, costs.maximum
     seconds = {"one limit": [], "two limits": [], "front": []}
     for seed in range(-1, seeds):  # the first warms up
