@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from auto_panoptic.errors import UserError
@@ -186,6 +187,14 @@ def test_large_ids_and_unsigned_maps():
         (_line((0, 10)), [_segment(0, THING)], "id 0"),
         (_line((1, 10)).astype(float), [_segment(1, THING)], "integers"),
         (_line((-1, 10)), [], "negative"),
+        (
+            _line((1, 10)),
+            [{"id": 1, "label_id": THING}],
+            "'label_id': 1.* expected integers",
+        ),
+        (_line((1, 10)), [{"id": "1", "category_id": THING}], "a predicted segment is {'id': '1'"),
+        (_line((1, 10)), [{"id": 1, "category_id": 1.0}], "a predicted segment is .*1.0"),
+        (_line((1, 10)), [None], "a predicted segment is None"),
     ],
 )
 def test_wrong_predictions_are_named(pred, segments, message):
@@ -194,6 +203,17 @@ def test_wrong_predictions_are_named(pred, segments, message):
     with pytest.raises(UserError, match=message):
         quality.update(pred, segments, gt, _gt(gt, [(1, THING, 0)]))
     assert quality.num_images == 0 and np.isnan(quality.compute()["PQ"])  # nothing was counted
+
+
+def test_records_of_other_libraries_are_understood():
+    """Ids that are integers of numpy or torch."""
+    gt = _line((1, 10))
+    for integer in (np.int32, torch.tensor):
+        quality = PanopticQuality(CATEGORIES)
+        quality.update(gt, [{"id": integer(1), "category_id": integer(THING)}], gt, _gt(gt, [(1, THING, 0)]))
+        assert quality.compute()["PQ"] == 100
+    with pytest.raises(UserError, match="every category needs 'id' and 'isthing'"):
+        PanopticQuality([{"id": 1, "name": "cat"}])
 
 
 def test_unknown_true_category_is_named():

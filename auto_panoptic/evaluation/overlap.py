@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 
 import numpy as np
 
@@ -65,7 +66,13 @@ def _check_map(ids, whose: str) -> np.ndarray:
 def _by_id(segments: list, whose: str) -> dict:
     found = {}
     for segment in segments:
-        segment_id = int(segment["id"])
+        try:
+            segment_id, category = operator.index(segment["id"]), operator.index(segment["category_id"])
+        except (KeyError, TypeError):
+            what = f"a {whose} segment is {segment!r}; expected integers as 'id' and 'category_id'"
+            raise UserError(f"{' '.join(what.split())} (data set ids).") from None
+        if category is not segment["category_id"]:  # of numpy or torch
+            segment = {**segment, "category_id": category}
         if segment_id == VOID:
             raise UserError(f"a {whose} segment has id 0, which marks void pixels; number segments from 1.")
         if segment_id in found:

@@ -40,6 +40,8 @@ class PanopticQuality:
     """
 
     def __init__(self, categories: list):
+        if not all({"id", "isthing"} <= set(c) for c in categories):
+            raise UserError("every category needs 'id' and 'isthing' (1 for things, 0 for stuff).")
         self.categories = [{"id": int(c["id"]), "isthing": int(bool(c["isthing"]))} for c in categories]
         self._index = {c["id"]: i for i, c in enumerate(self.categories)}
         if len(self._index) != len(self.categories):
