@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	>/dev/null 2>&1; then echo $$p; exit; fi; done; echo python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
-PYTEST := $(RUN) -m pytest -q -n 2 --dist loadfile
+PYTEST := $(RUN) -m pytest -q -n 2 --dist worksteal
 INSTALL := pyproject.toml tools/constraints.txt tools/setup_env.py $(wildcard tools/*detectron2*.py)
 
 .PHONY: help quickstart test test-all doctor chaos lint clean distclean

@@ -1,4 +1,4 @@
-"""Fault drills of the search: what a search does when it is killed, crowded, damaged or changed.
+"""Fault drills of the search: what a search does when it is killed, crowded or damaged.
 
     python tools/chaos                     # full numbers, without the drill 'real'
     python tools/chaos --quick --only kill --only lock

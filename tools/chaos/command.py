@@ -16,12 +16,9 @@ from tqdm import tqdm
 
 from auto_panoptic.errors import UserError
 
-from .changed import changed
-from .failed import nan
 from .journal import journal
 from .kill import kill
 from .lock import lock
-from .memory import memory
 from .order import order
 from .processes import fork
 from .real import real
@@ -29,7 +26,7 @@ from .report import Outcome, Plan, table
 from .worker import worker
 
 DRILLS: dict[str, Callable[[Plan], Outcome]] = {
-    f.__name__: f for f in (kill, journal, nan, lock, changed, order, memory, worker, real)
+    f.__name__: f for f in (kill, journal, lock, order, worker, real)
 }
 
 
@@ -45,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     p.add_argument("--output", type=Path, metavar="DIR", help="keep what the drills write here")
-    p.add_argument("--weights", metavar="FILE", help="supernet of the drills real and memory")
+    p.add_argument("--weights", metavar="FILE", help="supernet of the drill real")
     p.add_argument("--config-file", metavar="FILE", help="its config")
     return p
 

@@ -117,28 +117,3 @@ def error_line(log: Path) -> str:
     """The last line that a command wrote for its user, or the last line at all."""
     lines = log.read_text(errors="replace").splitlines() or [""]
     return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def children() -> int:
-    """Number of child processes of this process, dead ones that nobody waited for included."""
-    return sum(parent == os.getpid() for parent, _ in _processes().values())
-
-
-def members(group: int) -> list[int]:
-    """The live processes of a process group."""
-    return [pid for pid, (_, found) in _processes().items() if found == group]
-
-
-def _processes() -> dict[int, tuple[int, int]]:
-    """{process: (its parent, its group)}."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            found[int(path.parent.name)] = int(fields[1]), int(fields[2])
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import time
@@ -106,13 +105,12 @@ def search(
     evaluate=None,
     executor: Executor | None = None,
     policy: str = "path_priority",
-    retry_failed: bool = False,
     **size,
 ) -> None:
     """Begin or continue the search in ``folder``, in this process."""
     named = search_policy(config(folder, policy, **size), SPACE)
     with Ledger.open(ledger_path(folder), header(policy), resume=True) as ledger:
-        run_search(named, ledger, executor or InProcess(evaluate), retry_failed=retry_failed)
+        run_search(named, ledger, executor or InProcess(evaluate))
 
 
 def whole(folder: Path, evaluate=None, **settings) -> int | None:
@@ -161,12 +159,3 @@ def differences(folder: Path, reference: Path, in_order: bool = True) -> list[st
     if contents(folder, in_order) != contents(reference, in_order):
         names.append("ledger.jsonl")
     return names
-
-
-def points(sites: dict) -> dict[tuple[str, str], float]:
-    """{(site, operator): score} of a scoreboard's sites."""
-    return {(site, row["op"]): row["score"] for site, rows in sites.items() for row in rows}
-
-
-def scoreboard(folder: Path) -> dict:
-    return json.loads((folder / "search/scoreboard.json").read_text())

@@ -16,7 +16,7 @@ class Plan:
     folder: where a drill leaves its files.
     seed: of everything random in a drill.
     quick: small numbers.
-    weights, config_file: supernet of the drills ``memory`` and ``real``; None where a toy will do.
+    weights, config_file: supernet of the drill ``real``.
     """
 
     folder: Path

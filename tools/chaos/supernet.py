@@ -1,4 +1,4 @@
-"""Supernets for the drills that need a real evaluation: a toy on drawn images, or the user's."""
+"""A toy supernet on drawn images, for the drill that needs a real evaluation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from toy import answer_strongly, make_shapes, write_config
 from auto_panoptic.search.candidate import CandidateEvaluator
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer, build_config, load_weights
-
-from .report import Plan
 
 METRICS = ("pq", "miou")  # of the toy's candidates, mIoU tells more
 
@@ -37,17 +35,10 @@ class Supernet(NamedTuple):
         return CandidateEvaluator(cfg, model, METRICS)
 
 
-def supernet_of(plan: Plan) -> Supernet:
-    """The user's supernet, or the toy."""
-    if plan.weights and plan.config_file:
-        return Supernet(plan.config_file, plan.weights)
-    return toy_supernet(plan.folder)
-
-
-def toy_supernet(folder: Path, **changes) -> Supernet:
+def toy_supernet(folder: Path) -> Supernet:
     """Random weights that differ by candidate, and 20 drawn images."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = write_config(folder / "toy.yaml", make_shapes(folder), **changes)
+    path = write_config(folder / "toy.yaml", make_shapes(folder))
     found = Supernet(str(path), str(folder / "supernet.pth"))
     torch.manual_seed(0)
     model = build_model(found.config())
