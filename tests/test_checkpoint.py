@@ -8,6 +8,7 @@ import resource
 
 import pytest
 import torch
+from toy import error_line, own_messages
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.training import AtomicCheckpointer, checkpoint, has_checkpoint, run_command
@@ -79,10 +80,9 @@ def test_every_damage_of_the_newest_is_found_and_the_previous_one_is_used(three,
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             weight = resumed(three)
-        assert weight == 2 or (weight == 3 and not reason and not caplog.records), name
+        assert weight == 2 or (weight == 3 and not reason and not own_messages(caplog)), name
         if weight == 2:
-            (warning,) = caplog.records
-            text = warning.getMessage()
+            (text,) = own_messages(caplog)
             assert text.startswith(f"Not used: {NEWEST} {reason}"), (name, text)
             assert text.endswith(f"Continuing from {three / SECOND} instead")
             found += 1
@@ -333,8 +333,9 @@ def test_a_full_disk_ends_the_command(three, capfd):
     with file_limit(500), pytest.raises(SystemExit) as end:
         run_command(lambda: numbered(three, 4).save("model_0000004", iteration=4))
     assert end.value.code == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"error: cannot write the checkpoint '{three / 'model_0000004.pth'}' of ")
+    assert error_line(capfd).startswith(
+        f"error: cannot write the checkpoint '{three / 'model_0000004.pth'}' of "
+    )
     assert resumed(three) == 3
     assert not list(three.glob(".*"))
 
@@ -359,9 +360,9 @@ def test_a_missing_folder_is_made(tmp_path):
 def test_another_version_is_told(three, caplog, monkeypatch):
     monkeypatch.setattr(checkpoint, "__version__", "9.9")
     assert resumed(three) == 3
-    (warning,) = caplog.records
-    assert "was written by {'auto_panoptic': '" in warning.getMessage()
-    assert "now running {'auto_panoptic': '9.9', " in warning.getMessage()
+    (warning,) = own_messages(caplog)
+    assert "was written by {'auto_panoptic': '" in warning
+    assert "now running {'auto_panoptic': '9.9', " in warning
 
 
 # ------------------------------------------------------------------ the order of a save

@@ -332,8 +332,11 @@ def test_the_commands_as_processes(tmp_path, toy):
     for process in processes:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 2
-        assert out == "" and len(err.splitlines()) == 1
-        assert err.startswith("error: command line: unknown config key 'NAS.CYCELS'; did you mean NAS.CYCLES")
+        assert out == "" and "Traceback" not in err
+        (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert line.startswith(
+            "error: command line: unknown config key 'NAS.CYCELS'; did you mean NAS.CYCLES"
+        )
     assert os.listdir(tmp_path / "cwd") == []
     assert sorted(os.listdir(tmp_path)) == ["cwd", "toy.yaml"]
 
@@ -348,7 +351,7 @@ def test_interrupting_says_how_to_go_on(capfd, toy, monkeypatch):
     with pytest.raises(SystemExit) as end:
         run_script("train_net", "--config-file", toy)
     assert end.value.code == 130
-    assert capfd.readouterr().err == "interrupted; --resume continues\n"
+    assert capfd.readouterr().err.endswith("interrupted; --resume continues\n")
 
 
 def test_other_errors_keep_their_traceback(toy, monkeypatch):

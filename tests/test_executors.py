@@ -11,7 +11,7 @@ import workers_run
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from forked_ranks import on_ranks
-from toy import answer_strongly, make_config, run_script, toy_space, write_config
+from toy import answer_strongly, error_line, make_config, run_script, toy_space, write_config
 from workers_run import make_evaluate, refuse
 
 from auto_panoptic.errors import UserError, run_command
@@ -232,7 +232,5 @@ def test_two_ranks_search_as_one_process(tmp_path, shapes):
 def test_wrong_arguments(tmp_path, capfd, arguments, message):
     with pytest.raises(SystemExit) as end:
         run_script("search_net", *arguments, "OUTPUT_DIR", tmp_path)
-    lines = capfd.readouterr().err.splitlines()
-    assert end.value.code == 2
-    assert len(lines) == 1 and lines[0].startswith(f"error: {message}")
+    assert end.value.code == 2 and error_line(capfd).startswith(f"error: {message}")
     assert list(tmp_path.iterdir()) == []

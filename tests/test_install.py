@@ -60,8 +60,8 @@ def refused(python, *arguments, **environment):
     )
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2, done.stderr
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    return lines[0]
+    assert lines[-1].startswith("error: ") and "Traceback" not in done.stderr, done.stderr
+    return lines[-1]
 
 
 def test_every_fixup_occurs_exactly_as_often_as_the_table_says(source):

@@ -9,6 +9,7 @@ import pytest
 from data_util import CATEGORIES, config_with, write_own
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic_separated
+from toy import own_messages
 
 from auto_panoptic.data import id_table, log_ids, panoptic_metadata, register_coco_panoptic, setup_datasets
 from auto_panoptic.data.consistency import check_metadata
@@ -164,7 +165,7 @@ def test_class_counts_of_the_config_give_way_with_a_line(tmp_path, caplog, forge
     with caplog.at_level(logging.WARNING):
         setup_datasets(cfg)
         setup_datasets(cfg)
-    assert [record.getMessage() for record in caplog.records] == [
+    assert own_messages(caplog) == [
         "MODEL.ROI_HEADS.NUM_CLASSES is 2, not 81 as in the config: the thing classes of own"
     ]
 
@@ -198,7 +199,7 @@ def test_a_config_logs_the_ids_once_for_sets_that_agree(tmp_path, caplog, capsys
     caplog.clear()
     with caplog.at_level(logging.INFO, "auto_panoptic"):
         log_ids(cfg)
-    assert [record.getMessage() + "\n" for record in caplog.records] == [
+    assert [f"{message}\n" for message in own_messages(caplog)] == [
         "Read as a_separated, b_separated, which has the labels that MODEL.META_ARCHITECTURE AutoPanopticFPN "
         "needs\n",
         "Ids of a, b\n" + TABLE,

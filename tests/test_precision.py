@@ -9,7 +9,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from modeling_util import assert_same_outputs, inference, make_cfg, make_input, make_model
 from torch import nn
-from toy import TOY_NET, Scale, make_config, toy_space
+from toy import TOY_NET, Scale, make_config, own_messages, toy_space
 from training_util import LOSSES, Additive, run_cycles
 
 from auto_panoptic.errors import UserError
@@ -160,7 +160,7 @@ def test_a_bfloat16_cycle_of_the_panoptic_supernet(tmp_path, shapes, caplog):
     start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     with caplog.at_level(logging.INFO, logger="auto_panoptic"):
         trainer.train()
-    (message,) = [record.getMessage() for record in caplog.records if "Passes run in" in record.getMessage()]
+    (message,) = [text for text in own_messages(caplog) if "Passes run in" in text]
     assert message == "Passes run in bfloat16, channels first, on cpu; weights and losses in float32"
     state = trainer.model.state_dict()
     assert all(value.isfinite().all() and value.dtype == start[name].dtype for name, value in state.items())
@@ -176,7 +176,7 @@ def test_float32_is_logged_too(caplog):
     with caplog.at_level(logging.INFO, logger="auto_panoptic"):
         for _ in range(2):
             model(torch.zeros(1, 3, 8, 8))
-    assert [record.getMessage() for record in caplog.records] == [
+    assert own_messages(caplog) == [
         "Passes run in float32, channels first, on cpu; weights and losses in float32"
     ]
 

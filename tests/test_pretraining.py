@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
-from toy import make_config, run_script, write_config
+from toy import error_line, make_config, run_script, write_config
 
 from auto_panoptic.data import ensure_shapes_objects
 from auto_panoptic.errors import UserError
@@ -275,8 +275,7 @@ def test_the_wrong_data_end_with_code_2(tmp_path, shapes, objects, capfd, option
         with pytest.raises(SystemExit) as stop:
             run_script("train_net", "--config-file", path, *mode, *options)
         assert stop.value.code == 2 and not (tmp_path / "output").exists()
-        (line,) = capfd.readouterr().err.splitlines()
-        assert message in line
+        assert message in error_line(capfd)
 
 
 def test_a_damaged_training_image_is_named(tmp_path, shapes, capfd):

@@ -2,7 +2,7 @@
 
 import pytest
 from test_resume import SCHEDULE
-from toy import TOY_NET, run_script, write_config
+from toy import TOY_NET, error_line, run_script, write_config
 
 from auto_panoptic.training.checkpoint import newest_intact
 
@@ -22,7 +22,7 @@ def refused(capfd, folder, run):
     capfd.readouterr()
     with pytest.raises(SystemExit) as end:
         run()
-    (line,) = capfd.readouterr().err.splitlines()
+    line = error_line(capfd)
     assert end.value.code == 2
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     return line

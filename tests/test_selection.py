@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from modeling_util import make_cfg
-from toy import ROOT, make_config, run_script, write_config
+from toy import ROOT, error_line, make_config, run_script, write_config
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, Scoreboard, fair_cycle
@@ -384,8 +384,7 @@ def test_refusals(toy, tmp_path, capfd, arguments, message):
     before = {p.name: p.read_bytes() for p in (tmp_path / "output/search").glob("*.json*")}
     with pytest.raises(SystemExit) as end:
         run_script("search_net", *toy[2], *arguments)
-    lines = capfd.readouterr().err.splitlines()
-    assert end.value.code == 2 and len(lines) == 1 and re.search(message, lines[0])
+    assert end.value.code == 2 and re.search(message, error_line(capfd))
     assert {p.name: p.read_bytes() for p in (tmp_path / "output/search").glob("*.json*")} == before
 
 

@@ -144,6 +144,21 @@ def _own_logging():
         setup_logger.cache_clear()
 
 
+def error_line(capture) -> str:
+    """The line that a command wrote to stderr for its user. What the libraries of an installation say besides
+    does not count; a traceback does."""
+    lines = capture.readouterr().err.splitlines()
+    assert not any(line.startswith("Traceback") for line in lines), lines
+    (line,) = [line for line in lines if line.startswith("error: ")]
+    return line
+
+
+def own_messages(caplog) -> list[str]:
+    """What the package logged."""
+    ours = ("auto_panoptic", "fvcore.common.checkpoint")  # fvcore's checkpointer logs for ours
+    return [r.getMessage() for r in caplog.records if r.name.startswith(ours)]
+
+
 def run_script(name: str, *arguments) -> None:
     """Run ``train_net`` or ``search_net`` in this process, as the command line does.
 
