@@ -12,7 +12,6 @@ WIDTHS = {  # stem, stages C2..C5, blocks per stage, classifier
     "1.3G": (48, (96, 240, 480, 960), (8, 8, 16, 8), 1024),
     "3.8G": (72, (172, 432, 864, 1728), (8, 8, 16, 8), 1728),
 }
-RESNETS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 def add(*costs):
@@ -22,7 +21,7 @@ def add(*costs):
 def conv(c_in, c_out, taps, positions, groups=1, norm="BN"):
     """(MACs, parameters) of a convolution and of what follows it: a norm, or a bias if ``norm`` is ""."""
     weights = taps * (c_in // groups) * c_out
-    return weights * positions, weights + c_out * {"": 1, "FrozenBN": 0}.get(norm, 2)
+    return weights * positions, weights + c_out * (2 if norm else 1)
 
 
 def positions(size, *levels):
@@ -61,30 +60,6 @@ def backbone(width, size):
     return first, rows, classifier
 
 
-def resnet(node, freeze_at, size):
-    """(cost, channels of C2..C5) of Detectron2's ResNet."""
-
-    def norm(level):
-        return "FrozenBN" if level <= freeze_at and node.NORM == "BN" else node.NORM
-
-    c_in, outs = node.STEM_OUT_CHANNELS, [node.RES2_OUT_CHANNELS * 2**i for i in range(4)]
-    costs = [conv(3, c_in, 49, positions(size, 1), norm=norm(1))]
-    for level, (blocks, c_out) in enumerate(zip(RESNETS[node.DEPTH], outs, strict=True), start=2):
-        n, after, before = norm(level), positions(size, level), positions(size, max(level - 1, 2))
-        mid = node.NUM_GROUPS * node.WIDTH_PER_GROUP * 2 ** (level - 2)
-        for i in range(blocks):
-            if c_in != c_out:
-                costs.append(conv(c_in, c_out, 1, after, norm=n))
-            if node.DEPTH < 50:
-                costs += [conv(c_in, c_out, 9, after, norm=n), conv(c_out, c_out, 9, after, norm=n)]
-            else:
-                first = before if i == 0 and not node.STRIDE_IN_1X1 else after
-                costs += [conv(c_in, mid, 1, first, norm=n), conv(mid, mid, 9, after, node.NUM_GROUPS, n)]
-                costs.append(conv(mid, c_out, 1, after, norm=n))
-            c_in = c_out
-    return add(*costs), outs
-
-
 def head_op(name, c_in, c_out, at):
     """An operator of a head with its GroupNorm, at ``at`` positions."""
     kind, taps = name[:-4], int(name[-1]) ** 2
@@ -110,14 +85,10 @@ def panoptic_fpn(cfg, size):
     model, size = cfg.MODEL, tuple(-(-side // 32) * 32 for side in size)
     fpn, seg, mask, box = model.FPN.OUT_CHANNELS, model.SEM_SEG_HEAD, model.ROI_MASK_HEAD, model.ROI_BOX_HEAD
     proposals, detections = model.RPN.POST_NMS_TOPK_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
-    classes, sites = model.ROI_HEADS.NUM_CLASSES, {}
-    if "resnet" in model.BACKBONE.NAME:
-        body, channels = resnet(model.RESNETS, model.BACKBONE.FREEZE_AT, size)
-    else:
-        body, rows, _ = backbone(width_of(cfg), size)
-        channels = width_of(cfg)[1]
-        sites = {f"backbone.{i}": row for i, row in enumerate(rows)}
-    for c, level in zip(channels, (2, 3, 4, 5), strict=True):
+    classes = model.ROI_HEADS.NUM_CLASSES
+    body, blocks, _ = backbone(width_of(cfg), size)
+    sites = {f"backbone.{i}": row for i, row in enumerate(blocks)}
+    for c, level in zip(width_of(cfg)[1], (2, 3, 4, 5), strict=True):
         at = positions(size, level)
         body = add(body, conv(c, fpn, 1, at, norm=model.FPN.NORM), conv(fpn, fpn, 9, at, norm=model.FPN.NORM))
 
@@ -127,43 +98,27 @@ def panoptic_fpn(cfg, size):
     anchors = len(model.ANCHOR_GENERATOR.SIZES[0]) * len(model.ANCHOR_GENERATOR.ASPECT_RATIOS[0])
     rpn = add(rpn, conv(c_in, anchors, 1, at, norm=""), conv(c_in, 4 * anchors, 1, at, norm=""))
 
-    theirs, c_in, regions = box.NAME == "FastRCNNConvFCHead", fpn, ZERO
-    for _ in range(box.NUM_CONV if theirs else 0):
-        at = proposals * box.POOLER_RESOLUTION**2
-        regions = add(regions, conv(c_in, box.CONV_DIM, 9, at, norm=box.NORM))
-        c_in = box.CONV_DIM
-    c_in *= box.POOLER_RESOLUTION**2
-    for _ in range(box.NUM_FC):  # ours have no bias, but GroupNorm
-        regions = add(regions, conv(c_in, box.FC_DIM, 1, proposals, norm="" if theirs else "GN"))
-        c_in = box.FC_DIM
+    c_in, regions = fpn * box.POOLER_RESOLUTION**2, ZERO
+    for _ in range(box.NUM_FC):  # without bias, but with GroupNorm
+        regions, c_in = add(regions, conv(c_in, box.FC_DIM, 1, proposals)), box.FC_DIM
     for outputs in (classes + 1, 4 * (1 if box.CLS_AGNOSTIC_BBOX_REG else classes)):
         regions = add(regions, conv(c_in, outputs, 1, proposals, norm=""))
 
     if model.MASK_ON:
         at, c_in, dim = detections * mask.POOLER_RESOLUTION**2, fpn, mask.CONV_DIM
         for i in range(mask.NUM_CONV):
-            if mask.NAME == "SearchableMaskHead":
-                sites[f"mask.{i}"] = {op: head_op(op, c_in, dim, at) for op in cfg.NAS.SPACE.HEAD_OPS}
-            else:
-                regions = add(regions, conv(c_in, dim, 9, at, norm=mask.NORM))
+            sites[f"mask.{i}"] = {op: head_op(op, c_in, dim, at) for op in cfg.NAS.SPACE.HEAD_OPS}
             c_in = dim
         outputs = 1 if mask.CLS_AGNOSTIC_MASK else classes
         deconv = (4 * c_in * dim * at, 4 * c_in * dim + dim)
         regions = add(regions, deconv, conv(dim, outputs, 1, 4 * at, norm=""))
 
     levels, dim = [int(name[-1]) for name in seg.IN_FEATURES], seg.CONVS_DIM
-    if seg.NAME == "SemSegFPNHead":  # own convolutions per level, each but the last at twice the resolution
-        semantic = conv(dim, seg.NUM_CLASSES, 1, positions(size, 2), norm="")
-        for level in levels:
-            for i in range(max(1, level - 2)):
-                at = positions(size, level - i)
-                semantic = add(semantic, conv(dim if i else fpn, dim, 9, at, norm=seg.NORM))
-    else:
-        at = positions(size, *levels)
-        for i in range(seg.NUM_LAYERS):
-            ops = cfg.NAS.SPACE.HEAD_OPS
-            sites[f"sem_seg.{i}"] = {op: head_op(op, dim if i else fpn, dim, at) for op in ops}
-        semantic = (dim * seg.NUM_CLASSES * at, (len(levels) * dim + 1) * seg.NUM_CLASSES)
+    at = positions(size, *levels)
+    for i in range(seg.NUM_LAYERS):
+        ops = cfg.NAS.SPACE.HEAD_OPS
+        sites[f"sem_seg.{i}"] = {op: head_op(op, dim if i else fpn, dim, at) for op in ops}
+    semantic = (dim * seg.NUM_CLASSES * at, (len(levels) * dim + 1) * seg.NUM_CLASSES)
 
     attention = model.CROSS_ATTENTION
     if model.META_ARCHITECTURE == "AutoPanopticFPN" and attention.ENABLED:

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from closed_form_costs import add, panoptic_fpn, resnet
+from closed_form_costs import add, panoptic_fpn
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
@@ -23,56 +23,51 @@ from auto_panoptic.modeling.extract import extract
 from auto_panoptic.space import HEAD_OPS, Architecture, Cost, resolve_architecture_path
 
 ALL_HEAD_OPS = [*(spec.name for spec in HEAD_OPS), "conv_3x3"]
-R50 = [
-    *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 50),
-    *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.RESNETS.RES2_OUT_CHANNELS", 16),
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.WIDTH_PER_GROUP", 4),
-    *("MODEL.RESNETS.NUM_GROUPS", 2),
-]
-R18 = [*R50, "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.NUM_GROUPS", 1, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
-STRIDE_IN_3X3 = ["MODEL.RESNETS.STRIDE_IN_1X1", False]
-FROZEN = ["MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 3]
-D2_MASK = ["MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"]
-D2_BOX = ["MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"]
-D2_SEM_SEG = ["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", "MODEL.CROSS_ATTENTION.ENABLED", False]
-D2_HEADS = D2_MASK + D2_BOX + D2_SEM_SEG
-D2_CONVS = [
-    *("MODEL.ROI_BOX_HEAD.NUM_CONV", 2, "MODEL.ROI_BOX_HEAD.CONV_DIM", 32, "MODEL.ROI_BOX_HEAD.NORM", "GN"),
-    *("MODEL.ROI_MASK_HEAD.NORM", "BN", "MODEL.SEM_SEG_HEAD.NORM", ""),
-]
-AGNOSTIC = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
-NO_ATTENTION = ["MODEL.CROSS_ATTENTION.ENABLED", False]
-PANOPTIC_FPN = ["MODEL.META_ARCHITECTURE", "PanopticFPN"]
-VARIANTS = {
-    "plain": [],
-    "four levels": ["MODEL.FPN.NORM", "", "MODEL.CROSS_ATTENTION.F2B_LEVELS", ["p3", "p4", "p5", "p6"]],
-    "agnostic": [
-        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
-        True,
-        "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK",
-        True,
-    ],
-    "legacy": ["MODEL.CROSS_ATTENTION.LEGACY_RATIO", True, "MODEL.CROSS_ATTENTION.RATIOS", [4, 16]],
-    "anchors": ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[1.0, 2.0]], "MODEL.RPN.CONV_DIMS", [-1, 32]],
-    "no mask": [
-        "MODEL.MASK_ON",
-        False,
-        "MODEL.ROI_BOX_HEAD.NUM_FC",
-        1,
-        "MODEL.CROSS_ATTENTION.ENABLED",
-        False,
-    ],
-    "panoptic fpn": [*PANOPTIC_FPN, "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p2", "p3", "p4"]],
-    "depths": ["MODEL.ROI_MASK_HEAD.NUM_CONV", 0, "MODEL.SEM_SEG_HEAD.NUM_LAYERS", 3],
-    "operators": ["NAS.SPACE.HEAD_OPS", ALL_HEAD_OPS, "NAS.SPACE.BACKBONE_OPS", ["xception_3x3"]],
-    "D2 heads": D2_HEADS,
-    "D2 heads with convolutions": D2_HEADS + D2_CONVS,
-    "D2 mask head": D2_MASK,
-    "R50": R50,
-    "R50 stride in 3x3, BN, frozen": R50 + STRIDE_IN_3X3 + FROZEN,
-    "R18": R18,
-    "all of D2": PANOPTIC_FPN + R50 + D2_HEADS,
+R50 = {
+    "BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "RESNETS.RES2_OUT_CHANNELS": 16,
+    "RESNETS.STEM_OUT_CHANNELS": 8,
+    "RESNETS.WIDTH_PER_GROUP": 4,
+    "RESNETS.NUM_GROUPS": 2,
 }
+R18 = {**R50, "RESNETS.DEPTH": 18, "RESNETS.NUM_GROUPS": 1, "RESNETS.RES2_OUT_CHANNELS": 64}
+R50_BN = {**R50, "RESNETS.STRIDE_IN_1X1": False, "RESNETS.NORM": "BN", "BACKBONE.FREEZE_AT": 3}
+D2_MASK = {"ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead"}
+D2_HEADS = {
+    **D2_MASK,
+    "ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "SEM_SEG_HEAD.NAME": "SemSegFPNHead",
+    "CROSS_ATTENTION.ENABLED": False,
+}
+D2_CONVS = {"ROI_BOX_HEAD.NUM_CONV": 2, "ROI_BOX_HEAD.CONV_DIM": 32, "ROI_BOX_HEAD.NORM": "GN"}
+D2_NORMS = {"ROI_MASK_HEAD.NORM": "BN", "SEM_SEG_HEAD.NORM": ""}
+PANOPTIC_FPN = {"META_ARCHITECTURE": "PanopticFPN"}
+OURS = {
+    "plain": {},
+    "four levels": {"FPN.NORM": "", "CROSS_ATTENTION.F2B_LEVELS": ["p3", "p4", "p5", "p6"]},
+    "agnostic": {"ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True, "ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True},
+    "legacy": {"CROSS_ATTENTION.LEGACY_RATIO": True, "CROSS_ATTENTION.RATIOS": [4, 16]},
+    "anchors": {"ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0, 2.0]], "RPN.CONV_DIMS": [-1, 32]},
+    "no mask": {"MASK_ON": False, "ROI_BOX_HEAD.NUM_FC": 1, "CROSS_ATTENTION.ENABLED": False},
+    "panoptic fpn": {**PANOPTIC_FPN, "SEM_SEG_HEAD.IN_FEATURES": ["p2", "p3", "p4"]},
+    "depths": {"ROI_MASK_HEAD.NUM_CONV": 0, "SEM_SEG_HEAD.NUM_LAYERS": 3},
+}
+DETECTRON2 = {
+    "heads": D2_HEADS,
+    "heads with convolutions": {**D2_HEADS, **D2_CONVS, **D2_NORMS},
+    "mask head": D2_MASK,
+    "R50": R50,
+    "R50 stride in 3x3, BN, frozen": R50_BN,
+    "R18": R18,
+    "all": {**PANOPTIC_FPN, **R50, **D2_HEADS},
+}
+
+
+def config(*options, **kwargs):
+    """Options are {key below MODEL: value} or KEY VALUE."""
+    pairs = [x for o in options if isinstance(o, dict) for k, v in o.items() for x in (f"MODEL.{k}", v)]
+    return make_cfg(*pairs, *(o for o in options if not isinstance(o, dict)), **kwargs)
 
 
 def rows(tables):
@@ -87,9 +82,10 @@ def assert_closed_form(tables, cfg, size):
     assert rows(tables) == allowed and list(sites) == list(allowed)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", OURS)
 def test_closed_form_of_small_networks(variant):
-    cfg = make_cfg(*VARIANTS[variant])
+    ops = ("NAS.SPACE.HEAD_OPS", ALL_HEAD_OPS)
+    cfg = config(OURS[variant], *ops)
     model = meta_model(cfg)
     tables = count(model, (40, 64))
     assert_closed_form(tables, cfg, (40, 64))
@@ -100,7 +96,7 @@ def test_closed_form_of_small_networks(variant):
 @pytest.mark.parametrize("width", ["300M", "1.3G", "3.8G"])
 def test_closed_form_of_random_networks(width):
     """500 architectures each, at the paper's size."""
-    cfg = make_cfg("MODEL.SHUFFLENET.WIDTH", width, small=False)
+    cfg = config({"SHUFFLENET.WIDTH": width}, small=False)
     tables = configured_costs(cfg, (800, 1333))
     assert_closed_form(tables, cfg, (800, 1333))
     fixed, sites = panoptic_fpn(cfg, (800, 1333))
@@ -111,34 +107,32 @@ def test_closed_form_of_random_networks(width):
         assert tables.cost(architecture) == add(*fixed.values(), *(sites[s][op] for s, op in names))
 
 
-def test_the_published_panoptic_fpn():
-    """Of the model zoo, without the package; ResNet-50 has 23.51 M parameters, 3.856 G multiply-adds."""
-    cfg = model_zoo.get_config("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml")
-    cfg.MODEL.CROSS_ATTENTION = type(cfg)({"ENABLED": False})
-    assert_closed_form(count(meta_model(cfg), (800, 800)), cfg, (800, 800))
-    for stride_in_1x1, macs in ((True, 3856), (False, 4087)):
-        cfg.MODEL.RESNETS.STRIDE_IN_1X1, cfg.MODEL.RESNETS.NORM = stride_in_1x1, "BN"
-        cost, _ = resnet(cfg.MODEL.RESNETS, 0, (224, 224))
-        assert (round(cost[0] / 1e6), round(cost[1] / 1e6, 2)) == (macs, 23.51)
+@pytest.mark.parametrize("stride_in_1x1, macs", [(True, 3856), (False, 4087)])
+def test_resnet_50(stride_in_1x1, macs):
+    """The usual figures: 23.51 M parameters without the classifier; per 224 x 224 image."""
+    options = {"META_ARCHITECTURE": "BackboneClassifier", "BACKBONE.NAME": "build_resnet_backbone"}
+    options |= {"RESNETS.OUT_FEATURES": ["res5"], "RESNETS.STRIDE_IN_1X1": stride_in_1x1}
+    options |= {"BACKBONE.FREEZE_AT": 0, "RESNETS.NORM": "BN"}
+    cost = count(meta_model(config(options, small=False)), (224, 224)).fixed["backbone"]
+    assert (round(cost.macs / 1e6), round(cost.params / 1e6, 2)) == (macs, 23.51)
 
 
 # A short backbone leaves everything else as in the paper.
-SHORT = ["MODEL.SHUFFLENET.WIDTH", "custom", "MODEL.SHUFFLENET.STEM_CHANNELS", 8]
-SHORT += [
-    "MODEL.SHUFFLENET.STAGE_CHANNELS",
-    [96, 240, 480, 960],
-    "MODEL.SHUFFLENET.STAGE_REPEATS",
-    [1, 1, 1, 1],
-]
+SHORT = {
+    "SHUFFLENET.WIDTH": "custom",
+    "SHUFFLENET.STEM_CHANNELS": 8,
+    "SHUFFLENET.STAGE_CHANNELS": [16, 32, 48, 64],
+    "SHUFFLENET.STAGE_REPEATS": [1, 1, 1, 1],
+}
 
 
 @pytest.mark.parametrize("levels", [4, 5])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_published_heads_and_attention(levels, legacy):
     names = [f"p{i}" for i in range(2, 7)][-levels:]
-    attention = ["MODEL.CROSS_ATTENTION.F2B_LEVELS", names, "MODEL.CROSS_ATTENTION.LEGACY_RATIO", legacy]
-    ops = ["NAS.SPACE.HEAD_OPS", ALL_HEAD_OPS]
-    tables = configured_costs(make_cfg(*SHORT, *attention, *ops, small=False), (64, 64))
+    options = {**SHORT, "CROSS_ATTENTION.F2B_LEVELS": names, "CROSS_ATTENTION.LEGACY_RATIO": legacy}
+    cfg = config(options, "NAS.SPACE.HEAD_OPS", ALL_HEAD_OPS, small=False)
+    tables = configured_costs(cfg, (64, 64))
     params = {site: {op: cost.params for op, cost in row.items()} for site, row in rows(tables).items()}
     published = {  # 256 -> 256, 256 -> 128, 128 -> 128 channels, GroupNorm included
         "dwconv_3x3": (68864, 35712, 18048),
@@ -152,14 +146,11 @@ def test_published_heads_and_attention(levels, legacy):
     for op, expected in published.items():
         assert tuple(params[site][op] for site in ("mask.3", "sem_seg.0", "sem_seg.2")) == expected
     assert tables.fixed["sem_seg_head"].params == 27702
+    coco = {(4, False): 257048, (5, False): 283672, (4, True): 292031}
+    ade20k = {(4, False): 269368, (5, False): 287800, (4, True): 304351}
     for name, mask, sem_seg, gates in (
-        ("auto_panoptic_coco", 3435622, 1025638, {(4, False): 257048, (5, False): 283672, (4, True): 292031}),
-        (
-            "auto_panoptic_ade20k",
-            4960177,
-            2128689,
-            {(4, False): 269368, (5, False): 287800, (4, True): 304351},
-        ),
+        ("auto_panoptic_coco", 3435622, 1025638, coco),
+        ("auto_panoptic_ade20k", 4960177, 2128689, ade20k),
     ):
         chosen = Architecture.load(resolve_architecture_path(name)).names()
         sums = dict.fromkeys(("backbone", "mask", "sem_seg", "attention"), 0)
@@ -210,6 +201,17 @@ def inferred_macs(model, seed=0):
     model.proposal_generator.post_nms_topk[False] = regions["proposals"]
     heads.box_predictor.test_topk_per_image = regions["detections"]
     return macs
+
+
+@pytest.mark.parametrize("case", DETECTRON2)
+def test_detectron2s_parts(case):
+    model = make_model(config(DETECTRON2[case])).eval()
+    space = space_of(model)
+    architecture = space.random(np.random.default_rng(0))
+    apply_architecture(model, architecture)
+    macs = inferred_macs(model)
+    params = num_params(extract(model, architecture) if space.sites else model)
+    assert count(model, (50, 96)).cost(architecture) == (macs, params)
 
 
 def test_a_real_inference_and_extracted_networks():
@@ -280,17 +282,11 @@ def test_models_whose_inference_depends_on_values(make):
 
 def test_cascades():
     """Three box heads, each on all proposals."""
-    options = [
-        *D2_HEADS,
-        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
-        True,
-        "MODEL.RPN.POST_NMS_TOPK_TEST",
-        20,
-    ]
+    options = {**D2_HEADS, "ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}
     heads = {}
     for name in ("StandardROIHeads", "CascadeROIHeads"):
         for mask in (True, False):
-            cfg = make_cfg(*options, "MODEL.ROI_HEADS.NAME", name, "MODEL.MASK_ON", mask)
+            cfg = config(options, {"ROI_HEADS.NAME": name, "MASK_ON": mask})
             heads[name, mask] = count(meta_model(cfg), (64, 64)).fixed["roi_heads"]
     for i in range(2):
         one = heads["StandardROIHeads", False][i]
@@ -300,13 +296,13 @@ def test_cascades():
 
 def test_detectron2s_deformable_layers():
     """A 3x3 kernel and its offsets, 18 or 27 channels, in place of each 3x3 convolution of C3 to C5."""
-    options = PANOPTIC_FPN + R50 + D2_HEADS + ["MODEL.RESNETS.NUM_GROUPS", 1]
-    plain = count(meta_model(make_cfg(*options)), (64, 64)).fixed["backbone"]
+    options = {**PANOPTIC_FPN, **R50, **D2_HEADS, "RESNETS.NUM_GROUPS": 1}
+    plain = count(meta_model(config(options)), (64, 64)).fixed["backbone"]
     stages = [(level, 4 * 2 ** (level - 2), blocks) for level, blocks in ((3, 4), (4, 6), (5, 3))]
     for modulated, channels in ((False, 18), (True, 27)):
-        deformable = ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]]
-        deformable += ["MODEL.RESNETS.DEFORM_MODULATED", modulated]
-        cost = count(meta_model(make_cfg(*options, *deformable)), (64, 64)).fixed["backbone"]
+        deformable = {"RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]}
+        cfg = config(options, deformable, {"RESNETS.DEFORM_MODULATED": modulated})
+        cost = count(meta_model(cfg), (64, 64)).fixed["backbone"]
         weights = [(level, blocks * 9 * mid * channels, blocks * channels) for level, mid, blocks in stages]
         assert cost.macs - plain.macs == sum(w * (64 >> level) ** 2 for level, w, _ in weights)
         assert cost.params - plain.params == sum(w + biases for _, w, biases in weights)
