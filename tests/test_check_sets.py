@@ -16,6 +16,8 @@ from toy import PREFIX, ROOT, dataset_entries, write_config
 
 from auto_panoptic.data.check import check_data_set, format_report, main, run_check
 from auto_panoptic.data.check.sets import from_paths
+from auto_panoptic.data.formats.instances_json import read_instances
+from auto_panoptic.data.formats.panoptic_json import read_images, read_panoptic_json
 from auto_panoptic.errors import UserError
 
 PHOTOS = Path(os.getenv("AUTO_PANOPTIC_PHOTOS", ROOT.parent / "shared" / "data"))
@@ -74,7 +76,8 @@ def test_position_in_broken_json(small):
 
 
 def test_any_json_value_anywhere_is_survived(small):
-    """Values of other types at random places of both JSONs: never a traceback, and never silence."""
+    """Values of other types at random places of both JSONs: never a traceback, and what the check finds wrong
+    is refused by loading, no more and no less."""
     rng = random.Random(0)
     strange = [
         None,
@@ -103,12 +106,30 @@ def test_any_json_value_anywhere_is_survived(small):
 
     walk(small.panoptic)
     walk(small.instances)
-    for node, key in rng.sample(places, min(len(places), 150)):
+    jsons = {small.paths["panoptic_json"], small.paths["instances_json"]}
+    refused = 0
+    for node, key in rng.sample(places, 100):
         before, node[key] = node[key], rng.choice(strange)
         findings = check_data_set(processes=1, **small.write())
         assert all(f.file and f.what and "\n" not in f.line() for f in findings)
+        errors = {f.line() for f in findings if f.severity == "error" and f.file in jsons}
+        message = None
+        try:
+            load(small.paths)
+        except UserError as error:
+            message = str(error)
+            refused += 1
+        assert (message in errors) if errors else message is None, (message, errors)
         node[key] = before
+    assert refused > 30
     assert serious(check_data_set(processes=1, **small.write())) == []
+
+
+def load(paths):
+    """The JSON files as the loader reads them."""
+    images = read_images(paths["panoptic_json"])
+    things = {c["id"]: c["isthing"] for c in read_panoptic_json(paths["panoptic_json"])["categories"]}
+    read_instances(paths["instances_json"], images, things)
 
 
 def test_folder_of_classified_images(tmp_path, capsys):

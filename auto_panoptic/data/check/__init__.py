@@ -8,13 +8,14 @@
 Ends with exit code 0 if there is no error (warnings and notes are allowed), 2 with the full list of errors
 and what to do about each, 130 after Ctrl-C with what was found until then.
 
-Design. Registration and loading stop at the first mistake, so neither is used here: the paths are taken from
-the config or the registered source (``sets``), the JSON files are read entry by entry (``formats.rules``,
-``instances``), and one job per image, spread over processes, reads its photograph, panoptic PNG, label
-map and instances to the last byte (``images``, ``pictures``). ``formats.findings`` holds every kind of
-finding with its severity and remedy:
+``sets`` finds the paths in the config or the registered source. ``run`` reads the JSON files by the rules of
+``formats``, which loading obeys too: loading stops at the first error, the check lists all. One job per image,
+spread over processes, reads its photograph, panoptic PNG, label map and instances to the last byte
+(``images``, ``pictures``, ``instances``). ``formats.findings`` holds every kind of finding with its severity
+and remedy:
 
-- an *error* stops training, or makes training or evaluation wrong;
+- an *error* stops training, or makes training or evaluation wrong; those of the JSON files stop any command
+  that reads the set;
 - a *warning* is probably not meant, but has a defined effect;
 - a *note* is allowed and good to know, such as images without objects.
 
