@@ -176,8 +176,8 @@ INSTANCES = {
     "RLE of letters": (first("annotations", segmentation={**RLE, "counts": "\x01é"}), "mask-format", "hold"),
     "RLE negative": (first("annotations", segmentation={**RLE, "counts": [-1, 601]}), "mask-format", "-1"),
     "RLE of floats": (first("annotations", segmentation={**RLE, "counts": [600.0]}), "mask-format", "600.0"),
-    "polygon odd": (first("annotations", segmentation=[[1, 1, 9, 9, 1, 9, 5]]), "mask-format", "3 finite"),
-    "polygon of 2 points": (first("annotations", segmentation=[[1, 1, 9, 9]]), "mask-format", "3 finite"),
+    "polygon odd": (first("annotations", segmentation=[[1, 1, 9, 9, 1, 9, 5]]), "mask-format", "finite x, y"),
+    "polygon a number": (first("annotations", segmentation=[7]), "mask-format", "polygon 7"),
     "polygon NaN": (first("annotations", segmentation=[[1, 1, 9, NAN, 1, 9]]), "mask-format", "nan"),
     "polygon of nulls": (first("annotations", segmentation=[[None] * 6]), "mask-format", "None"),
     "polygon outside": (
@@ -293,9 +293,14 @@ def test_instances_are_read_as_detectron2_reads_them(tmp_path, forget_data_sets)
     own = write_own(tmp_path)
     path = write_instances(tmp_path)
     masks = [RLE, {**RLE, "counts": "0hb0"}, [[4, 5, 10, 5, 10, 15], [1, 1, 2, 1, 2, 2]]]
+    masks += [[[1, 1, 2, 2], [4, 5, 10, 5, 10, 15]], [[1, 1, 2, 2]]]  # without area: left out
     for i, mask in enumerate(masks, start=2):
         more = add("annotations", id=i, segmentation=mask, bbox=[0, 0, 1.5, 0], category_id=9, iscrowd=i % 2)
         damage(path, more)
+    paths = {key: value for key, value in own.items() if key != "derived_root"}
+    found = check_data_set(processes=1, instances_json=path, **paths)
+    assert not [f for f in found if f.severity == "error"]
+    assert [f.what[:11] for f in found if f.kind == "mask-points"] == ["instance 5:", "instance 6:"]
     register_coco_panoptic("own", **own, instances_json=path, show_ids=False)
     ours, theirs = DatasetCatalog.get("own"), load_coco_json(path, own["image_root"])
     ids = MetadataCatalog.get("own").thing_dataset_id_to_contiguous_id

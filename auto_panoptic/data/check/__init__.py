@@ -9,7 +9,7 @@ Ends with exit code 0 if there is no error (warnings and notes are allowed), 2 w
 and what to do about each, 130 after Ctrl-C with what was found until then.
 
 ``sets`` finds the paths in the config or the registered source. ``run`` reads the JSON files by the rules of
-``formats``, which loading obeys too: loading stops at the first error, the check lists all. One job per image,
+``formats``, which loading obeys too: it stops at the first error, the check lists all. One job per image,
 spread over processes, reads its photograph, panoptic PNG, label map and instances to the last byte
 (``images``, ``pictures``, ``instances``). ``formats.findings`` holds every kind of finding with its severity
 and remedy:

@@ -9,7 +9,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from ..formats.findings import ERROR, Finding, findings_in
-from ..formats.instances_json import decode_counts, leaves_by, value_problems
+from ..formats.instances_json import decode_counts, leaves_by, value_problems, with_area
 from ..formats.json_file import is_box, is_number
 
 # Hand-drawn polygons are rounded and rasterised: smaller differences mean nothing (pixels).
@@ -59,11 +59,12 @@ def _check_mask(instance: dict, size: tuple, report: Callable) -> dict | None:
         runs = decode_counts(counts) if isinstance(counts, str) else counts
         mask = mask_util.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     else:
-        mask = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-        leaves = leaves_by(segmentation, size)
+        polygons = with_area(segmentation)
+        mask = mask_util.merge(mask_util.frPyObjects(polygons, height, width)) if polygons else None
+        leaves = leaves_by(polygons, size) if polygons else 0
         if leaves > _SLACK:
             report("mask-leaves-image", f"{where}: polygons leave the image by {leaves:g} pixels")
-    pixels = int(mask_util.area(mask))
+    pixels = 0 if mask is None else int(mask_util.area(mask))
     if pixels == 0:
         report("instance-empty", f"{where} has no pixel")
         return None

@@ -140,19 +140,25 @@ def _rle_problem(segmentation: dict, size: tuple) -> tuple[str, str] | None:
 
 def _polygon_problem(polygons: list, size: tuple) -> tuple[str, str] | None:
     for polygon in polygons:
-        whole = isinstance(polygon, list) and len(polygon) >= 6 and not len(polygon) % 2
-        if not whole or not are_numbers(polygon):
-            return "mask-format", f"polygon {str(polygon)[:60]} is no list of at least 3 finite x, y"
-    if leaves_by(polygons, size) <= 0:
-        return None
-    low, high = bounds(polygons)
-    if min(high) <= 0 or low[0] >= size[0] or low[1] >= size[1]:
-        what = f"polygons from {low} to {high} lie outside the image of {size[0]} x {size[1]}"
-        return "mask-outside", what
-    leaves = leaves_by(polygons, size)
-    if leaves > max(size):  # pycocotools walks along every edge, pixel by pixel
-        return "mask-outside", f"polygons leave the image of {size[0]} x {size[1]} by {leaves:g} pixels"
+        if not isinstance(polygon, list) or len(polygon) % 2 or not are_numbers(polygon):
+            return "mask-format", f"polygon {str(polygon)[:60]} is no list of finite x, y"
+    kept = with_area(polygons)
+    leaves = leaves_by(kept, size) if kept else 0
+    if leaves > 0:
+        low, high = bounds(kept)
+        if min(high) <= 0 or low[0] >= size[0] or low[1] >= size[1]:
+            what = f"polygons from {low} to {high} lie outside the image of {size[0]} x {size[1]}"
+            return "mask-outside", what
+        if leaves > max(size):  # pycocotools walks along every edge, pixel by pixel
+            return "mask-outside", f"polygons leave the image of {size[0]} x {size[1]} by {leaves:g} pixels"
+    if len(kept) < len(polygons):
+        return "mask-points", f"{len(polygons) - len(kept)} of {len(polygons)} polygons have no 3 points"
     return None
+
+
+def with_area(polygons: list) -> list:
+    """Those of at least 3 points; Detectron2 leaves out the others, and objects without any."""
+    return [polygon for polygon in polygons if len(polygon) >= 6]
 
 
 def bounds(polygons: list) -> tuple[list, list]:
@@ -218,8 +224,16 @@ def read_instances(path: str, images: Mapping, things: Mapping) -> dict:
     raise_first(findings_in(path, index.problems()))
     for image_id, instances in index.instances.items():
         size = (images[image_id]["width"], images[image_id]["height"])
+        kept = []
         for instance in instances:
             raise_first(findings_in(path, value_problems(instance, size, image_id)))
+            mask = instance["segmentation"]
+            polygons = with_area(mask) if isinstance(mask, list) else mask
+            if polygons:
+                kept.append(
+                    instance if len(polygons) == len(mask) else {**instance, "segmentation": polygons}
+                )
+        index.instances[image_id] = kept
     return index.instances
 
 
