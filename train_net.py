@@ -21,42 +21,33 @@ from auto_panoptic.errors import UserError, hold_warnings, run_command
 if __name__ == "__main__":
     hold_warnings()  # also those of the imports below
 
-import json
 import math
-import os
-from pathlib import Path
 
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
-from auto_panoptic.data import holds_classes, log_ids
-from auto_panoptic.evaluation import (
-    build_evaluators,
-    check_metrics,
-    panoptic_evaluator_of,
-    per_class_table,
-    results_table,
-    trim_table,
-)
+from auto_panoptic.data import holds_classes
+from auto_panoptic.evaluation import check_metrics, results_table
 from auto_panoptic.evaluation.expected import check_expected_results, verify_results
-from auto_panoptic.modeling import meta_model
+from auto_panoptic.evaluation.results import report_results
+from auto_panoptic.modeling import choice_blocks, meta_model
 from auto_panoptic.search.candidate import path_statistics
 from auto_panoptic.training import (
     AutoPanopticTrainer,
     build_config,
-    check_resume,
-    check_supernet,
-    check_training,
-    check_unused,
+    check_run,
     check_weights,
     find_config,
     launch_processes,
     load_weights,
-    model_space,
-    only_run,
     processes,
+    started,
+    train_in,
 )
+
+
+class Trainer(AutoPanopticTrainer):
+    """What trains and evaluates here: override Detectron2's ``build_train_loader`` and the like."""
 
 
 def without_merging_limit(cfg):
@@ -80,72 +71,30 @@ def evaluate(args, cfg):
 
     The weights may be a supernet's; then the path's BatchNorm statistics are recalibrated first.
     """
+    options = {"save_predictions": True} if args.save_predictions else {}
     if args.trim_study:
         cfg = without_merging_limit(cfg)
-    model = AutoPanopticTrainer.build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS)
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-    evaluators = [
-        build_evaluators(
-            cfg,
-            name,
-            folder,
-            tuple(cfg.TEST.METRICS),
-            details=True,
-            trim_areas=sorted(set(cfg.TEST.TRIM_AREAS)) if args.trim_study else (),
-            save_predictions=args.save_predictions,
-        )
-        for name in cfg.DATASETS.TEST
-    ]
-    with path_statistics(cfg, model, cfg.MODEL.WEIGHTS):
-        results = AutoPanopticTrainer.test(cfg, model, evaluators)
+        options["trim_areas"] = sorted(set(cfg.TEST.TRIM_AREAS))
+    model = Trainer.build_model(cfg)
+    space = load_weights(model, cfg.MODEL.WEIGHTS)
+    evaluators = {name: Trainer.build_evaluator(cfg, name, **options) for name in cfg.DATASETS.TEST}
+    with path_statistics(cfg, model, space):
+        results = Trainer.test(cfg, model, list(evaluators.values()))
     if comm.is_main_process():
-        several = len(cfg.DATASETS.TEST) > 1
-        for name, part in zip(cfg.DATASETS.TEST, evaluators, strict=True):
-            report(args, cfg.OUTPUT_DIR, name, results[name] if several else results, part, several)
+        by_name = results if len(evaluators) > 1 else dict.fromkeys(evaluators, results)
+        report_results(cfg.OUTPUT_DIR, by_name, evaluators, per_class=args.per_class)
         verify_results(cfg, results)
     return results
 
 
-def report(args, folder: str, name: str, results: dict, evaluators, several: bool) -> None:
-    """Print and save what was found on the data set ``name``, whose name is given if there are several."""
-    lines = [name] if several else []
-    lines.append(results_table(results))
-    flat = {f"{task}/{metric}": value for task, values in results.items() for metric, value in values.items()}
-    panoptic = panoptic_evaluator_of(evaluators)
-    if panoptic is not None:
-        path = Path(folder, "inference", f"panoptic_{name.replace('/', '_')}_per_class.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(panoptic.per_class, indent=1))
-        if args.per_class:
-            lines.append(per_class_table(panoptic.per_class))
-        if args.trim_study:
-            lines.append(trim_table(panoptic.trim_study))
-            for area, values in panoptic.trim_study.items():
-                flat |= {f"trim_study/{area}/{metric}": value for metric, value in values.items()}
-    print("\n\n".join(lines))
-    with open(os.path.join(folder, "metrics.json"), "a") as stream:
-        prefix = f"{name}/" if several else ""
-        stream.write(json.dumps({prefix + key: value for key, value in flat.items()}) + "\n")
-
-
 def main(args, cfg):
-    with only_run(cfg.OUTPUT_DIR, fresh=not (args.eval_only or args.resume)):
-        return train_or_evaluate(args, cfg)
-
-
-def train_or_evaluate(args, cfg):
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="auto_panoptic")
-    log_ids(cfg)
     if args.eval_only:
-        return evaluate(args, cfg)
-    trainer = AutoPanopticTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    results = trainer.train()
+        with started(args, cfg):
+            return evaluate(args, cfg)
+    trainer = train_in(args, cfg, Trainer)
     if comm.is_main_process() and trainer.last_results:
         print(results_table(trainer.last_results))
-    return results
+    return trainer.last_results
 
 
 def check_flags(args, cfg) -> None:
@@ -170,35 +119,31 @@ def check_flags(args, cfg) -> None:
             )
 
 
-def check(args):
-    """Everything that can be wrong with the input, found before anything is written."""
-    cfg = build_config(args.config_file, args.opts)
-    check_flags(args, cfg)
-    if not args.eval_only:
-        check_training(cfg)
-        cfg = AutoPanopticTrainer.auto_scale_workers(cfg, processes(args))
+def check_evaluation(cfg) -> None:
+    """Raise UserError for what an evaluation cannot start with."""
+    if not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty; name the data sets to evaluate on")
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("--eval-only needs weights; add MODEL.WEIGHTS path/to/model_final.pth")
     check_expected_results(cfg)
     check_metrics(cfg, cfg.TEST.METRICS)
-    if args.eval_only and not cfg.DATASETS.TEST:
-        raise UserError("DATASETS.TEST is empty; name the data sets to evaluate on")
-    if args.eval_only and not cfg.MODEL.WEIGHTS:
-        raise UserError("--eval-only needs weights; add MODEL.WEIGHTS path/to/model_final.pth")
-    is_supernet = model_space(meta_model(cfg)).cardinality > 1
-    if args.eval_only and is_supernet:
+    model = meta_model(cfg)
+    if any(len(block.candidates) > 1 for block in choice_blocks(model).values()):
         raise UserError(
             "--eval-only scores one network, this config builds a supernet; add NAS.ARCHITECTURE FILE "
             "(the weights may be the supernet's), or score paths with search_net.py"
         )
-    if not args.eval_only and is_supernet:
-        check_supernet(cfg)
-    if not args.eval_only and not args.resume:
-        check_unused(cfg.OUTPUT_DIR)
-    if args.resume and not args.eval_only:
-        if check_resume(cfg):  # MODEL.WEIGHTS was where the run began
-            return cfg
-    if cfg.MODEL.WEIGHTS:
-        check_weights(cfg, cfg.MODEL.WEIGHTS, to_train=not args.eval_only)
-    return cfg
+    check_weights(cfg, cfg.MODEL.WEIGHTS, model=model)
+
+
+def check(args):
+    """The config, with everything that can be wrong found before anything is written."""
+    cfg = build_config(args.config_file, args.opts)
+    check_flags(args, cfg)
+    if args.eval_only:
+        check_evaluation(cfg)
+        return cfg
+    return check_run(cfg, resume=args.resume, processes=processes(args), trainer=Trainer)
 
 
 def run():

@@ -581,7 +581,7 @@ class _Allocated(TorchDispatchMode):
 def test_checking_weights_allocates_no_model(saved, monkeypatch):
     cfg, model, path = saved()
     data = weights.read_checkpoint(path)
-    monkeypatch.setattr(weights, "read_checkpoint", lambda path: data)
+    monkeypatch.setattr(weights, "read_checkpoint", lambda path, **_: data)
     size = sum(parameter.numel() for parameter in model.parameters())
     with _Allocated() as watch:
         check_weights(cfg, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -24,7 +23,7 @@ from ..modeling.calibration import calibrated
 from ..modeling.searchable import panoptic_only
 from ..space import Architecture
 from ..training.trainer import AutoPanopticTrainer
-from ..training.weights import load_weights, read_checkpoint
+from ..training.weights import load_weights
 from .selection import ranking_metric
 
 # Resamples of the search images behind a candidate's uncertainty; the same for all candidates of a data set.
@@ -79,14 +78,13 @@ def calibration_batches(cfg, mapper) -> list[list[dict]]:
     return batches
 
 
-def path_statistics(cfg, model: torch.nn.Module, weights: str):
-    """Context in which a fixed ``model`` is evaluated with the file ``weights``, already loaded.
+def path_statistics(cfg, model: torch.nn.Module, space: dict[str, list[str]]):
+    """Context in which a fixed ``model`` is evaluated with loaded weights of ``space``, {site: operators}.
 
     A supernet's running statistics mix its paths and fit none. If the weights are a supernet's, those of the
     path are recalibrated within the context, as a search does it (NAS.BN_RECALIBRATION).
     """
     settings = cfg.NAS.BN_RECALIBRATION
-    space = read_checkpoint(weights).get("space", {}) if os.path.isfile(weights) else {}
     if not settings.ENABLED or all(len(ops) == 1 for ops in space.values()):
         return contextlib.nullcontext()
     logging.getLogger(__name__).info("Weights of a supernet: recalibrating the path's BatchNorm statistics")

@@ -9,9 +9,9 @@ from .launch import launch_processes, processes
 from .loader import build_train_loader
 from .loop import FairCycleTrainer
 from .recent import RecentMetrics
+from .run import check_run, started, train, train_in
 from .run_folder import check_unused, only_run
 from .schedule import build_lr_scheduler
-from .train import train
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
 from .weights import check_weights, load_weights
 
@@ -25,6 +25,7 @@ __all__ = [
     "build_optimizer",
     "build_train_loader",
     "check_resume",
+    "check_run",
     "check_supernet",
     "check_training",
     "check_unused",
@@ -37,5 +38,7 @@ __all__ = [
     "processes",
     "run_command",
     "only_run",
+    "started",
     "train",
+    "train_in",
 ]

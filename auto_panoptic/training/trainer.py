@@ -80,7 +80,6 @@ class AutoPanopticTrainer(DefaultTrainer):
         TrainerBase.__init__(self)  # DefaultTrainer's would wrap the model for one pass per step
         check_training(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        check_training(cfg)
         self.cfg = cfg
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
@@ -147,11 +146,12 @@ class AutoPanopticTrainer(DefaultTrainer):
 
     @staticmethod
     def auto_scale_workers(cfg, num_workers: int):
-        """Detectron2's SOLVER.REFERENCE_WORLD_SIZE; a period that is on stays on."""
+        """Detectron2's SOLVER.REFERENCE_WORLD_SIZE; what was at least 1 stays so."""
         scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
         if scaled is not cfg:
             scaled.defrost()
             for new, old, key in (
+                (scaled.SOLVER, cfg.SOLVER, "MAX_ITER"),
                 (scaled.SOLVER, cfg.SOLVER, "CHECKPOINT_PERIOD"),
                 (scaled.TEST, cfg.TEST, "EVAL_PERIOD"),
             ):
@@ -266,6 +266,7 @@ class AutoPanopticTrainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name, output_folder=None) -> DatasetEvaluators:
+    def build_evaluator(cls, cfg, dataset_name, output_folder=None, **options) -> DatasetEvaluators:
+        """Those of TEST.METRICS; ``options`` go to :func:`build_evaluators`."""
         folder = output_folder or f"{cfg.OUTPUT_DIR}/inference"
-        return build_evaluators(cfg, dataset_name, folder, tuple(cfg.TEST.METRICS), details=True)
+        return build_evaluators(cfg, dataset_name, folder, tuple(cfg.TEST.METRICS), details=True, **options)

@@ -71,13 +71,16 @@ def damage(path: str) -> str:
     return f"is damaged (the checksum of {entry} does not hold)" if entry else ""
 
 
-def read_checkpoint(path: str, key: str = "MODEL.WEIGHTS", *, tested: bool = False) -> dict:
+def read_checkpoint(
+    path: str, key: str = "MODEL.WEIGHTS", *, tested: bool = False, mmap: bool = False
+) -> dict:
     """Read a checkpoint without running any code in it.
 
     Args:
         path: the file.
         key: the setting that named it, for errors.
         tested: :func:`damage` found nothing.
+        mmap: leave the tensors on the disk until they are looked at.
 
     Returns:
         a dict with "model": {name: tensor}, and whatever else the file holds.
@@ -100,7 +103,7 @@ def read_checkpoint(path: str, key: str = "MODEL.WEIGHTS", *, tested: bool = Fal
     if not tested and zipfile.is_zipfile(path) and (problem := damage(path)):
         raise UserError(f"{key}: {path!r} {problem}; give an intact copy")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{key}: {path!r} cannot be read as a checkpoint ({reason})") from None
@@ -255,7 +258,7 @@ def _check_names(subject: str, weights: dict, own: dict, kinds: tuple) -> None:
 # ------------------------------------------------------------------ loading
 
 
-def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -> None:
+def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -> dict[str, list[str]]:
     """Load weights by name, strictly.
 
     Args:
@@ -263,19 +266,26 @@ def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -
         to_train: the weights are a start for training: a backbone without the rest of the model is enough, if
             it comes from a model that pre-trains it or from the catalogue.
 
+    Returns:
+        {site: operators} that the file holds; empty where it does not say.
+
     Raises:
         UserError: as :func:`select_weights`.
     """
+    space = {}
     logger = logging.getLogger(__name__)
     if path.startswith(_CATALOGUE):
         _load_from_catalogue(model, path, to_train)
     else:
-        selected = select_weights(model, read_checkpoint(path), path, to_train=to_train)
+        data = read_checkpoint(path)
+        space = data.get("space") or {}
+        selected = select_weights(model, data, path, to_train=to_train)
         rest = [name for name in model.state_dict() if name not in selected and not _optional(name)]
         model.load_state_dict(selected, strict=False)
         if rest:
             logger.info("%s holds a part only: the other %d weights stay as initialised", path, len(rest))
     logger.info("Loaded %s", path)
+    return space
 
 
 class _Catalogue(DetectionCheckpointer):
@@ -321,16 +331,18 @@ def _load_from_catalogue(model: torch.nn.Module, name: str, to_train: bool) -> N
         )
 
 
-def check_weights(cfg, path: str, *, to_train: bool = False) -> None:
-    """Raise UserError unless ``path`` fits the model of ``cfg``; allocates no model.
+def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Module | None = None) -> None:
+    """Raise UserError unless ``path`` fits the model of ``cfg``; allocates no model, reads no weights.
+
+    ``model`` is that model on the meta device, if it is there already.
 
     Weights of Detectron2's catalogue are only downloaded here; they are matched when they are loaded.
     """
-    model = meta_model(cfg)
+    model = model or meta_model(cfg)
     if path.startswith(_CATALOGUE):
         _local_file(path)
         return
     for name in _DERIVED:
         if hasattr(model, name):  # on the meta device the model's own have no values
             setattr(model, name, torch.tensor(getattr(cfg.MODEL, name.upper())))
-    select_weights(model, read_checkpoint(path), path, to_train=to_train)
+    select_weights(model, read_checkpoint(path, mmap=True), path, to_train=to_train)
