@@ -110,21 +110,6 @@ def test_records(root, spelling):
     assert image[:, 0, 0].tolist() == [0, 50, 10]  # BGR of the second city's
 
 
-def test_derived_files_follow_the_json(root):
-    path = write_cityscapes(root)
-    DatasetCatalog.get(NAME)
-    made = root / "derived/cityscapes_train/instances.json"
-    inode = os.stat(made).st_ino
-    DatasetCatalog.get(NAME)
-    assert os.stat(made).st_ino == inode
-    content = json.loads(path.read_text())
-    for segment in content["annotations"][0]["segments_info"]:
-        segment["iscrowd"] = 0
-    path.write_text(json.dumps(content))
-    DatasetCatalog.get(NAME)
-    assert os.stat(made).st_ino != inode
-
-
 @pytest.mark.parametrize(
     "missing, remedy",
     [

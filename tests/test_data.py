@@ -20,6 +20,7 @@ from auto_panoptic.data import (
     register_coco_panoptic,
     register_shapes,
     setup_datasets,
+    with_data_sets,
 )
 from auto_panoptic.errors import UserError
 
@@ -131,23 +132,6 @@ def test_sources_may_be_read_only(tmp_path, forget_data_sets):
             path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
-def test_derivation_is_reused_and_follows_the_json(tmp_path, forget_data_sets):
-    register_coco_panoptic("own", **write_own(tmp_path))
-    DatasetCatalog.get("own_separated")
-    (folder,) = (p for p in (tmp_path / "derived").iterdir() if p.is_dir())
-    inode = os.stat(folder).st_ino
-    DatasetCatalog.get("own_separated")
-    assert os.stat(folder).st_ino == inode
-    DatasetCatalog.remove("own")
-    MetadataCatalog.remove("own")
-    register_coco_panoptic(
-        "own", **write_own(tmp_path, categories=[*CATEGORIES, {**CATEGORIES[0], "id": 11}])
-    )
-    DatasetCatalog.get("own_separated")
-    made = json.loads(Path(MetadataCatalog.get("own_separated").json_file).read_text())
-    assert [c["id"] for c in made["categories"]] == [4, 9, 11]
-
-
 def test_registering_twice(tmp_path, forget_data_sets):
     own = write_own(tmp_path)
     register_coco_panoptic("own", **own)
@@ -193,13 +177,6 @@ def test_setup_sizes_the_model(tmp_path, forget_data_sets):
     assert cfg.is_frozen()
     assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (7, 6)
     assert all(len(DatasetCatalog.get(name)) for name in names)
-
-
-def test_registration_from_a_config(tmp_path, forget_data_sets):
-    cfg = config_with(COCO_PANOPTIC=[{"name": "own", **write_own(tmp_path)}], TRAIN=("own",), TEST=())
-    setup_datasets(cfg)
-    setup_datasets(cfg)  # training and evaluation may both call it
-    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +225,8 @@ def test_real_photographs_together(tmp_path, forget_data_sets):
     cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT, cfg.SOLVER.IMS_PER_BATCH = True, "bitmask", 2
     setup_datasets(cfg)
     assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (80, 54)
-    reference = MetadataCatalog.get("coco_2017_val_panoptic_separated")
-    for name in names:
+    reference, cfg = MetadataCatalog.get("coco_2017_val_panoptic_separated"), with_data_sets(cfg)
+    for name in cfg.DATASETS.TRAIN:
         assert MetadataCatalog.get(name).stuff_classes == reference.stuff_classes
         assert MetadataCatalog.get(name).thing_classes == reference.thing_classes
     cfg.DATALOADER.NUM_WORKERS = 0

@@ -33,7 +33,7 @@ from fvcore.nn.precise_bn import update_bn_stats
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from auto_panoptic.data import PanopticMapper  # noqa: E402
+from auto_panoptic.data import PanopticMapper, with_data_sets  # noqa: E402
 from auto_panoptic.evaluation import PanopticQualityEvaluator  # noqa: E402
 from auto_panoptic.modeling import apply_architecture  # noqa: E402
 from auto_panoptic.modeling.extract import extract  # noqa: E402
@@ -106,7 +106,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     opts = ["NAS.BN_RECALIBRATION.NUM_IMAGES", str(args.images)]
-    cfg = build_config("configs/quick/supernet.yaml", opts)
+    # Detectron2's loaders and evaluators take data sets by the name of what they are to read.
+    cfg = with_data_sets(build_config("configs/quick/supernet.yaml", opts))
     model, plain = (AutoPanopticTrainer.build_model(cfg) for _ in range(2))
     for supernet in (model, plain):
         load_weights(supernet, args.weights)

@@ -1,6 +1,7 @@
 """Making folders of files: each is whole or not there, and one process makes it while others wait."""
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...files import PARTIAL, WriterLock
+
+logger = logging.getLogger(__name__)
 
 
 def datasets_root() -> Path:
@@ -25,7 +28,12 @@ def _locked(folder: Path):
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = WriterLock(folder.parent / f".{folder.name}.lock", str(folder), wait=True)
+        path = folder.parent / f".{folder.name}.lock"
+        try:
+            lock = WriterLock(path, str(folder), "DETECTRON2_DATASETS")
+        except UserError as busy:
+            logger.info("Waiting: %s", busy)
+            lock = WriterLock(path, str(folder), wait=True)
         try:
             yield
         finally:
