@@ -2,18 +2,16 @@
 """Makes ``.venv``: a virtual environment with torch, the project, panopticapi and Detectron2.
 
 Run by ``make``; needs the standard library only, and refuses a Python that is not a supported one. A stamp is
-written last, so that an interrupted run is continued by the next one: packages that pip did not finish are
-found and installed anew, finished ones are kept. Of two runs at once, one waits.
+written last: an environment without it, such as that of an interrupted run, is made anew, with what pip has
+downloaded so far. One with an older stamp is brought up to date. Of two runs at once, one waits.
 
 Environment: ``TORCH_PIP_ARGS`` is passed to the installation of torch, for example
 ``TORCH_PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu"`` for the smaller build without CUDA.
 """
 
 import argparse
-import csv
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -51,55 +49,6 @@ def check_python(version=None):
         ) from None
 
 
-def broken_distributions(site):
-    """Finds packages whose installation was interrupted.
-
-    pip writes INSTALLER and RECORD after all other files of a package; RECORD lists each file with its size.
-
-    Args:
-        site: the site-packages folder.
-
-    Returns:
-        Names of the ``*.dist-info`` folders that are incomplete, sorted.
-    """
-    records, owners = {}, {}
-    broken = []
-    for name in sorted(os.listdir(site)):
-        info = os.path.join(site, name)
-        if not name.endswith(".dist-info"):
-            continue
-        record = os.path.join(info, "RECORD")
-        if not all(os.path.isfile(os.path.join(info, f)) for f in ("INSTALLER", "METADATA", "RECORD")):
-            broken.append(name)
-            continue
-        with open(record, newline="", encoding="utf-8") as stream:
-            records[name] = [(row[0], row[2]) for row in csv.reader(stream) if len(row) == 3]
-        for path, _ in records[name]:
-            owners[path] = owners.get(path, 0) + 1
-    for name, rows in records.items():
-        for path, size in rows:
-            full = os.path.join(site, path)
-            if path.endswith(".pyc"):
-                continue
-            if not os.path.exists(full) or (
-                size and owners[path] == 1 and os.path.getsize(full) != int(size)
-            ):
-                broken.append(name)
-                break
-    return sorted(broken)
-
-
-def repair(site):
-    """Forgets interrupted packages and pip's leftovers, so that pip installs them again."""
-    for name in broken_distributions(site):
-        say(f"{name[: -len('.dist-info')]} was not installed completely: installing it again")
-        shutil.rmtree(os.path.join(site, name))
-    for name in os.listdir(site):
-        if name.startswith("~"):
-            path = os.path.join(site, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-
-
 def run(title, command):
     """Runs one step, showing its output and a sign of life, and raises SetupError when it fails."""
     start = time.time()
@@ -114,7 +63,7 @@ def run(title, command):
     if process.returncode:
         raise SetupError(
             f"the step '{title.split(':')[0]}' failed (see above); "
-            "when the cause is gone, the same make command continues from here"
+            "when the cause is gone, run the same make command again"
         )
     say(f"  done in {time.time() - start:.0f} s")
 
@@ -147,20 +96,15 @@ def compile_bytecode(python):
     say(f"  done in {time.time() - start:.0f} s")
 
 
-def install(venv):
-    """Creates or completes the environment in the folder ``venv``."""
+def install(venv, anew):
+    """Makes the environment in the folder ``venv`` anew, or brings it up to date."""
     begin = time.time()
     python = os.path.join(venv, "bin", "python")
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "-c", CONSTRAINTS]
     pip += ["--progress-bar", "off", "--quiet"]
-    if not works(python):
+    if anew or not works(python):
         title = f"virtual environment: {venv} with Python {sys.version.split()[0]}"
         run(title, [sys.executable, "-m", "venv", "--clear", venv])
-    else:
-        say(f"continuing the installation in {venv}")
-        # The run before may have ended before pip was there.
-        subprocess.run([python, "-m", "ensurepip"], stdout=subprocess.DEVNULL, check=True)
-        repair(site_packages(python))
     run("build tools", [*pip, "setuptools", "wheel"])
     extra = shlex.split(os.environ.get("TORCH_PIP_ARGS", ""))
     title = "torch and torchvision: the first time a download of 2 to 3 GB, some minutes"
@@ -199,16 +143,17 @@ def main(argv=None):
                 say(f"another installation into {venv} is running: waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             stamp = os.path.join(venv, STAMP)
-            if os.path.exists(stamp) and os.path.getmtime(stamp) >= max(os.path.getmtime(f) for f in inputs):
+            finished = os.path.exists(stamp)
+            if finished and os.path.getmtime(stamp) >= max(os.path.getmtime(f) for f in inputs):
                 return 0
-            if os.path.exists(stamp):
+            if finished:
                 os.remove(stamp)
-            install(venv)
+            install(venv, anew=not finished)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("error: interrupted; the same make command continues from here", file=sys.stderr)
+        print("error: interrupted; run the same make command again", file=sys.stderr)
         return 130
     return 0
 
