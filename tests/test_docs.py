@@ -17,7 +17,7 @@ PATHS = re.compile(
     r"(?<![\w./-])((?:auto_panoptic|configs|datasets|tests|tools)/[\w./*-]*\w(?:/(?![\w*]))?|\w+\.py|\w+\.md)(?![\w/*])"
 )
 # Named in texts, but made by users or commands.
-MADE = ("datasets/shapes", "datasets/coco", "datasets/derived")
+MADE = ("datasets/shapes", "datasets/coco", "datasets/derived", "my_model.py")
 
 
 def missing_paths(text, *folders):
