@@ -2,7 +2,9 @@
 
 import copy
 
+import pytest
 import torch
+from detectron2.layers import Conv2d
 from modeling_util import assert_same_outputs, inference, make_cfg, make_input, make_model
 from torch import nn
 
@@ -71,3 +73,31 @@ def test_the_whole_network_gives_the_same_result():
     model = with_statistics(make_model(make_cfg("NAS.SPACE.HEAD_OPS", ["dwconv_3x3"])))
     inputs = [make_input()]
     assert_same_outputs(inference(folded(model), inputs), inference(model, inputs), tolerance=1e-4)
+
+
+class Backwards(nn.Sequential):
+    """Its order is not that of its layers."""
+
+    def forward(self, x):
+        for layer in reversed(self):
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        nn.Sequential(Conv2d(3, 3, 1, activation=nn.functional.relu), nn.BatchNorm2d(3)),
+        Backwards(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)),
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, affine=False)),
+    ],
+    ids=["activation", "other order", "no running statistics", "no affine parameters"],
+)
+def test_layers_of_any_model_keep_their_function(layers):
+    torch.manual_seed(0)
+    for buffer in layers[1].buffers():
+        if buffer.ndim:
+            buffer.copy_(torch.rand(3) + 0.5)
+    image = torch.randn(2, 3, 5, 5)
+    torch.testing.assert_close(inference(folded(layers), image), inference(layers, image))

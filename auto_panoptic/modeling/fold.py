@@ -13,18 +13,22 @@ def folded(model: nn.Module) -> nn.Module:
 
     Every BatchNorm that comes right after a convolution in a ``Sequential`` scales and shifts by constants
     in eval mode, so it moves into the convolution's weight and bias. Outputs are equal up to rounding.
-    Gradients, training and state-dict names of the copy are not those of the original.
+    Subclasses of convolutions (they may end in an activation), ``Sequential`` with another ``forward`` and
+    BatchNorm without running statistics stay as they are. Gradients, training and state-dict names of the
+    copy are not those of the original.
 
     Args:
         model: a network whose running statistics are final; it is not changed.
     """
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):
-        if not isinstance(module, nn.Sequential):
+        if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
             continue
         for i in range(len(module) - 1):
             conv, norm = module[i], module[i + 1]
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            if type(conv) is not nn.Conv2d or not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+                continue
+            if norm.track_running_stats:
                 module[i] = fuse_conv_bn_eval(conv, norm)
                 module[i + 1] = nn.Identity()
     return model
