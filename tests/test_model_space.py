@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling import META_ARCH_REGISTRY
 from modeling_util import make_cfg
 
 from auto_panoptic.errors import UserError
@@ -99,6 +100,27 @@ def test_the_model_on_the_meta_device_draws_no_random_number():
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(p.is_meta for p in model.parameters())
     assert WHOLE.MODEL.DEVICE == "cpu"
+
+
+READINGS = [torch.Tensor.item, float, bool, torch.Tensor.numpy, torch.Tensor.cpu]
+
+
+class ReadsValues(torch.nn.Module):
+    """As vision transformers do: drop rates that are items of a tensor."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        READINGS[cfg.SEED](torch.ones(()))
+        self.gate = Choices.from_config(cfg)("gate", [op("r4"), op("r8")], lambda _: torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("reading", range(len(READINGS)))
+def test_a_model_that_reads_values_is_built_all_the_same(reading, monkeypatch):
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "ReadsValues", ReadsValues)
+    before = torch.random.get_rng_state()
+    model = meta_model(make_cfg(*meta("ReadsValues"), "SEED", reading))
+    assert space_of(model).to_dict() == {"gate": ["r4", "r8"]}
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

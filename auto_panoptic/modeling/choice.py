@@ -178,21 +178,34 @@ def space_of(model: nn.Module) -> SearchSpace:
 def meta_model(cfg: CfgNode) -> nn.Module:
     """The model of ``cfg`` without memory for its weights, on the meta device.
 
+    A model whose construction reads values, as some backbones read their drop rates from tensors, is built on
+    the CPU instead. Random numbers stay what they were.
+
     Raises:
         UserError: a component or a device of this name does not exist, or settings do not fit together.
     """
-    meta = cfg.clone()
-    meta.defrost()
-    meta.MODEL.DEVICE = "meta"
     try:
         torch.device(cfg.MODEL.DEVICE)
-        with torch.device("meta"):
-            return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(meta)
+        try:
+            return _build(cfg, "meta")
+        except (RuntimeError, TypeError) as error:  # from .item(), .numpy(), ...
+            if "meta" not in str(error):
+                raise
+        with torch.random.fork_rng(devices=[]):
+            return _build(cfg, "cpu")
     except UserError:
         raise
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the model of this config cannot be built: {reason}") from error
+
+
+def _build(cfg: CfgNode, device: str) -> nn.Module:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = device
+    with torch.device(device):
+        return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
 def configured_space(cfg: CfgNode) -> SearchSpace:
