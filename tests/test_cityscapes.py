@@ -138,7 +138,7 @@ def test_a_real_photograph(root):
     content = json.loads((PHOTOS / "panoptic.json").read_text())
     own = (PHOTOS / "panoptic.json", PHOTOS / "panoptic", PHOTOS / "images")
     register_coco_panoptic("photo", *map(str, own), derived_root=str(root / "own"))
-    (expected,) = DatasetCatalog.get("photo")
+    (expected,) = DatasetCatalog.get("photo_separated")
     label_ids = {c["name"]: c["id"] for c in CATEGORIES}
     new = {c["id"]: label_ids[c["name"]] for c in content["categories"]}
     assert len(new) == 19
