@@ -1,7 +1,6 @@
-"""The count of what ran: exact over a million passes, across kills, and quick to notice what is wrong."""
+"""The count of what ran: exact over a million passes and across kills; what is wrong is noticed."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -133,18 +132,6 @@ def test_without_a_site_there_is_nothing_to_count():
     counter.add([])
     counter.check(1)
     assert counter.passes == 1 and counter.summary() == {}
-
-
-def test_counting_is_cheap():
-    """Less than a millisecond per pass, where a pass takes hundreds: 0.02 ms on the author's machine."""
-    counter = PassCounter(SPACE)
-    row = cycle_indices(SPACE, 0, 0)[0].tolist()
-    times = []
-    for _ in range(200):
-        start = time.perf_counter()
-        counter.add(row)
-        times.append(time.perf_counter() - start)
-    assert np.median(times) < 1e-3
 
 
 # ------------------------------------------------------------------ in the trainer

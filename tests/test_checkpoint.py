@@ -246,13 +246,7 @@ def same_name(folder):
     return action
 
 
-def other_run(folder):
-    return lambda: numbered(folder, 4).save(NEWEST[:-4], iteration=4)
-
-
-@pytest.mark.parametrize(
-    "make, before", [(first_save, None), (next_save, 3.0), (same_name, 3.0), (other_run, 3.0)]
-)
+@pytest.mark.parametrize("make, before", [(first_save, None), (next_save, 3.0), (same_name, 3.0)])
 def test_a_kill_at_every_boundary_leaves_the_old_or_the_new(three, tmp_path_factory, make, before):
     files = {} if before is None else {path.name: path.read_bytes() for path in three.iterdir()}
     after = 1.0 if before is None else 4.0

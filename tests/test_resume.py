@@ -224,9 +224,18 @@ def test_two_processes_resume_from_the_same_file(tmp_path, shapes):
 # ------------------------------------------------------------------ what must not change
 
 
-def resumable(folder, shapes, **changes):
-    trainer = make_trainer(folder, shapes, "SOLVER.CHECKPOINT_PERIOD", 1, **changes)
-    killed_in(trainer, 2, row=0)
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, shapes):
+    """Output folder of a run that died in its third iteration."""
+    folder = tmp_path_factory.mktemp("stopped")
+    killed_in(make_trainer(folder, shapes, "SOLVER.CHECKPOINT_PERIOD", 1), 2, row=0)
+    return folder / "output"
+
+
+@pytest.fixture
+def resumable(tmp_path, stopped):
+    """A copy of it as tmp_path/output."""
+    shutil.copytree(stopped, tmp_path / "output")
 
 
 @pytest.mark.parametrize(
@@ -245,9 +254,7 @@ def resumable(folder, shapes, **changes):
         ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", '"WarmupMultiStepLR"', '"WarmupCosineLR"'),
     ],
 )
-def test_changed_settings_are_refused(tmp_path, shapes, key, value, was, now):
-    if not (tmp_path / "output").exists():
-        resumable(tmp_path, shapes)
+def test_changed_settings_are_refused(tmp_path, shapes, resumable, key, value, was, now):
     with pytest.raises(UserError) as error:
         make_trainer(tmp_path, shapes, key, value, resume=True)
     path = str(tmp_path / "output/model_0000001.pth")
@@ -257,8 +264,7 @@ def test_changed_settings_are_refused(tmp_path, shapes, key, value, was, now):
     )
 
 
-def test_many_changed_settings_are_one_line(tmp_path, shapes):
-    resumable(tmp_path, shapes)
+def test_many_changed_settings_are_one_line(tmp_path, shapes, resumable):
     options = ("SEED", 1, "NAS.SEED", 1, "SOLVER.BASE_LR", 1.0, "SOLVER.GAMMA", 1.0, "SOLVER.MOMENTUM", 0.0)
     with pytest.raises(UserError) as error:
         make_trainer(tmp_path, shapes, *options, resume=True)
@@ -281,8 +287,7 @@ def test_another_architecture_is_refused_whatever_its_file_is_called(tmp_path, s
         make_trainer(tmp_path, shapes, *options, resume=True)
 
 
-def test_harmless_settings_may_change(tmp_path, shapes):
-    resumable(tmp_path, shapes)
+def test_harmless_settings_may_change(tmp_path, shapes, resumable):
     changes = ("SOLVER.CHECKPOINTS_KEPT", 1, "DATALOADER.NUM_WORKERS", 1, "SOLVER.CHECKPOINT_PERIOD", 4)
     changes += ("VIS_PERIOD", 5, "NAS.AUDIT_PERIOD", 2, "NAS.CYCLES", 3, "INPUT.MIN_SIZE_TEST", 80)
     changes += ("MODEL.WEIGHTS", "nowhere.pth", "DATASETS.TEST", (), "SOLVER.MAX_ITER", 20)
@@ -304,8 +309,9 @@ def test_settings_are_those_that_a_run_depends_on(tmp_path, shapes):
         assert key not in found
 
 
-def test_another_number_of_processes_goes_on_with_the_same_paths_and_says_so(tmp_path, shapes, monkeypatch):
-    resumable(tmp_path, shapes)
+def test_another_number_of_processes_keeps_the_paths_and_says_so(
+    tmp_path, shapes, resumable, monkeypatch
+):
     messages = []
     monkeypatch.setattr(
         logging.getLogger("auto_panoptic.training.trainer"), "warning", lambda *a: messages.append(a)
@@ -320,8 +326,7 @@ def test_another_number_of_processes_goes_on_with_the_same_paths_and_says_so(tmp
     assert counter.passes == ITERATIONS * trainer._trainer.space.cycle_length
 
 
-def test_other_data_under_the_same_name_is_refused(tmp_path, shapes, tmp_path_factory):
-    resumable(tmp_path, shapes)
+def test_other_data_under_the_same_name_is_refused(tmp_path, shapes, resumable):
     trainer = make_trainer(tmp_path, shapes, resume=True)
     state = trainer.state_dict()
     assert state["images"] == 14

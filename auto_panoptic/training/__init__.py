@@ -5,10 +5,10 @@ from ..read_config import find_config
 from .checkpoint import AtomicCheckpointer, check_resume, has_checkpoint
 from .config import build_config
 from .gradients import build_optimizer, model_space
+from .hooks import RecentMetrics
 from .launch import launch_processes, processes
 from .loader import build_train_loader
 from .loop import FairCycleTrainer
-from .recent import RecentMetrics
 from .run import check_run, started, train, train_in
 from .run_folder import check_unused, only_run
 from .schedule import build_lr_scheduler

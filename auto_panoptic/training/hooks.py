@@ -1,13 +1,15 @@
-"""Fairness, checked: activations of every operator, counted from the passes that ran."""
+"""What runs beside the loop: fairness audit, precise BatchNorm statistics, metrics that outlive a resume."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, islice, repeat
 
 import numpy as np
 import torch
 from detectron2.engine import HookBase
-from detectron2.utils.events import get_event_storage
+from detectron2.utils.events import EventStorage, get_event_storage
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 from ..errors import UserError
 from ..explore import passes_per_iteration
@@ -133,3 +135,74 @@ class FairnessAudit(HookBase):
 
     def load_state_dict(self, state: dict) -> None:
         self.counter.load_state_dict(state)
+
+
+class PreciseBN(HookBase):
+    """Detectron2's hook, on the same first batches each time: a resumed run gets the same statistics.
+
+    Args:
+        period: iterations between two updates; 0 updates after the last only.
+        model: a fixed network in training mode.
+        loader: its batches.
+        num_iter: how many of them to use.
+    """
+
+    def __init__(self, period: int, model: torch.nn.Module, loader, num_iter: int):
+        self.period, self.model, self.loader, self.num_iter = period, model, loader, num_iter
+
+    def before_train(self) -> None:
+        """Try it on one batch and take it back: what fails must not do so after a long training.
+
+        Raises:
+            UserError: layers are used more than once in a pass, which the average cannot tell apart.
+        """
+        buffers = [(b, b.clone()) for layer in get_bn_modules(self.model) for b in layer.buffers()]
+        try:
+            self._update(1)
+        except AssertionError as error:
+            raise UserError(f"TEST.PRECISE_BN.ENABLED does not work with this model: {error}") from None
+        finally:
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
+            self._update(self.num_iter)
+
+    def _update(self, count: int) -> None:
+        with EventStorage():  # what the passes log is no metric of the training
+            batches = chain.from_iterable(repeat(self.loader))  # a short loader is read again
+            update_bn_stats(self.model, islice(batches, count), count)
+
+
+class RecentMetrics(HookBase):
+    """Keeps the newest values of the smoothed metrics through a resume.
+
+    metrics.json holds their medians over the last 20 iterations: with this hook a resumed run writes the
+    numbers that an uninterrupted one does. Wall-clock times, which no run repeats, start anew.
+    """
+
+    WINDOW = 20
+
+    def __init__(self):
+        self._loaded: dict[str, list] = {}
+
+    def state_dict(self) -> dict:
+        storage = getattr(self.trainer, "storage", None)
+        if storage is None:  # no step was taken yet
+            return self._loaded
+        smoothed = storage.smoothing_hints()
+        return {
+            name: [list(entry) for entry in history.values()[-self.WINDOW :]]
+            for name, history in storage.histories().items()
+            if smoothed.get(name) and not name.endswith("time")
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self._loaded = state
+
+    def before_train(self) -> None:
+        for name, entries in self._loaded.items():
+            for value, iteration in entries:
+                self.trainer.storage.histories()[name].update(value, iteration)

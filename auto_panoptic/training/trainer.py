@@ -19,12 +19,10 @@ from ..modeling.fold import folded
 from ..validate import validate
 from .checkpoint import AtomicCheckpointer
 from .gradients import build_optimizer, model_space
-from .hooks import FairnessAudit
+from .hooks import FairnessAudit, PreciseBN, RecentMetrics
 from .loader import SAMPLERS, PositionalLoader, build_test_loader, build_train_loader
 from .loop import FairCycleTrainer
-from .precise_bn import PreciseBN
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
-from .recent import RecentMetrics
 from .schedule import build_lr_scheduler, check_schedule
 from .weights import load_weights
 
