@@ -106,13 +106,10 @@ def search_images(cfg) -> SearchImages:
         cfg: names the data sets.
 
     Raises:
-        UserError: no data set to score on, or a momentum outside [0, 1].
+        UserError: no data set to score on.
     """
     if not cfg.DATASETS.SEARCH:
         raise UserError("DATASETS.SEARCH is empty; name the data set that scores the candidates")
-    momentum = cfg.NAS.BN_RECALIBRATION.MOMENTUM
-    if not 0 <= momentum <= 1:
-        raise UserError(f"NAS.BN_RECALIBRATION.MOMENTUM is {momentum}; expected a number from 0 to 1")
     mapper = build_mapper(cfg, is_train=False)
     return SearchImages(
         calibration_batches(cfg, mapper) if cfg.NAS.BN_RECALIBRATION.ENABLED else [],

@@ -37,6 +37,7 @@ from auto_panoptic.data import PanopticMapper, with_data_sets  # noqa: E402
 from auto_panoptic.evaluation import PanopticQualityEvaluator  # noqa: E402
 from auto_panoptic.modeling import apply_architecture  # noqa: E402
 from auto_panoptic.modeling.extract import extract  # noqa: E402
+from auto_panoptic.modeling.searchable import panoptic_only  # noqa: E402
 from auto_panoptic.search.candidate import CandidateEvaluator  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
 from auto_panoptic.training import AutoPanopticTrainer, build_config, load_weights  # noqa: E402
@@ -56,8 +57,8 @@ def bare_forward(model, evaluator) -> None:
     model.eval()
     for batch in evaluator.calibration:
         model.backbone.bottom_up(model.preprocess_image(batch).tensor)
-    for batches, _ in evaluator.data:
-        for batch in batches:
+    with panoptic_only(model):
+        for batch in (batch for batches, _ in evaluator.data for batch in batches):
             model(batch)
 
 
