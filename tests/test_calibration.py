@@ -12,7 +12,6 @@ from torch import nn
 from toy import answer_strongly, make_config
 
 from auto_panoptic.data import PanopticMapper, with_data_sets
-from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import ChoiceBlock, apply_architecture
 from auto_panoptic.modeling.calibration import active_batch_norms, calibrated

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 from functools import partial
 from types import SimpleNamespace
 
@@ -214,6 +215,22 @@ def test_two_ranks_search_as_one_process(tmp_path, shapes):
         assert on_ranks(2, lambda _: command("two"), tmp_path / "logs") == [2, 0]
     assert "in use by another process" in (tmp_path / "logs/0.log").read_text().splitlines()[-1]
     assert (tmp_path / "logs/1.log").read_text() == ""
+
+
+def test_a_started_process_knows_the_components(tmp_path, shapes):
+    """It has imported what it runs, and gets a config; so do Detectron2's processes and Ray's workers."""
+    context = multiprocessing.get_context("spawn")
+    cfg = make_config(tmp_path, shapes)
+    with context.Pool(1) as pool:
+        assert pool.apply(load_in_started_process, (cfg,)) == cfg.MODEL.META_ARCHITECTURE
+
+
+def load_in_started_process(cfg):
+    from auto_panoptic.training import launch
+
+    found = []
+    launch._registered(lambda _, cfg: found.append(type(build_model(cfg)).__name__), None, cfg)
+    return found[0]
 
 
 # ------------------------------------------------------------------ what a user may get wrong

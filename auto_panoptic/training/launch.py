@@ -15,6 +15,7 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
+from .. import systems  # noqa: F401  registers their parts: a started process builds no config
 from ..data import setup_datasets
 from ..errors import UserError, run_command, show_warnings
 from ..read_config import import_modules
