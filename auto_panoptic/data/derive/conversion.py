@@ -141,7 +141,7 @@ def _convert_image(task: Conversion, source: SourceImage) -> tuple[dict, dict]:
 def _holds(path: Path, ids: np.ndarray) -> bool:
     """Whether ``path`` is a panoptic PNG of these segment ids."""
     try:
-        return not path.is_symlink() and np.array_equal(coco.read_panoptic(str(path)), ids)
+        return path.is_file() and not path.is_symlink() and np.array_equal(coco.read_panoptic(str(path)), ids)
     except UserError:
         return False
 

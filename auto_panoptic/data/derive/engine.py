@@ -71,8 +71,8 @@ class Derivation:
 
     @property
     def products(self) -> list[Path]:
-        """Folders of label maps and JSON files to make."""
-        return [*self.label_maps, *(p for p in (self.instances_json, self.panoptic_copy) if p is not None)]
+        """JSON files and folders of label maps to make."""
+        return [*(p for p in (self.instances_json, self.panoptic_copy) if p is not None), *self.label_maps]
 
     def entries(self) -> list[tuple[dict, dict]]:
         """(image, annotation) of every image, by image id."""
