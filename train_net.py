@@ -36,6 +36,7 @@ from auto_panoptic.training import (
     AutoPanopticTrainer,
     build_config,
     check_run,
+    check_unread,
     check_weights,
     find_config,
     launch_processes,
@@ -142,8 +143,10 @@ def check(args):
     check_flags(args, cfg)
     if args.eval_only:
         check_evaluation(cfg)
-        return cfg
-    return check_run(cfg, resume=args.resume, processes=processes(args), trainer=Trainer)
+    else:
+        cfg = check_run(cfg, resume=args.resume, processes=processes(args), trainer=Trainer)
+    check_unread(cfg, args.config_file, args.opts)
+    return cfg
 
 
 def run():

@@ -14,6 +14,7 @@ from auto_panoptic.training import build_config
 ZOO = "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"
 METHOD = "MODEL.PANOPTIC_FPN.COMBINE.METHOD"
 OURS = ("MODEL.META_ARCHITECTURE", "AutoPanopticFPN", "MODEL.CROSS_ATTENTION.ENABLED", "False")
+OURS += ("MODEL.PANOPTIC_FPN.COMBINE.INSTANCE_AREA_LIMIT", "4")
 # The network with fewer channels, on the images of the tiny data set.
 SMALL = {
     "MODEL.DEVICE": "cpu",
@@ -31,7 +32,6 @@ SMALL = {
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
     "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT": 20,
     "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH": 0.0,
-    "MODEL.PANOPTIC_FPN.COMBINE.INSTANCE_AREA_LIMIT": 4,
     "INPUT.MIN_SIZE_TRAIN": [64],
     "INPUT.MIN_SIZE_TEST": 64,
     "INPUT.MAX_SIZE_TRAIN": 96,

@@ -19,7 +19,7 @@ from ..explore import POLICY_REGISTRY, Ledger
 from ..explore.budget import check_budget
 from ..modeling.counting import configured_costs
 from ..space import CostTables
-from ..training import build_config, check_weights, launch_processes, processes
+from ..training import build_config, check_unread, check_weights, launch_processes, processes
 from .again import rescore_command
 from .arguments import (
     ACCEPTABLE,
@@ -120,6 +120,7 @@ def search_config(args: argparse.Namespace):
         raise UserError('NAS.ARCHITECTURE is set: a search needs the supernet; set it to ""')
     if any(holds_classes(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.SEARCH)):
         raise UserError(f"{args.config_file} is of classified images; a search needs segmented ones")
+    check_unread(cfg, args.config_file, args.opts)
     return cfg
 
 

@@ -13,6 +13,7 @@ from .run import check_run, started, train, train_in
 from .run_folder import check_unused, only_run
 from .schedule import build_lr_scheduler
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
+from .unread import check_unread
 from .weights import check_weights, load_weights
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "check_run",
     "check_supernet",
     "check_training",
+    "check_unread",
     "check_unused",
     "check_weights",
     "find_config",

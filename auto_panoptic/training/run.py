@@ -17,6 +17,7 @@ from .checkpoint import check_resume
 from .config import build_config
 from .run_folder import check_unused, only_run
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
+from .unread import check_unread
 from .weights import check_weights
 
 
@@ -93,5 +94,6 @@ def train(
     """
     options = [str(option) for option in options]
     cfg = check_run(build_config(config_file, options), resume=resume, trainer=trainer)
+    check_unread(cfg, config_file, options)
     args = SimpleNamespace(config_file=find_config(config_file), resume=resume, eval_only=False, opts=options)
     return train_in(args, cfg, trainer)
