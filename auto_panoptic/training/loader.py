@@ -124,15 +124,51 @@ def _no_collation(batch: list) -> list:
     return batch
 
 
-def _repeat_factors(dicts: list[dict], threshold: float) -> np.ndarray:
-    """Detectron2's: images of rare classes come several times."""
+def _training_images(cfg, names: list[str]) -> list[dict]:
+    try:
+        return get_detection_dataset_dicts(names, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    except AssertionError as error:
+        if not str(error).startswith("No valid data found"):
+            raise
+        raise UserError(
+            f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with objects that are no crowds; to "
+            "train on images without, set DATALOADER.FILTER_EMPTY_ANNOTATIONS False"
+        ) from None
+
+
+def _repeats(cfg, dicts: list[dict]) -> np.ndarray | None:
+    """How often DATALOADER.SAMPLER_TRAIN draws each image; None for once.
+
+    By Detectron2's factors for the RepeatFactorTrainingSampler: images of rare classes come several times.
+    """
+    if one_of("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS) == SAMPLERS[0]:
+        return None
     if any("annotations" not in d for d in dicts):
         raise UserError(
             f"DATALOADER.SAMPLER_TRAIN is {SAMPLERS[1]}, which counts the objects of the images, and "
             f"DATASETS.TRAIN has none; use {SAMPLERS[0]}"
         )
+    threshold = cfg.DATALOADER.REPEAT_THRESHOLD
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, threshold)
     return factors.double().numpy()
+
+
+def _batch_sampler(cfg, dicts: list[dict], seed: int, start: int, grouped: bool) -> PositionalBatchSampler:
+    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if images < 1 or images % processes:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {images}; expected a positive multiple of the {processes} processes"
+        )
+    return PositionalBatchSampler(
+        len(dicts),
+        images // processes,
+        seed,
+        start,
+        sizes=[(d["width"], d["height"]) for d in dicts] if grouped else None,
+        repeats=_repeats(cfg, dicts),
+        rank=comm.get_rank(),
+        world_size=processes,
+    )
 
 
 def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None) -> PositionalLoader:
@@ -150,43 +186,14 @@ def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None
     if seed is None:
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     names = [data_set_for(cfg, name) for name in cfg.DATASETS.TRAIN]
-    try:
-        dicts = get_detection_dataset_dicts(names, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    except AssertionError as error:
-        if not str(error).startswith("No valid data found"):
-            raise
-        raise UserError(
-            f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with objects that are no crowds; to "
-            "train on images without, set DATALOADER.FILTER_EMPTY_ANNOTATIONS False"
-        ) from None
-    one_of("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
-    repeats = None
-    if cfg.DATALOADER.SAMPLER_TRAIN == SAMPLERS[1]:
-        repeats = _repeat_factors(dicts, cfg.DATALOADER.REPEAT_THRESHOLD)
+    dicts = _training_images(cfg, names)
     # Random crops of one size need no grouping, and listing them read no sizes.
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not holds_classes(names[0])
-    world_size = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % world_size:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; expected a positive multiple of the "
-            f"{world_size} processes"
-        )
-    sizes = [(d["width"], d["height"]) for d in dicts] if grouped else None
-    sampler = PositionalBatchSampler(
-        len(dicts),
-        cfg.SOLVER.IMS_PER_BATCH // world_size,
-        seed,
-        start,
-        sizes,
-        repeats,
-        comm.get_rank(),
-        world_size,
-    )
     shown = [name.removesuffix(SUFFIX) for name in names]  # labels aside, as log_ids says them
     logging.getLogger(__name__).info("Training on %d images of %s", len(dicts), shown)
     return PositionalLoader(
         MappedDataset(dicts, mapper or build_mapper(cfg, is_train=True), seed),
-        batch_sampler=sampler,
+        batch_sampler=_batch_sampler(cfg, dicts, seed, start, grouped),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_no_collation,
         persistent_workers=False,
