@@ -1,5 +1,6 @@
 """Detectron2's hook points: what a subclass of the trainer overrides is what trains and evaluates."""
 
+import json
 import logging
 
 import pytest
@@ -8,8 +9,10 @@ from detectron2.data import DatasetMapper, build_detection_test_loader, build_de
 from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.events import EventWriter
-from toy import TOY_NET, make_config
+from toy import TOY_NET, _own_logging, make_config, run_script, write_config
 
+import auto_panoptic
+import train_net
 from auto_panoptic.errors import UserError
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer, build_train_loader
@@ -32,6 +35,13 @@ def train(folder, shapes, trainer, *options, resume=False, fixed=False):
     made.resume_or_load(resume=resume)
     made.train()
     return made
+
+
+class Seven(DatasetEvaluator):
+    def reset(self): ...
+    def process(self, inputs, outputs): ...
+    def evaluate(self):
+        return {"mine": {"count": 7.0}}
 
 
 class Seen(HookBase):
@@ -194,3 +204,34 @@ def test_evaluator_and_test_loader_of_a_subclass_evaluate(tmp_path, shapes):
     assert trainer.last_results == dict.fromkeys(named, {"mine": {"count": 5.0, "grey": 9.0}})
     # Loaders of Detectron2 read what they are told: the siblings with the labels that the model needs.
     assert read == [f"toy_panoptic_{part}_separated" for part in ("nas_train", "val", "nas_val")]
+
+
+def test_python_trains_with_a_class_of_ones_own(tmp_path, shapes):
+    path = write_config(tmp_path / "toy.yaml", shapes)
+    options = (*TOY_NET, *SCHEDULE, "DATASETS.TEST", ())
+    with _own_logging():
+        trainer = auto_panoptic.train(path, options, trainer=Finite)
+    assert isinstance(trainer, Finite) and len(trainer.seen.batches) == 24
+    assert (tmp_path / "output/model_final.pth").exists()
+
+
+def test_train_net_evaluates_with_the_evaluator_of_its_class(tmp_path, shapes, monkeypatch, capfd):
+    train(tmp_path, shapes, AutoPanopticTrainer, "DATASETS.TEST", (), fixed=True)
+
+    class Trainer(train_net.Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name):
+            return Seven()
+
+    monkeypatch.setattr(train_net, "Trainer", Trainer)
+    options = (
+        "NAS.ARCHITECTURE",
+        tmp_path / "architecture.json",
+        *TOY_NET,
+        "OUTPUT_DIR",
+        tmp_path / "evaluated",
+    )
+    weights = ("MODEL.WEIGHTS", tmp_path / "output/model_final.pth")
+    run_script("train_net", "--config-file", tmp_path / "toy.yaml", "--eval-only", *options, *weights)
+    line = (tmp_path / "evaluated/metrics.json").read_text()
+    assert json.loads(line) == {"mine/count": 7.0}

@@ -92,7 +92,7 @@ def train(
     Raises:
         UserError: a mistake in the config, the data or the weights; a used OUTPUT_DIR, or one in use.
     """
-    options = [str(option) for option in options]
+    config_file, options = str(config_file), [str(option) for option in options]
     cfg = check_run(build_config(config_file, options), resume=resume, trainer=trainer)
     check_unread(cfg, config_file, options)
     args = SimpleNamespace(config_file=find_config(config_file), resume=resume, eval_only=False, opts=options)
