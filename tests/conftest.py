@@ -1,10 +1,14 @@
 """Settings of the whole test run, and the tiny data set that many tests share."""
 
 import os
+import signal
 
 # One thread: bit-identical repetitions, and no fight for the cores. Set before torch is imported, so that
 # the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts what runs in the background with Ctrl-C ignored, and tests that press it would fail.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

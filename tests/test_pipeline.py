@@ -13,6 +13,7 @@ from pipeline_run import run_pipeline
 from auto_panoptic.explore import Ledger
 from auto_panoptic.space import Architecture
 
+pytestmark = pytest.mark.slow  # twice the whole way, a minute on two cores
 HERE = Path(__file__).parent
 
 
