@@ -291,6 +291,15 @@ def test_limits_beyond_the_space_change_nothing(whole):
     assert best_under_budget(scores, whole, middle.macs).indices == middle.indices  # real scores: no ties
 
 
+def test_nothing_to_choose():
+    tables = CostTables(SearchSpace(()), {"stem": Cost(5, 3)}, {})
+    point = best_under_budget([], tables, 5, 3)
+    assert (point.indices, point.macs, point.params, point.exact) == ((), 5, 3, True)
+    assert [p.macs for p in pareto_front([], tables)] == [5]
+    with pytest.raises(UserError, match="smallest feasible value is 5"):
+        check_budget(tables, 4, 3)
+
+
 # ------------------------------------------------------------------ amounts
 
 

@@ -229,6 +229,8 @@ def _solve(values, costs, room, start) -> tuple[np.ndarray, float, bool]:
     Returns:
         (sites,) operators; an upper bound of the total value; whether the total is proved to be the highest.
     """
+    if not values:
+        return start, 0.0, True
     value, usage = np.concatenate(values), np.concatenate([c - c.min(axis=0) for c in costs])
     spare = room - sum(c.min(axis=0) for c in costs)
     missed = np.concatenate([v.max() - v for v in values])

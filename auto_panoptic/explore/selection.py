@@ -32,9 +32,8 @@ class Selection:
         verdicts: {site: {"selected", "rival", "difference", "interval", "decided"}}: the selected operator
             against the one of the others with the highest effect; difference of their effects in units of
             fitness with its 95 % interval [low, high] (see :mod:`.intervals`), both None where the data do
-            not tell. ``decided``: the interval lies above 0. A site is decided wrongly in less than 5 % of
-            searches; but where few sites are decided, those may be a good part of them: a quarter in
-            simulated searches of the paper's space with 60 candidates.
+            not tell. ``decided``: the interval lies above 0. Each interval is one of 95 %, not all together:
+            where few sites are decided, those may be wrong more often than one in twenty.
         disagreements: {site: {estimator: operator}} for the sites where the estimators, without limits,
             choose differently.
     """
