@@ -89,8 +89,8 @@ def test_the_schedule_steps_and_continues(tmp_path, shapes, name):
     "options, message",
     [
         (("SOLVER.LR_SCHEDULER_NAME", "CosineLR"), "LR_SCHEDULER_NAME 'CosineLR'.*ReferenceCosineLR"),
-        (("SOLVER.STEPS", (30, 20)), r"STEPS \(30, 20\)"),
-        (("SOLVER.WARMUP_METHOD", "quadratic"), "WARMUP_METHOD 'quadratic'"),
+        (("SOLVER.STEPS", (30, 20)), r"STEPS is \(30, 20\)"),
+        (("SOLVER.WARMUP_METHOD", "quadratic"), "WARMUP_METHOD is 'quadratic'"),
         (
             ("SOLVER.LR_SCHEDULER_NAME", "ReferenceCosineLR", "SOLVER.WARMUP_ITERS", 40),
             r"WARMUP_ITERS is 40; ReferenceCosineLR needs .* less than SOLVER.MAX_ITER \(40\)",
@@ -99,7 +99,6 @@ def test_the_schedule_steps_and_continues(tmp_path, shapes, name):
     ],
 )
 def test_mistakes_are_named(tmp_path, shapes, options, message):
-    cfg = make_config(tmp_path, shapes, *TOY_NET, "SOLVER.MAX_ITER", 40, *options)
     with pytest.raises(UserError, match=message) as error:
-        check_training(cfg)
+        check_training(make_config(tmp_path, shapes, *TOY_NET, "SOLVER.MAX_ITER", 40, *options))
     assert "\n" not in str(error.value)
