@@ -68,9 +68,9 @@ def test_unknown_operator_lists_the_known(name):
 
 def test_registering_operators(monkeypatch):
     monkeypatch.setattr(registry, "_BY_NAME", dict(registry._BY_NAME))
-    pool = OpSpec("pool_3x3", "pool", "decoder", kernel=3)
+    pool = OpSpec("mean_3x3", "pool", "decoder", kernel=3)
     register_ops(pool, op("dwconv_3x3"))
-    assert op("pool_3x3") == pool
+    assert op("mean_3x3") == pool
     for other in (OpSpec("dwconv_3x3", "dwconv", "decoder", kernel=3), OpSpec("r8", "pool", "head")):
         with pytest.raises(UserError, match=f"operator '{other.name}' is registered already"):
             register_ops(other)
@@ -79,7 +79,7 @@ def test_registering_operators(monkeypatch):
     space = SearchSpace((ChoiceSite("pool.0", (pool,)), ChoiceSite("mask.0", HEAD_OPS)))
     assert space.groups == ("backbone", "head", "inter", "decoder")
     architecture = space.architecture({"head": [2], "decoder": [0]})
-    assert architecture.names() == {"pool.0": "pool_3x3", "mask.0": "dfconv_3x3"}
+    assert architecture.names() == {"pool.0": "mean_3x3", "mask.0": "dfconv_3x3"}
     assert architecture.indices() == {"backbone": [], "head": [2], "inter": [], "decoder": [0]}
     assert SearchSpace.from_dict(space.to_dict()) == space
 
