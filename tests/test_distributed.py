@@ -202,6 +202,26 @@ def test_started_processes_end_with_one_message_and_its_exit_code(monkeypatch, c
     assert lines in ([message], [])  # none if the silent process was the first to end
 
 
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("WORLD_SIZE", "two", "a whole number of at least 1"),
+        ("WORLD_SIZE", "0", "a whole number of at least 1"),
+        ("RANK", "x", "a whole number of at least 0, at most 1"),
+        ("RANK", "2", "a whole number of at least 0, at most 1"),
+        ("LOCAL_RANK", "-1", "a whole number of at least 0, at most 1"),
+        ("LOCAL_WORLD_SIZE", "3", "a whole number of at least 1, at most 2"),
+        ("MASTER_PORT", "http", "a whole number of at least 0, at most 65535"),
+    ],
+)
+def test_a_variable_of_a_launcher_that_makes_no_sense_is_named(monkeypatch, name, value, expected):
+    whole = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for key, text in {**whole, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", name: value}.items():
+        monkeypatch.setenv(key, text)
+    with pytest.raises(UserError, match=f"^{name} is '{value}'; expected {expected}: start the"):
+        launch_processes(None, None, SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu")))
+
+
 def test_missing_variables_of_a_launcher_are_named(monkeypatch):
     """A scheduler that sets WORLD_SIZE only; those of one process per machine have defaults."""
     monkeypatch.setenv("WORLD_SIZE", "2")

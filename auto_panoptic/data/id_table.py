@@ -15,7 +15,7 @@ WIDTH = 110  # characters of a line
 
 def is_main_process() -> bool:
     """Whether this process speaks for the run; under torchrun also before the processes have met."""
-    return comm.is_main_process() and int(os.environ.get("RANK", "0")) == 0
+    return comm.is_main_process() and os.environ.get("RANK", "0") == "0"
 
 
 def _columns(cells: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import os
 from ..explore import Ledger
 from ..explore.budget import check_budget
 from ..space import CostTables
-from .arguments import check_options, rescore_parser, selection_request
+from .arguments import check_continuation, check_options, rescore_parser, selection_request
 from .costs import origin, store_tables, stored_tables
 from .selection import ledger_path, recorded_space, select_again
 from .summary import summary
@@ -23,6 +23,7 @@ def rescore_command(args: argparse.Namespace | None = None) -> None:
     """
     args = args or rescore_parser().parse_args()
     check_options(args.opts)
+    check_continuation(args)
     if os.environ.get("RANK", "0") != "0":
         return
     found = origin(args.config_file, args.opts)

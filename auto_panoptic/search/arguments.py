@@ -89,6 +89,19 @@ def check_options(opts: list[str]) -> None:
         raise UserError(f"{late[0]} stands after KEY VALUE pairs: options come before them")
 
 
+def check_continuation(args: argparse.Namespace) -> None:
+    """What continues a search.
+
+    Raises:
+        UserError: without --resume, or a key that --accept does not know.
+    """
+    for option, given in (("--retry-failed", args.retry_failed), ("--accept", args.accept)):
+        if given and not args.resume:
+            raise UserError(f"{option} continues a search: add --resume")
+    if unknown := [key for key in args.accept if key not in ACCEPTABLE]:
+        raise UserError(f"--accept {unknown[0]}: expected one of {', '.join(ACCEPTABLE)}")
+
+
 def _amount(option: str):
     def parse(text: str) -> int:
         try:

@@ -22,11 +22,11 @@ from ..space import CostTables
 from ..training import build_config, check_unread, check_weights, launch_processes, processes
 from .again import rescore_command
 from .arguments import (
-    ACCEPTABLE,
     METRICS,
     add_search_arguments,
     add_selection_arguments,
     asks_for_selection,
+    check_continuation,
     check_options,
     refuse,
     selection_request,
@@ -74,11 +74,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_options(args.opts)
     if args.eval_only:
         raise UserError("--eval-only is an option of train_net.py: a search evaluates candidates")
-    for option, given in (("--retry-failed", args.retry_failed), ("--accept", args.accept)):
-        if given and not args.resume:
-            raise UserError(f"{option} continues a search: add --resume")
-    if unknown := [key for key in args.accept if key not in ACCEPTABLE]:
-        raise UserError(f"--accept {unknown[0]}: expected one of {', '.join(ACCEPTABLE)}")
+    check_continuation(args)
     metrics = args.metrics.split(",")
     if not set(metrics) & set(FITNESS) or not set(metrics) <= set(METRICS):
         raise UserError(

@@ -23,7 +23,7 @@ from ..read_config import import_modules
 
 def processes(args) -> int:
     """How many processes the run of these arguments has: torchrun's, or one per GPU."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _number("WORLD_SIZE", 1, least=1)
     return size if size > 1 else max(args.num_gpus, 1) * args.num_machines
 
 
@@ -35,9 +35,9 @@ def launch_processes(main: Callable, args, cfg) -> None:
     registered; where one ends by :func:`run_command`, this process ends with its exit code.
 
     Raises:
-        UserError: more GPUs asked for than there are.
+        UserError: more GPUs asked for than there are, or variables of a launcher that make no sense.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _number("WORLD_SIZE", 1, least=1) > 1:
         _join_torchrun(cfg)
         show_warnings()
         try:
@@ -93,6 +93,18 @@ def _leave_torchrun() -> None:
     gc.collect()
 
 
+def _number(name: str, default: int, least: int = 0, most: int | None = None) -> int:
+    """A variable of a launcher."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        limit = "" if most is None else f", at most {most}"
+        raise UserError(
+            f"{name} is {text!r}; expected a whole number of at least {least}{limit}: start the processes "
+            "with torchrun, or unset WORLD_SIZE to run one"
+        )
+    return int(text)
+
+
 def _join_torchrun(cfg) -> None:
     """Join the group that torchrun, or a scheduler with its variables, describes."""
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -102,8 +114,11 @@ def _join_torchrun(cfg) -> None:
             "processes with torchrun, or unset WORLD_SIZE to run one"
         )
     # One process per machine where nothing is said, as Kubernetes and Slurm start them.
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    size = _number("WORLD_SIZE", 1, least=1)
+    _number("RANK", 0, most=size - 1)
+    _number("MASTER_PORT", 0, most=65535)
+    local_size = _number("LOCAL_WORLD_SIZE", 1, least=1, most=size)
+    local_rank = _number("LOCAL_RANK", 0, most=size - 1)
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(local_rank)
