@@ -20,6 +20,7 @@ from auto_panoptic.search.executors import ray as workers_module
 from auto_panoptic.search.executors.ray import RayExecutor, cpu_share
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow  # a cluster and its workers take tens of seconds to start
 HERE = Path(__file__).parent
 ITEMS = [((0, i), a) for i, a in enumerate(fair_cycle(toy_space(), seed=0, cycle=0))]
 
@@ -109,7 +110,6 @@ def test_the_contract_of_all_executors(cluster, tmp_path, contract):
     assert not ray.is_initialized()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count, threads", [(1, 2), (4, 1)])
 def test_any_number_of_workers(cluster, tmp_path, count, threads):
     with executor(cluster, tmp_path, count) as workers:
@@ -124,7 +124,6 @@ def test_a_killed_worker_is_replaced_and_its_candidate_evaluated_again(cluster, 
     assert calls(tmp_path) == [1, 1, 1, 2] + [1] * (len(ITEMS) - 4)
 
 
-@pytest.mark.slow
 def test_a_candidate_that_always_kills_fails_after_three_attempts(cluster, tmp_path):
     """The others go on."""
     with executor(cluster, tmp_path, 2, i0="kill") as workers:
@@ -137,7 +136,6 @@ def test_a_candidate_that_always_kills_fails_after_three_attempts(cluster, tmp_p
     assert calls(tmp_path) == [3] + [1] * (len(ITEMS) - 1)
 
 
-@pytest.mark.slow
 def test_workers_that_cannot_start_end_the_run(cluster, tmp_path):
     with executor(cluster, tmp_path, 1, die) as workers:
         with pytest.raises(UserError, match="no worker could start"):
@@ -154,7 +152,6 @@ def test_no_room_for_a_worker_ends_the_run(cluster, tmp_path, monkeypatch):
             list(workers.run(ITEMS))
 
 
-@pytest.mark.slow
 def test_an_abandoned_run_leaves_free_workers(cluster, tmp_path):
     """Whoever stops reading gets no stale outcomes in the next run."""
     with executor(cluster, tmp_path, 2) as workers:
@@ -163,7 +160,6 @@ def test_an_abandoned_run_leaves_free_workers(cluster, tmp_path):
         assert dict(workers.run(ITEMS)) == expected()
 
 
-@pytest.mark.slow
 def test_a_node_dies(cluster, tmp_path):
     """Two nodes; the second and its worker go while they evaluate, and the first evaluates everything."""
     node = cluster.add_node(num_cpus=2, object_store_memory=10**8)
@@ -207,7 +203,6 @@ def script(tmp_path, shapes):
     process.kill()
 
 
-@pytest.mark.slow
 def test_scores_are_those_of_one_process_and_nothing_stays(script):
     """To the last bit; no second copy of the images in a worker, no process left behind."""
     output, errors = script.communicate(timeout=200)
