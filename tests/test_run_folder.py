@@ -41,7 +41,7 @@ def test_one_run_after_the_other(capfd, tmp_path, command):
     line = refused(capfd, tmp_path, *command("--num-gpus=1", "SEED", 5))
     assert line.endswith(
         f"OUTPUT_DIR '{tmp_path}/output' holds model_final.pth of an earlier run: continue that one with "
-        "--resume, or choose another OUTPUT_DIR"
+        "--resume (resume=True in Python), or choose another OUTPUT_DIR"
     )
     before = untouched(tmp_path / "output")
     run_script(*command("--num-gpus=1", "SEED", 5, "OUTPUT_DIR", tmp_path / "other"))

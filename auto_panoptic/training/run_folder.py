@@ -32,8 +32,8 @@ def check_unused(folder: str) -> None:
             found = ["metrics.json"] if any(b'"total_loss"' in line for line in stream) else []
     if found:
         raise UserError(
-            f"OUTPUT_DIR {folder!r} holds {found[-1]} of an earlier run: continue that one with --resume, or "
-            "choose another OUTPUT_DIR"
+            f"OUTPUT_DIR {folder!r} holds {found[-1]} of an earlier run: continue that one with --resume "
+            "(resume=True in Python), or choose another OUTPUT_DIR"
         )
 
 
