@@ -27,9 +27,10 @@ sys.path.insert(0, str(ROOT))
 from auto_panoptic.data import ensure_shapes  # noqa: E402
 from auto_panoptic.errors import UserError  # noqa: E402
 from auto_panoptic.evaluation import results_table  # noqa: E402
-from auto_panoptic.files import WriterLock  # noqa: E402
+from auto_panoptic.files import WriterLock, digest  # noqa: E402
 from auto_panoptic.training import build_config, run_command  # noqa: E402
 
+SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
 PROCESSES = 2
 # Threads that wait for each other sleep instead of spinning: otherwise another job on the machine makes a
 # search many times slower.
@@ -133,6 +134,64 @@ def final_results(metrics: Path) -> dict:
     return results
 
 
+def train_supernet(output: Path) -> Path:
+    """The weights of the supernet."""
+    folder = output / "supernet"
+    opts = ["OUTPUT_DIR", str(folder)]
+    cfg = build_config(SUPERNET, opts)
+    stage = Stage("train the supernet: every path of the space in one network", folder, cfg.dump())
+    resume = ["--resume"] if stage.begun else []
+    stage.run(["train_net.py", "--config-file", SUPERNET, *resume, *opts], cfg.SOLVER.MAX_ITER)
+    return folder / "model_final.pth"
+
+
+def search(output: Path, weights: Path) -> Path:
+    """The architecture that the search selects."""
+    folder = output / "search"
+    cfg = build_config(SUPERNET, ["OUTPUT_DIR", str(output / "supernet")])
+    stage = Stage(
+        "search: score paths of the supernet, select the best operator of each site",
+        folder,
+        cfg.dump() + digest(weights),
+    )
+    resume = ["--resume"] if stage.begun and (folder / "ledger.jsonl").exists() else []
+    opts = ["--weights", str(weights), *resume, "OUTPUT_DIR", str(output)]
+    stage.run(["search_net.py", "--config-file", SUPERNET, *opts])
+    return folder / "architecture.json"
+
+
+def retrain(output: Path, weights: Path, architecture: Path) -> Path:
+    """Folder of the retrained and evaluated network."""
+    folder = output / "retrain"
+    opts = ["NAS.ARCHITECTURE", architecture, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", folder]
+    opts = [str(word) for word in opts]
+    cfg = build_config(RETRAIN, opts)
+    stage = Stage(
+        "retrain the selected architecture and evaluate it",
+        folder,
+        cfg.dump() + digest(weights) + digest(architecture),
+    )
+    resume = ["--resume"] if stage.begun else []
+    stage.run(["train_net.py", "--config-file", RETRAIN, *resume, *opts], cfg.SOLVER.MAX_ITER)
+    return folder
+
+
+def report(results: dict, paths: dict[str, Path], seconds: float) -> None:
+    """Print the tables, the paths of what was made, and the line for machines."""
+    print(f"\n{results_table(results)}\n")
+    for name, path in paths.items():
+        print(f"{name:<16} {path}")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"\n{seconds:.0f} s" + (f", largest process {peak:.1f} GiB" if peak > 0.1 else ""))
+    line = {
+        "PQ": results["panoptic_seg"]["PQ"],
+        "seconds": round(seconds, 1),
+        "architecture": str(paths["architecture"]),
+        "report": None,
+    }
+    print(json.dumps(line))
+
+
 def run():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -146,74 +205,20 @@ def run():
     output.mkdir(parents=True, exist_ok=True)
     lock = WriterLock(output / "quickstart.lock", protects=str(output), option="--output")
 
-    supernet_dir, search_dir, retrain_dir = output / "supernet", output / "search", output / "retrain"
-    supernet_cfg, retrain_cfg = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
-    weights, architecture = supernet_dir / "model_final.pth", search_dir / "architecture.json"
-
     print("\n== data set: drawn scenes in COCO-panoptic format", flush=True)
     print(f"   {ensure_shapes()}")
-
-    opts = ["OUTPUT_DIR", str(supernet_dir)]
-    cfg = build_config(supernet_cfg, opts)
-    supernet = Stage("train the supernet: every path of the space in one network", supernet_dir, cfg.dump())
-    resume = ["--resume"] if supernet.begun else []
-    supernet.run(["train_net.py", "--config-file", supernet_cfg, *resume, *opts], cfg.SOLVER.MAX_ITER)
-
-    opts = ["OUTPUT_DIR", str(output)]
-    search = Stage(
-        "search: score paths of the supernet, select the best operator of each site",
-        search_dir,
-        cfg.dump() + _digest(weights),
-    )
-    resume = ["--resume"] if search.begun and (search_dir / "ledger.jsonl").exists() else []
-    search.run(["search_net.py", "--config-file", supernet_cfg, "--weights", str(weights), *resume, *opts])
-
-    opts = [
-        "NAS.ARCHITECTURE",
-        str(architecture),
-        "MODEL.WEIGHTS",
-        str(weights),
-        "OUTPUT_DIR",
-        str(retrain_dir),
-    ]
-    cfg = build_config(retrain_cfg, opts)
-    retrain = Stage(
-        "retrain the selected architecture and evaluate it",
-        retrain_dir,
-        cfg.dump() + _digest(weights) + _digest(architecture),
-    )
-    resume = ["--resume"] if retrain.begun else []
-    retrain.run(["train_net.py", "--config-file", retrain_cfg, *resume, *opts], cfg.SOLVER.MAX_ITER)
-
-    results = final_results(retrain_dir / "metrics.json")
-    print(f"\n{results_table(results)}\n")
-    for name, path in (
-        ("supernet", weights),
-        ("candidates", search_dir / "ledger.jsonl"),
-        ("architecture", architecture),
-        ("retrained model", retrain_dir / "model_final.pth"),
-        ("metrics", retrain_dir / "metrics.json"),
-    ):
-        print(f"{name:<16} {path}")
-    seconds = time.monotonic() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"\n{seconds:.0f} s" + (f", largest process {peak:.1f} GiB" if peak > 0.1 else ""))
-    print(
-        json.dumps(
-            {
-                "PQ": results["panoptic_seg"]["PQ"],
-                "seconds": round(seconds, 1),
-                "architecture": str(architecture),
-                "report": None,
-            }
-        )
-    )
+    weights = train_supernet(output)
+    architecture = search(output, weights)
+    retrained = retrain(output, weights, architecture)
+    paths = {
+        "supernet": weights,
+        "candidates": output / "search" / "ledger.jsonl",
+        "architecture": architecture,
+        "retrained model": retrained / "model_final.pth",
+        "metrics": retrained / "metrics.json",
+    }
+    report(final_results(paths["metrics"]), paths, time.monotonic() - start)
     lock.release()
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 if __name__ == "__main__":
