@@ -85,16 +85,6 @@ TEXT = Rule(lambda v: isinstance(v, str) and v.strip() != "", "a name")
 RULES: dict[str, Rule] = {
     # ------------------------------------------------------------------ search
     "NAS.SEED": whole(0, 2**32 - 1),
-    "NAS.CYCLES": whole(1, 10**6),
-    "NAS.MODELS_PER_CYCLE": whole(1, 10**6),
-    "NAS.RANDOM.CYCLES": whole(1, 10**6),
-    "NAS.RANDOM.MODELS_PER_CYCLE": whole(1, 10**6),
-    "NAS.EVOLUTION.GENERATIONS": whole(1, 10**6),
-    "NAS.EVOLUTION.POPULATION": whole(1, 10**6),
-    "NAS.EVOLUTION.PARENTS": whole(1, 10**6),
-    "NAS.EVOLUTION.MUTATION": PROBABILITY,
-    "NAS.EVOLUTION.CROSSOVER": PROBABILITY,
-    "NAS.EVOLUTION.MUTATION_PROBABILITY": PROBABILITY,
     "NAS.SCOREBOARD": choice("exact", "reference"),
     "NAS.GRADIENTS": choice("mean", "sum", "lr_scale"),
     "NAS.SAMPLING": choice("fair", "uniform"),

@@ -1,6 +1,8 @@
 """A setting of the network that no part of it reads: refused where it is typed, told where it is written."""
 
 import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
 from test_cli import refused, toy  # noqa: F401
 from toy import ROOT, make_config
 
@@ -38,6 +40,22 @@ def test_what_else_decides_whether_a_key_is_read(tmp_path, shapes):
     with pytest.raises(UserError, match="CROSS_ATTENTION.RATIOS is .*, but no part"):
         check(tmp_path, shapes, "MODEL.CROSS_ATTENTION.ENABLED", False, "MODEL.CROSS_ATTENTION.RATIOS", "[2]")
     check(tmp_path, shapes, "MODEL.CROSS_ATTENTION.RATIOS", "[2]")
+
+
+@META_ARCH_REGISTRY.register()
+class ReadsByGet(torch.nn.Module):
+    """Reads one key as a mapping's, not as an attribute."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.depth = cfg.MODEL.RESNETS.get("DEPTH", 50)
+
+
+def test_a_key_may_be_read_as_a_mappings(tmp_path, shapes):
+    model = ("MODEL.META_ARCHITECTURE", "ReadsByGet")
+    check(tmp_path, shapes, *model, "MODEL.RESNETS.DEPTH", 101)
+    with pytest.raises(UserError, match="NUM_GROUPS is 2, but no part"):
+        check(tmp_path, shapes, *model, "MODEL.RESNETS.NUM_GROUPS", 2)
 
 
 def test_what_is_read_or_usual_may_stand_there(tmp_path, shapes):

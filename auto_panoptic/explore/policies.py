@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..space import Architecture, SearchSpace
+from ..validate import PROBABILITY, RULES, whole
 from .fairness import fair_cycle
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class Policy:
     Attributes:
         name: as on the command line and in NAS.POLICY.
         node: where its settings are in the config, NAS.<node>; "" for NAS itself.
-        keys: {config key: default}, the first two being the numbers of cycles and of models in each.
+        keys: {config key: default}, the first two being the numbers of cycles and of models in each. Whole
+            numbers are at least 1, others shares from 0 to 1.
         uses_history: whether candidates depend on how earlier cycles scored.
         selects: what is selected in the end: by "ranks" of paths, or the "best" evaluated candidate.
         space, seed: what to search, and the seed of all draws.
@@ -97,9 +99,11 @@ class _Registry(dict[str, type[Policy]]):
     """{name: policy}, in the order of registration."""
 
     def register(self, policy: type[Policy]) -> type[Policy]:
-        """Add a policy, as a decorator. ValueError if the name is taken."""
+        """Add a policy and what its keys may be, as a decorator. ValueError if the name is taken."""
         if self.setdefault(policy.name, policy) is not policy:
             raise ValueError(f"a policy {policy.name!r} is registered already")
+        for key, default in policy.keys.items():
+            RULES[policy.full_key(key)] = whole(1, 10**6) if isinstance(default, int) else PROBABILITY
         return policy
 
     def of(self, name: str) -> type[Policy]:

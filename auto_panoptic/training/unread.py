@@ -77,9 +77,9 @@ def _watching(cfg: CfgNode) -> Iterator[set[str]]:
                 name_nodes(value, f"{prefix}{key}.")
 
     def noting(original):
-        def get(node, key):
+        def get(node, key, *default):
             read.add(f"{node.__dict__.get('_prefix', '?')}{key}")
-            return original(node, key)
+            return original(node, key, *default)
 
         return get
 
@@ -87,5 +87,6 @@ def _watching(cfg: CfgNode) -> Iterator[set[str]]:
     with (
         mock.patch.object(CfgNode, "__getattr__", noting(attribute)),
         mock.patch.object(CfgNode, "__getitem__", noting(item)),
+        mock.patch.object(CfgNode, "get", noting(dict.get)),
     ):
         yield read
