@@ -1,4 +1,4 @@
-"""What a user's mistake becomes: one line that says how to mend it, and exit code 2."""
+"""What a user's mistake becomes: one line that says how to mend it, and exit code 2; 3 for a diverged run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ class UserError(ValueError):
 
     The message is one line: what is wrong, where, what is allowed, and the remedy. The command line tools
     print it without a traceback and exit with code 2.
+    """
+
+
+class Diverged(FloatingPointError):
+    """NaN or infinity where numbers should be: training has diverged, or did so before.
+
+    The message is one line: what is not finite, where, and the remedy. The command line tools print it
+    without a traceback and exit with code 3.
     """
 
 
@@ -80,9 +88,9 @@ def show_warnings(drop: bool = False) -> None:
 
 
 def run_command(main: Callable[[], object], quiet: bool | None = None) -> None:
-    """Run a command's ``main``; a UserError prints one line and exits with code 2, Ctrl-C with 130.
+    """Run a command's ``main``; one line for a UserError, exit code 2, or Diverged, 3; Ctrl-C gives 130.
 
-    Warnings that are held when it ends are shown, but for those before a UserError.
+    Warnings that are held when it ends are shown, but for those before such a line.
 
     Args:
         main: the command.
@@ -92,10 +100,10 @@ def run_command(main: Callable[[], object], quiet: bool | None = None) -> None:
         quiet = os.environ.get("LOCAL_RANK", "0") != "0"
     try:
         main()
-    except UserError as error:
+    except (UserError, Diverged) as error:
         show_warnings(drop=True)
         print("" if quiet else f"error: {error}\n", end="", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, Diverged) else 2)
     except KeyboardInterrupt:
         print("" if quiet else "interrupted; --resume continues\n", end="", file=sys.stderr)
         sys.exit(130)

@@ -7,7 +7,7 @@ import pytest
 from test_cli import toy  # noqa: F401
 from toy import run_script
 
-from auto_panoptic.errors import UserError, hold_warnings, run_command, show_warnings
+from auto_panoptic.errors import Diverged, UserError, hold_warnings, run_command, show_warnings
 
 
 def warn():
@@ -29,17 +29,18 @@ def as_a_command():
     assert logging.lastResort is before
 
 
+@pytest.mark.parametrize("error, code", [(UserError, 2), (Diverged, 3)])
 @pytest.mark.parametrize("rank, text", [("0", "error: it is so\n"), ("1", "")])
-def test_an_error_stands_alone(capsys, monkeypatch, rank, text):
+def test_an_error_stands_alone(capsys, monkeypatch, rank, text, error, code):
     monkeypatch.setenv("LOCAL_RANK", rank)
 
     def main():
         warn()
-        raise UserError("it is so")
+        raise error("it is so")
 
     with pytest.raises(SystemExit) as end:
         run_command(main)
-    assert end.value.code == 2 and capsys.readouterr().err == text
+    assert end.value.code == code and capsys.readouterr().err == text
 
 
 def test_warnings_of_a_run_that_starts_are_shown(capsys):

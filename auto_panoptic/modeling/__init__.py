@@ -8,6 +8,7 @@
 - ``searchable``   optional methods of a meta-architecture, with defaults
 - ``calibration``  BatchNorm statistics of the active path
 - ``fold``         BatchNorm folded into convolutions, for inference
+- ``finite``       NaN and infinity in weights, statistics and outputs
 """
 
 from .backbones import ShuffleNetV2
