@@ -12,8 +12,8 @@ from toy import error_line, own_messages
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.training import AtomicCheckpointer, checkpoint, has_checkpoint, run_command
+from auto_panoptic.training.archive import damage
 from auto_panoptic.training.checkpoint import newest_intact
-from auto_panoptic.training.weights import damage
 
 
 def numbered(folder, number, **options):

@@ -9,7 +9,7 @@ from detectron2.modeling.backbone import BasicStem, ResNet
 from toy import make_config
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.training import check_weights, load_weights, weights
+from auto_panoptic.training import check_weights, load_weights, zoo
 
 
 @META_ARCH_REGISTRY.register()
@@ -46,7 +46,7 @@ def catalogue(tmp_path, monkeypatch):
             raise OSError(f"404 {path}\nmore")
         return path
 
-    manager = weights._Catalogue(torch.nn.Module()).path_manager
+    manager = zoo._Catalogue(torch.nn.Module()).path_manager
     monkeypatch.setattr(type(manager), "get_local_path", resolve)
     write(content)
     return content, write

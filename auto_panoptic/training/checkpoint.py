@@ -22,7 +22,8 @@ from .. import __version__
 from ..errors import UserError
 from ..files import PARTIAL, replacing
 from ..modeling import choice_blocks
-from .weights import damage, model_meta, read_checkpoint, select_weights
+from .archive import damage, read_checkpoint
+from .weights import model_meta, select_weights
 
 _PERIODIC = re.compile(r"model_(\d+)\.pth")
 _POINTER = "last_checkpoint"

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-import pickle
 import re
-import zipfile
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..errors import UserError
 from ..modeling import choice_blocks, meta_model
 from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
+from .archive import read_checkpoint
+from .zoo import CATALOGUE, load_from_catalogue, local_file
 
 _CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
 # Buffers that follow from the config, never from a checkpoint; its key is their name in capitals.
 _DERIVED = ("pixel_mean", "pixel_std")
-_BACKBONE = "backbone.bottom_up."  # under an FPN, in Detectron2's models
-# Detectron2's own models, downloaded from its authors and read by its own code.
-_CATALOGUE = "detectron2://"
-_CATALOGUE_NAME = re.compile(rf"{_CATALOGUE}\w[\w.+-]*(/\w[\w.+-]*)*", re.ASCII)  # no way out of its folder
 
 
 # ------------------------------------------------------------------ what a model is
@@ -52,65 +46,6 @@ def _pixels(buffer: torch.Tensor | None) -> list[float] | None:
     if buffer is None or buffer.is_meta:
         return None
     return [float(f"{value:.7g}") for value in buffer.flatten().tolist()]  # as in the config, not in binary
-
-
-# ------------------------------------------------------------------ reading
-
-
-def damage(path: str) -> str:
-    """What is wrong with the archive ``path``, such as "has 0 bytes"; "" if its checksums hold.
-
-    A flipped bit that no checksum covers changes no weight: it is padding, or torch cannot read the file.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entry = archive.testzip()
-    except Exception as error:  # a damaged directory leads zipfile to errors of many kinds
-        size = os.path.getsize(path)
-        return f"is damaged ({str(error).splitlines()[0] if size and str(error) else f'{size} bytes'})"
-    return f"is damaged (the checksum of {entry} does not hold)" if entry else ""
-
-
-def read_checkpoint(
-    path: str, key: str = "MODEL.WEIGHTS", *, tested: bool = False, mmap: bool = False
-) -> dict:
-    """Read a checkpoint without running any code in it.
-
-    Args:
-        path: the file.
-        key: the setting that named it, for errors.
-        tested: :func:`damage` found nothing.
-        mmap: leave the tensors on the disk until they are looked at.
-
-    Returns:
-        a dict with "model": {name: tensor}, and whatever else the file holds.
-
-    Raises:
-        UserError: the file is missing, damaged, a pickle, or no checkpoint.
-    """
-    if path.endswith(".pkl"):
-        raise UserError(
-            f"{key}: {path!r} is a pickle, and reading one runs code in it; for Detectron2's own models give "
-            f"the name in its catalogue ({_CATALOGUE}ImageNetPretrained/MSRA/R-50.pkl), else a .pth file"
-        )
-    if "://" in path:
-        raise UserError(f"{key}: {path!r} is no file; download it and give its path")
-    if not os.path.isfile(path):
-        raise UserError(
-            f"{key}: no file {path!r}; give the path of a checkpoint (a training run writes "
-            "OUTPUT_DIR/model_final.pth)"
-        )
-    if not tested and zipfile.is_zipfile(path) and (problem := damage(path)):
-        raise UserError(f"{key}: {path!r} {problem}; give an intact copy")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{key}: {path!r} cannot be read as a checkpoint ({reason})") from None
-    weights = data.get("model", data) if isinstance(data, dict) else None
-    if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise UserError(f"{key}: {path!r} holds no model weights; expected a dict of tensors under 'model'")
-    return data if "model" in data else {"model": data}
 
 
 # ------------------------------------------------------------------ matching
@@ -274,8 +209,8 @@ def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -
     """
     space = {}
     logger = logging.getLogger(__name__)
-    if path.startswith(_CATALOGUE):
-        _load_from_catalogue(model, path, to_train)
+    if path.startswith(CATALOGUE):
+        load_from_catalogue(model, path, to_train)
     else:
         data = read_checkpoint(path)
         space = data.get("space") or {}
@@ -288,49 +223,6 @@ def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -
     return space
 
 
-class _Catalogue(DetectionCheckpointer):
-    """Detectron2's checkpointer, which resolves the names of its catalogue and converts old formats."""
-
-    def _load_model(self, checkpoint):
-        self.incompatible = super()._load_model(checkpoint)
-        return self.incompatible
-
-
-def _local_file(name: str) -> str:
-    if not _CATALOGUE_NAME.fullmatch(name):
-        raise UserError(
-            f"MODEL.WEIGHTS: {name!r} is no name of Detectron2's catalogue; expected one like "
-            f"{_CATALOGUE}ImageNetPretrained/MSRA/R-50.pkl"
-        )
-    try:
-        return _Catalogue(torch.nn.Module()).path_manager.get_local_path(name)
-    except Exception as error:  # whatever the download may raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"MODEL.WEIGHTS: {name!r} cannot be downloaded ({reason}); check the name and the network"
-        ) from None
-
-
-def _load_from_catalogue(model: torch.nn.Module, name: str, to_train: bool) -> None:
-    checkpointer = _Catalogue(model)
-    checkpointer.load(_local_file(name), checkpointables=[])
-    own = model.state_dict()
-    backbone = _BACKBONE if any(key.startswith(_BACKBONE) for key in own) else "backbone."
-    found = checkpointer.incompatible
-    missing = [*found.missing_keys, *(key for key, *_ in found.incorrect_shapes)]
-    missing = [
-        key
-        for key in missing
-        if (key.startswith(backbone) or not to_train) and not key.endswith("num_batches_tracked")
-    ]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(
-            f"MODEL.WEIGHTS: {name!r} lacks {missing[0]!r}{more}; it belongs to another network: "
-            "give one that fits MODEL.BACKBONE and MODEL.RESNETS"
-        )
-
-
 def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Module | None = None) -> None:
     """Raise UserError unless ``path`` fits the model of ``cfg``; allocates no model, reads no weights.
 
@@ -339,8 +231,8 @@ def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Mod
     Weights of Detectron2's catalogue are only downloaded here; they are matched when they are loaded.
     """
     model = model or meta_model(cfg)
-    if path.startswith(_CATALOGUE):
-        _local_file(path)
+    if path.startswith(CATALOGUE):
+        local_file(path)
         return
     for name in _DERIVED:
         if hasattr(model, name):  # on the meta device the model's own have no values
