@@ -77,7 +77,7 @@ def evaluate(args, cfg):
         cfg = without_merging_limit(cfg)
         options["trim_areas"] = sorted(set(cfg.TEST.TRIM_AREAS))
     model = Trainer.build_model(cfg)
-    space = load_weights(model, cfg.MODEL.WEIGHTS)
+    space = load_weights(model, cfg.MODEL.WEIGHTS, cfg=cfg)
     evaluators = {name: Trainer.build_evaluator(cfg, name, **options) for name in cfg.DATASETS.TEST}
     with path_statistics(cfg, model, space):
         results = Trainer.test(cfg, model, list(evaluators.values()))

@@ -114,7 +114,10 @@ def test_sets_that_number_their_classes_differently_are_refused(tmp_path, forget
     register_coco_panoptic("own", **write_own(tmp_path / "a"))
     other = [{**c, "name": {"cat": "dog", "dog": "cat"}.get(c["name"], c["name"])} for c in CATEGORIES]
     register_coco_panoptic("other", **write_own(tmp_path / "b", categories=other))
-    with pytest.raises(UserError, match=r"thing classes \(2 and 2; in another order, by their ids\)"):
+    difference = (
+        r"thing classes \(2 and 2; in another order, by their ids: 0 is 'cat' / 'dog', 1 is 'dog' / 'cat'"
+    )
+    with pytest.raises(UserError, match=difference):
         setup_datasets(config_with(TRAIN=("own",), TEST=("other",)))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError
+from .classes import KINDS, class_difference, class_record
 from .consistency import check_metadata
 from .formats.panoptic_json import read_categories
 from .id_table import id_rows, id_table, is_main_process
@@ -21,9 +22,7 @@ from .sets.imagenet import find_image_folder, register_image_folder
 logger = logging.getLogger(__name__)
 
 # What is counted -> the heads below MODEL whose NUM_CLASSES it is, how it is called, how to make sets agree.
-HEADS = {"things": ("ROI_HEADS",), "labels": ("SEM_SEG_HEAD",), "classes": ("CLASSIFIER",)}
-KINDS = {"things": "thing classes", "labels": "stuff classes", "classes": "classes"}
-REMEDIES = {"classes": "give both the same class folders"}
+HEADS = {"things": ("ROI_HEADS",), "stuff": ("SEM_SEG_HEAD",), "classes": ("CLASSIFIER",)}
 _METADATA_PATHS = {
     "panoptic_json": "the panoptic JSON",
     "panoptic_root": "a folder of panoptic PNGs",
@@ -77,12 +76,12 @@ def _check_data_set(name: str) -> None:
 
 
 def _classes(name: str) -> dict[str, list]:
-    """{what is counted: class names}: "classes" of a folder, "labels" of label maps, else "things" too."""
+    """{what is counted: class names}: "classes" of a folder, "stuff" of label maps, else "things" too."""
     folder = find_image_folder(name)
     if folder is not None:
         return {"classes": folder.classes}
     metadata = MetadataCatalog.get(name)
-    keys = {"things": "thing_classes", "labels": "stuff_classes"}
+    keys = {"things": "thing_classes", "stuff": "stuff_classes"}
     if metadata.get("evaluator_type", None) == SEMANTIC:
         del keys["things"]
     if any(metadata.get(key, None) is None for key in keys.values()):
@@ -90,7 +89,7 @@ def _classes(name: str) -> dict[str, list]:
     found = {}
     for what, key in keys.items():
         classes = metadata.get(key, None)
-        if classes is None or (what == "labels" and not classes):
+        if classes is None or (what == "stuff" and not classes):
             raise UserError(
                 f"data set {name} has no {key} in its metadata; panoptic segmentation needs both. Register "
                 "it with auto_panoptic.data.register_coco_panoptic."
@@ -119,7 +118,7 @@ def _check_metadata(cfg, name: str, evaluated: bool) -> None:
         )
 
 
-def _check_same_classes(classes: dict[str, dict]) -> None:
+def _check_same_classes(cfg, classes: dict[str, dict]) -> None:
     """Raise UserError where the data sets of a config have different classes; {name: :func:`_classes`}."""
     (first, expected), *others = classes.items()
     for name, found in others:
@@ -128,15 +127,14 @@ def _check_same_classes(classes: dict[str, dict]) -> None:
                 f"data sets {first} and {name} are of different kinds (classified images, label maps, "
                 "panoptic images); name sets of one kind"
             )
-        for what, names in expected.items():
-            if found[what] != names:
-                differing = sorted(set(names) ^ set(found[what]))[:5]
-                example = f"e.g. {differing}" if differing else "in another order, by their ids"
-                remedy = REMEDIES.get(what, "register both with the same 'categories'")
-                raise UserError(
-                    f"data sets {first} and {name} have different {KINDS[what]} ({len(names)} and "
-                    f"{len(found[what])}; {example}); {remedy}"
-                )
+        records = (class_record(data_set_for(cfg, n)) for n in (first, name))
+        if difference := class_difference(*records):
+            remedy = (
+                "give both the same class folders"
+                if "classes" in found
+                else "register both with the same 'categories'"
+            )
+            raise UserError(f"data sets {first} and {name} have different {difference}; {remedy}")
 
 
 def _count_classes(cfg, name: str, classes: dict) -> None:
@@ -144,7 +142,8 @@ def _count_classes(cfg, name: str, classes: dict) -> None:
     for what, names in classes.items():
         for head in HEADS[what]:
             if head in cfg.MODEL and "NUM_CLASSES" in cfg.MODEL[head]:
-                _derive(cfg.MODEL[head], f"MODEL.{head}.NUM_CLASSES", len(names), f"{KINDS[what]} of {name}")
+                of = f"{KINDS[what]} of {name}"
+                _derive(cfg.MODEL[head], f"MODEL.{head}.NUM_CLASSES", len(names), of)
 
 
 def setup_datasets(cfg) -> None:
@@ -177,7 +176,7 @@ def setup_datasets(cfg) -> None:
     for name in names:
         if "things" in classes[name]:
             _check_metadata(cfg, name, name in evaluated)
-    _check_same_classes(classes)
+    _check_same_classes(cfg, classes)
     mapper_name(cfg)
     if "classes" in classes[names[0]]:
         build_mapper(cfg, is_train=True)  # checks its settings

@@ -196,7 +196,7 @@ class CandidateEvaluator:
 def load_evaluator(cfg, weights: str, metrics: Sequence[str]) -> CandidateEvaluator:
     """The evaluator of the supernet ``cfg`` with the checkpoint ``weights``."""
     model = AutoPanopticTrainer.build_model(cfg)
-    load_weights(model, weights)
+    load_weights(model, weights, cfg=cfg)
     return CandidateEvaluator(cfg, model, metrics)
 
 

@@ -19,6 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from .. import __version__
+from ..data.classes import check_classes, config_classes
 from ..errors import UserError
 from ..files import PARTIAL, replacing
 from ..modeling import choice_blocks
@@ -83,6 +84,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def __init__(self, model, save_dir="", *, save_to_disk=None, cfg=None, keep=0, **checkpointables):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.settings = training_settings(cfg) if cfg is not None else {}
+        self.classes = config_classes(cfg) if cfg is not None else None
         self.keep = keep
 
     def save(self, name: str, **kwargs) -> None:
@@ -100,6 +102,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             space={site: list(block.candidates) for site, block in choice_blocks(self.model).items()},
             meta=model_meta(self.model),
             settings=self.settings,
+            classes=self.classes,
             versions=_versions(),
         )
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -161,7 +164,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 "%s was written by %s, now running %s: the run goes on, but perhaps not bit for bit",
                 path, data.get("versions"), _versions(),
             )  # fmt: skip
-        self.model.load_state_dict(select_weights(self.model, data, path, key="--resume"), strict=False)
+        selected = select_weights(self.model, data, path, key="--resume", classes=self.classes)
+        self.model.load_state_dict(selected, strict=False)
         for key, obj in self.checkpointables.items():
             obj.load_state_dict(data[key])
         self.logger.info("Continuing from %s (iteration %s)", path, _iteration(data))
@@ -176,7 +180,9 @@ def check_resume(cfg) -> bool:
     """
     path = _usable(cfg.OUTPUT_DIR, *newest_intact(cfg.OUTPUT_DIR))
     if path:
-        _check_settings(_peek(path).get("settings", {}), training_settings(cfg), path)
+        before = _peek(path)
+        _check_settings(before.get("settings", {}), training_settings(cfg), path)
+        check_classes(f"--resume: {path!r}", before.get("classes"), config_classes(cfg))
     return bool(path)
 
 

@@ -191,7 +191,7 @@ class AutoPanopticTrainer(DefaultTrainer):
             if resume:
                 logging.getLogger(__name__).info("Nothing to resume yet in %s", self.cfg.OUTPUT_DIR)
             if self.cfg.MODEL.WEIGHTS:
-                load_weights(self.model, self.cfg.MODEL.WEIGHTS, to_train=True)
+                load_weights(self.model, self.cfg.MODEL.WEIGHTS, to_train=True, cfg=self.cfg)
         if comm.get_world_size() > 1:
             for tensor in (*self.model.parameters(), *self.model.buffers()):
                 torch.distributed.broadcast(tensor.data, src=0)

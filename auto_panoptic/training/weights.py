@@ -8,6 +8,7 @@ import re
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from ..data.classes import check_classes, config_classes
 from ..errors import UserError
 from ..modeling import choice_blocks, meta_model
 from ..modeling.layers.setting import SettingInWeights
@@ -52,7 +53,13 @@ def _pixels(buffer: torch.Tensor | None) -> list[float] | None:
 
 
 def select_weights(
-    model: torch.nn.Module, data: dict, path: str, *, to_train: bool = False, key: str = "MODEL.WEIGHTS"
+    model: torch.nn.Module,
+    data: dict,
+    path: str,
+    *,
+    to_train: bool = False,
+    key: str = "MODEL.WEIGHTS",
+    classes: dict | None = None,
 ) -> dict[str, torch.Tensor]:
     """Select from a checkpoint what ``model`` needs, by name.
 
@@ -63,10 +70,11 @@ def select_weights(
         data: the checkpoint, as :func:`read_checkpoint` returns it.
         path, key: named in errors.
         to_train: accept a checkpoint of a model that pre-trains a part of this one.
+        classes: of the data sets, see :func:`.class_record`; compared with those that the checkpoint records.
 
     Raises:
-        UserError: the checkpoint holds another space, architecture or width; a weight is missing, has another
-            shape, or belongs to nothing in the model.
+        UserError: the checkpoint holds another space, architecture, width or other classes; a weight is
+            missing, has another shape, or belongs to nothing in the model.
     """
     subject = f"{key}: {path!r}"
     weights, meta, space = data["model"], data.get("meta", {}), data.get("space")
@@ -82,6 +90,8 @@ def select_weights(
         if not own:
             raise UserError(f"{subject} holds a {kinds[0]}, whose {part} this config's model has not")
         blocks = choice_blocks(model.get_submodule(part.removesuffix(".")))
+    else:
+        check_classes(subject, data.get("classes"), classes)
     _check_meta(subject, model, meta)
     own_space = {site: list(block.candidates) for site, block in blocks.items()}
     if space is not None and (problem := _space_problem(space, own_space)):
@@ -193,13 +203,16 @@ def _check_names(subject: str, weights: dict, own: dict, kinds: tuple) -> None:
 # ------------------------------------------------------------------ loading
 
 
-def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -> dict[str, list[str]]:
+def load_weights(
+    model: torch.nn.Module, path: str, *, to_train: bool = False, cfg=None
+) -> dict[str, list[str]]:
     """Load weights by name, strictly.
 
     Args:
         path: a checkpoint, or a ``detectron2://`` name of Detectron2's catalogue.
         to_train: the weights are a start for training: a backbone without the rest of the model is enough, if
             it comes from a model that pre-trains it or from the catalogue.
+        cfg: the config, whose data sets must have the classes of the weights; None compares none.
 
     Returns:
         {site: operators} that the file holds; empty where it does not say.
@@ -213,8 +226,10 @@ def load_weights(model: torch.nn.Module, path: str, *, to_train: bool = False) -
         load_from_catalogue(model, path, to_train)
     else:
         data = read_checkpoint(path)
-        space = data.get("space") or {}
-        selected = select_weights(model, data, path, to_train=to_train)
+        space, classes = data.get("space") or {}, config_classes(cfg) if cfg is not None else None
+        selected = select_weights(model, data, path, to_train=to_train, classes=classes)
+        if classes and not data.get("classes"):
+            logger.info("%s does not say its classes: not compared with those of the data sets", path)
         rest = [name for name in model.state_dict() if name not in selected and not _optional(name)]
         model.load_state_dict(selected, strict=False)
         if rest:
@@ -237,4 +252,5 @@ def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Mod
     for name in _DERIVED:
         if hasattr(model, name):  # on the meta device the model's own have no values
             setattr(model, name, torch.tensor(getattr(cfg.MODEL, name.upper())))
-    select_weights(model, read_checkpoint(path, mmap=True), path, to_train=to_train)
+    data, classes = read_checkpoint(path, mmap=True), config_classes(cfg)
+    select_weights(model, data, path, to_train=to_train, classes=classes)

@@ -332,7 +332,7 @@ def _shared_data(cfg, weights: str) -> dict:
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
     model = AutoPanopticTrainer.build_model(cfg)
-    load_weights(model, weights)
+    load_weights(model, weights, cfg=cfg)
     return {"state": _arrays(model.state_dict()), "images": _arrays(images)}
 
 
