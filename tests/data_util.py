@@ -8,6 +8,7 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 from auto_panoptic import add_auto_panoptic_config
+from auto_panoptic.data.formats.panoptic_png import read_panoptic, write_panoptic
 
 CATEGORIES = [
     {"id": 4, "name": "cat", "isthing": 1, "color": [10, 20, 30]},
@@ -25,6 +26,22 @@ def config_with(**datasets):
     for key, value in datasets.items():
         cfg.DATASETS[key] = value
     return cfg
+
+
+def agree(own: dict) -> None:
+    """Make PNGs and JSON agree after a change: unlisted pixels become void, areas are counted."""
+    path = Path(own["panoptic_json"])
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        png = Path(own["panoptic_root"]) / annotation["file_name"]
+        ids, segments = read_panoptic(str(png)), annotation["segments_info"]
+        kept = np.where(np.isin(ids, [s["id"] for s in segments]), ids, 0)
+        if (kept != ids).any():
+            write_panoptic(str(png), kept)
+        annotation["segments_info"] = [s for s in segments if (ids == s["id"]).any()]
+        for segment in annotation["segments_info"]:
+            segment["area"] = int((ids == segment["id"]).sum())
+    path.write_text(json.dumps(content))
 
 
 def write_own(folder, categories=CATEGORIES, **changes) -> dict:
@@ -63,7 +80,7 @@ def write_own(folder, categories=CATEGORIES, **changes) -> dict:
     }
 
 
-EMPTY = ("stuff only", "crowd only", "all void", "no pixel")
+EMPTY = ("stuff only", "crowd only", "all void")
 
 
 def write_scenes(folder, kinds, height=48, width=64) -> dict:
@@ -79,8 +96,6 @@ def write_scenes(folder, kinds, height=48, width=64) -> dict:
         if kind in ("objects", "crowd only"):
             ids[10:40, 10:40] = 20
             segments.append({"id": 20, "category_id": 4, "iscrowd": int(kind == "crowd only")})
-        if kind == "no pixel":  # the JSON has an object that the PNG does not show
-            segments.append({"id": 30, "category_id": 9, "iscrowd": 0})
         for segment in segments:
             segment.update(area=int((ids == segment["id"]).sum()), bbox=[10, 10, 30, 30])
         name = f"{image_id:03d}"

@@ -160,9 +160,9 @@ def train_scenes(folder, shapes):
     The order of the first epoch is known, so that the images of process 1 can be the empty ones.
     """
     order = np.random.default_rng([0, 0]).permutation(48)
-    kinds = ["objects" if i % 3 else EMPTY[i // 3 % 4] for i in range(48)]
+    kinds = ["objects" if i % 3 else EMPTY[i // 3 % 3] for i in range(48)]
     for place, index in enumerate(order[1::2]):
-        kinds[index] = EMPTY[place % 4]
+        kinds[index] = EMPTY[place % 3]
     entry = {"name": "scenes", **write_scenes(folder / "scenes", kinds)}
     cfg = make_config(
         folder,

@@ -18,12 +18,15 @@ def test_png_of_another_size_is_named(tmp_path, forget_data_sets):
     content["images"][0]["width"] = 31
     path.write_text(json.dumps(content))
     register_coco_panoptic("own", **own)
-    with pytest.raises(UserError, match="has 30 x 20 pixels, but image 41 has 31 x 20"):
+    with pytest.raises(UserError, match=r"image 41\): the PNG has 30 x 20 pixels, the JSON says 31 x 20"):
         DatasetCatalog.get("own")
     assert not list((tmp_path / "derived").glob("own-*/instances.json"))  # nothing half-made
 
 
-@pytest.mark.parametrize("damage, message", [("truncate", "cannot be decoded"), ("remove", "does not exist")])
+@pytest.mark.parametrize(
+    "damage, message",
+    [("truncate", "begins as PNG, but its header is cut"), ("remove", "the file does not exist")],
+)
 def test_damaged_png_is_named(tmp_path, damage, message, forget_data_sets):
     own = write_own(tmp_path)
     png = tmp_path / "panoptic" / "a.png"
@@ -32,5 +35,5 @@ def test_damaged_png_is_named(tmp_path, damage, message, forget_data_sets):
     else:
         png.write_bytes(png.read_bytes()[:20])
     register_coco_panoptic("own", **own)
-    with pytest.raises(UserError, match=f"a.png {message}"):
+    with pytest.raises(UserError, match=rf"a.png \(image 42\): {message}"):
         DatasetCatalog.get("own")

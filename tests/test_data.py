@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from data_util import CATEGORIES, config_with, write_own
+from data_util import CATEGORIES, agree, config_with, write_own
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 from detectron2.data.build import get_detection_dataset_dicts
 from PIL import Image
@@ -149,6 +149,7 @@ def test_partial_set_under_a_wider_category_list(tmp_path, forget_data_sets):
     content = json.loads(Path(partial["panoptic_json"]).read_text())
     content["annotations"][0]["segments_info"] = content["annotations"][0]["segments_info"][2:3]
     Path(partial["panoptic_json"]).write_text(json.dumps(content))
+    agree(partial)
     entries = [{"name": "full", **full}, {"name": "partial", **partial}]
     cfg = config_with(COCO_PANOPTIC=entries, TRAIN=("full", "partial"), TEST=("full",))
     with pytest.raises(UserError, match=r"stuff classes.*'floor'.*same 'categories'"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from data_util import CATEGORIES, write_own
+from data_util import CATEGORIES, agree, write_own
 from detectron2.data import DatasetCatalog
 from PIL import Image
 from prepare_util import ade20k_annotations, data_root, write_ade20k  # noqa: F401  data_root is a fixture
@@ -69,6 +69,7 @@ def test_a_png_repaired_in_place_is_derived_anew(own, age):
     ids = read_panoptic(str(path))
     before, stamp = derived(own), path.stat().st_mtime + age
     write_panoptic(str(path), np.where(ids == 300, 513, ids))
+    agree(own)
     os.utime(path, (stamp, stamp))
     assert load() == [(1, [0, 2, 3, 255]), (1, [0, 1, 2, 255])]
     after = derived(own)
@@ -80,6 +81,7 @@ def test_the_json_corrected_is_derived_anew(own):
     content = json.loads(own["panoptic_json"].read_text())
     content["annotations"][0]["segments_info"].pop()  # the dogs
     own["panoptic_json"].write_text(json.dumps(content))
+    agree(own)
     assert load() == [(1, [0, 2, 3, 255]), (1, [0, 1, 2, 255])]
 
 
@@ -149,6 +151,7 @@ def test_given_categories_are_followed_too(tmp_path, forget_data_sets):
     for annotation in content["annotations"]:
         annotation["segments_info"] = [s for s in annotation["segments_info"] if s["category_id"] in (2, 4)]
     Path(own["panoptic_json"]).write_text(json.dumps(content))
+    agree(own)
     register_coco_panoptic("own", **own, categories=CATEGORIES, show_ids=False)
     copy = find_source("own").derivation("all").panoptic_copy
     DatasetCatalog.get("own")

@@ -184,7 +184,7 @@ def test_reset_repeat_and_cache(val, monkeypatch):
     inputs, outputs = _predictions(val)
     evaluator = PanopticQualityEvaluator(val, cache_ground_truth=True)
     first = _run(evaluator, inputs, outputs)
-    monkeypatch.setattr(panoptic_evaluator, "read_panoptic", None)  # the second round must not decode
+    monkeypatch.setattr(panoptic_evaluator, "read_ids", None)  # the second round must not decode
     assert _run(evaluator, inputs, outputs) == first
     evaluator.process([inputs[0]], [outputs[1]])  # an image again: the first prediction counts
     assert evaluator.evaluate() == first

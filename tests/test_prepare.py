@@ -158,11 +158,15 @@ def test_damaged_sources_are_named(root):
     path = root / "coco/panoptic_val2017/000000000002.png"
     ids = coco_ids(2)
     coco_format.write_panoptic(path, ids[:-1])
-    with pytest.raises(UserError, match="000000000002.png has 10 x 11 pixels, but image 2 has 10 x 12"):
+    with pytest.raises(
+        UserError, match="000000000002.png .image 2.: the PNG has 10 x 11 pixels, the JSON says 10 x 12"
+    ):
         prepare_coco(root, "val")
     ids[0, 0] = 99
     coco_format.write_panoptic(path, ids)
-    with pytest.raises(UserError, match="000000000002.png has segment ids that .* lacks, e.g. 99"):
+    with pytest.raises(
+        UserError, match="000000000002.png .image 2.: id 99 has 1 pixels, but no entry in the JSON"
+    ):
         prepare_coco(root, "val")
 
 

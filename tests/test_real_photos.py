@@ -19,7 +19,7 @@ from auto_panoptic.data import register_coco_panoptic
 from auto_panoptic.data.check import run_check
 from auto_panoptic.data.check.sets import find_data_set
 from auto_panoptic.data.formats.findings import ERROR
-from auto_panoptic.data.formats.panoptic_png import read_panoptic, write_panoptic
+from auto_panoptic.data.formats.panoptic_png import read_labels, read_panoptic, write_panoptic
 from auto_panoptic.evaluation import PanopticQualityEvaluator
 from auto_panoptic.explore import Ledger
 from auto_panoptic.space import Architecture
@@ -150,7 +150,7 @@ def test_registered(name, tmp_path, forget_data_sets):
         labels = np.full(ids.shape, 255)
         for segment in record["segments_info"]:
             labels[ids == segment["id"]] = 0 if segment["isthing"] else segment["category_id"]
-        np.testing.assert_array_equal(read_panoptic(record["sem_seg_file_name"]) & 255, labels)
+        np.testing.assert_array_equal(read_labels(record["sem_seg_file_name"])[0], labels)
         expected = [s["category_id"] for s in record["segments_info"] if s["isthing"]]
         assert [a["category_id"] for a in record["annotations"]] == expected
 

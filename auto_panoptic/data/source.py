@@ -183,11 +183,13 @@ class PanopticSource:
 
     def derivation(self, labels: str) -> Derivation:
         """What is derived for these labels."""
-        folder, label_maps = self.derived, {}
+        folder, label_maps, given = self.derived, {}, None
         if labels == ALL or self.sem_seg_root is None:
             target = (self.label_folders or {}).get(labels)
             label_maps = {Path(target or self.paths(labels)["sem_seg_root"]): labels}
             folder = Path(target or folder)
+        elif self.prepare is None:  # else both were drawn here
+            given = Path(self.sem_seg_root)
         return Derivation(
             title=self.name,
             panoptic_json=Path(self.panoptic_json),
@@ -197,6 +199,7 @@ class PanopticSource:
             label_maps=label_maps,
             instances_json=None if self.instances_json else folder / "instances.json",
             panoptic_copy=folder / "panoptic.json" if self._rewrites_json else None,
+            given_maps=given,
         )
 
 

@@ -87,15 +87,17 @@ class Overlap:
 
     Attributes:
         pairs: list of (true id, predicted id, pixels), 0 is void; pairs that do not touch are absent.
-        truth: {id: {"id", "category_id", "iscrowd", "area"}}, the true segments.
+        truth: {id: {"id", "category_id", "iscrowd"}}, the true segments.
         predicted: {id: {"id", "category_id"}}, the predicted segments that have pixels.
         areas: {id: pixels} of the predicted segments.
+        true_areas: {id: pixels} of all ids in the true map, void too; whatever the records say.
     """
 
     pairs: list
     truth: dict
     predicted: dict
     areas: dict
+    true_areas: dict
 
     @classmethod
     def of(cls, pred, pred_segments: list, gt, gt_segments: list) -> Overlap:
@@ -117,14 +119,15 @@ class Overlap:
             )
         truth, predicted = _by_id(gt_segments, "true"), _by_id(pred_segments, "predicted")
         pairs = count_pairs(gt, pred)
-        areas = {}
-        for _, p, n in pairs:
+        areas, true_areas = {}, {}
+        for g, p, n in pairs:
             areas[p] = areas.get(p, 0) + n
+            true_areas[g] = true_areas.get(g, 0) + n
         areas.pop(VOID, None)
         unlisted = sorted(areas.keys() - predicted.keys())
         if unlisted:
             raise UserError(f"the predicted map holds ids {unlisted[:5]} without a record in its segments.")
-        return cls(pairs, truth, {p: s for p, s in predicted.items() if p in areas}, areas)
+        return cls(pairs, truth, {p: s for p, s in predicted.items() if p in areas}, areas, true_areas)
 
     def small_stuff(self, stuff: set, area: int) -> set:
         """Ids of the predicted stuff whose class covers fewer than ``area`` pixels of the image.
@@ -149,4 +152,5 @@ class Overlap:
             self.truth,
             {p: s for p, s in self.predicted.items() if p not in ids},
             {p: n for p, n in self.areas.items() if p not in ids},
+            self.true_areas,
         )

@@ -11,8 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from ..data.formats.findings import raise_first
 from ..data.formats.panoptic_json import read_panoptic_json, read_segments
-from ..data.formats.panoptic_png import read_panoptic
+from ..data.formats.panoptic_png import check_areas, read_ids
 from ..errors import UserError
 from .overlap import Overlap
 from .panoptic_quality import PanopticQuality
@@ -108,7 +109,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         # Label 0 stands for "any thing" where the data set follows that convention; it is no category.
         known = {c["id"] for c in categories}
         self._stuff = {v: k for k, v in stuff.items() if k in known}
-        self._stuff_categories = {c["id"] for c in categories if not c["isthing"]}
+        self._kinds = {c["id"]: bool(c["isthing"]) for c in categories}
+        self._stuff_categories = {i for i, isthing in self._kinds.items() if not isthing}
         self._categories, self._details = categories, details
         self._stuff_area, self._trim_areas = stuff_area, tuple(trim_areas)
         self._writer = PredictionWriter(output_dir, saved_as or dataset_name) if save_predictions else None
@@ -156,8 +158,9 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
     def _add(self, image_id, pred: np.ndarray, segments: list) -> None:
         annotation = self._truth[image_id][1]
-        gt = self._ground_truth(image_id, annotation["file_name"])
-        overlap = Overlap.of(pred, segments, gt, annotation["segments_info"])
+        path = os.path.join(self._root, annotation["file_name"])
+        overlap = Overlap.of(pred, segments, self._ids(image_id, path), annotation["segments_info"])
+        check_areas(path, image_id, overlap.true_areas, annotation["segments_info"], self._kinds)
         small = overlap.small_stuff(self._stuff_categories, self._stuff_area)
         trimmed = overlap.without(small)
         self._scores[None].add(trimmed, image_id)
@@ -189,10 +192,13 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             raise UserError(f"predicted {kind} class {category} does not exist; known are {sorted(ids)}.")
         return {"id": segment_id, "category_id": ids[category]}
 
-    def _ground_truth(self, image_id, file_name: str) -> np.ndarray:
+    def _ids(self, image_id, path: str) -> np.ndarray:
+        """The true map (H, W)."""
         if self._cache is not None and image_id in self._cache:
             return self._cache[image_id]
-        ids = read_panoptic(os.path.join(self._root, file_name))
+        image = self._truth[image_id][0]
+        ids, findings = read_ids(path, image_id, "the JSON says", (image["width"], image["height"]))
+        raise_first(findings)
         if self._cache is not None:
             self._cache[image_id] = ids
         return ids

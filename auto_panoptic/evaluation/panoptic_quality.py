@@ -24,10 +24,11 @@ _BLOCKS = {"": "all", "_th": "things", "_st": "stuff"}
 class PanopticQuality:
     """Streaming panoptic quality: integer counts and IoU sums per class.
 
-    Where panopticapi is well defined the result is the same. In particular: areas of predictions are counted,
-    areas of the truth are taken from its records; the union leaves out predicted pixels on void; an unmatched
-    prediction that lies by more than half on void or on a crowd of its class is no error; of several crowds
-    of a class in one image, only the last one in the list counts. Where panopticapi stops with an exception:
+    Where panopticapi is well defined the result is the same. In particular: areas are counted, whatever the
+    records say (panopticapi takes the true ones from them); the union leaves out predicted pixels on void; an
+    unmatched prediction that lies by more than half on void or on a crowd of its class is no error; of
+    several crowds of a class in one image, only the last one in the list counts. Where panopticapi stops with
+    an exception:
 
     - a predicted record without a pixel is ignored;
     - ids in the predicted map without a record, unknown categories, id 0 or one id used twice: ``UserError``;
@@ -61,7 +62,7 @@ class PanopticQuality:
             pred: (H, W) integer ids >= 0 of predicted segments, 0 where void.
             pred_segments: list of {"id", "category_id"}.
             gt: (H, W) integer ids >= 0 of the true segments.
-            gt_segments: list of {"id", "category_id", "iscrowd", "area"}; "area" is counted if absent.
+            gt_segments: list of {"id", "category_id", "iscrowd" (0 if absent)}; other keys are not read.
             image_id: tells the images apart in :meth:`bootstrap` and :meth:`intervals`; by default their
                 number by order of arrival, which parts to be merged must not rely on.
 
@@ -107,12 +108,7 @@ class PanopticQuality:
                 if crowds[category] == g:
                     on_crowd[p] = n
                 continue
-            area = true.get("area")
-            if area is None:
-                area = sum(pixels for other, _, pixels in overlap.pairs if other == g)
-            union = overlap.areas[p] + area - n - on_void.get(p, 0)
-            if union == 0:
-                raise UserError(f"the area of true segment {g} is wrong in its record; recount it.")
+            union = overlap.areas[p] + overlap.true_areas[g] - n - on_void.get(p, 0)
             iou = n / union
             if iou > 0.5:
                 counts = row(category)

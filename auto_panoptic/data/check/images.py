@@ -8,11 +8,19 @@ from collections.abc import Callable
 import numpy as np
 
 from ..formats.findings import Finding, findings_in
-from ..formats.json_file import is_box, is_number
 from ..formats.panoptic_json import segment_problems
-from ..formats.panoptic_png import IGNORE, VOID
+from ..formats.panoptic_png import (
+    IGNORE,
+    VOID,
+    areas_of,
+    boxes_of,
+    label_problems,
+    read_ids,
+    read_labels,
+    truth_problems,
+)
 from .instances import check_instances
-from .pictures import check_image, read_ids, read_labels, read_picture, regions
+from .pictures import check_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +69,16 @@ class Counts:
     void: int = 0
     total: int = 0
 
+    def count(self, areas: dict, segments: dict) -> None:
+        """Add an image: {id: pixels} of its PNG, {id: segment} of the JSON."""
+        self.total += sum(areas.values())
+        self.void += areas.get(VOID, 0)
+        for number, segment in segments.items():
+            if number in areas:
+                self.segments[segment["category_id"]] += 1
+                self.pixels[segment["category_id"]] += areas[number]
+                self.crowds[segment["category_id"]] += segment["iscrowd"]
+
     def add(self, other: "Counts") -> None:
         """Add another count to this one."""
         for field in dataclasses.fields(self):
@@ -107,76 +125,24 @@ def check_pair(roots: Roots, item: tuple) -> tuple[list[Finding], Counts]:
     problems = segment_problems(annotation, roots.things, size, segments)
     findings += findings_in(roots.panoptic_json, problems)
     # The image may be the wrong one of the two: it has a finding of its own then.
-    expected = ("the image has", shown) if size[0] is None else ("the JSON says", size)
+    expected = ("the image has", shown or (None, None)) if size[0] is None else ("the JSON says", size)
     ids, found = read_ids(png, image_id, *expected)
     findings += found
-    fits = not found
-    present = {} if ids is None else regions(ids)
+    areas = {} if ids is None else areas_of(ids)
     if ids is not None:
-        found, counted = _compare(present, segments, roots.things, png, image_id, fits)
-        findings += found
-        counts.add(counted)
+        problems = truth_problems(areas, boxes_of(ids), segments, roots.things, image_id)
+        findings += findings_in(png, problems)
+        counts.count(areas, segments)
     if roots.sem_seg_root is not None:
         findings += _check_labels(roots, annotation, ids, segments, expected)
     if instances is not None and size[0] is not None:
         things = {
             number: segment
             for number, segment in segments.items()
-            if number in present and roots.things.get(segment["category_id"]) and not segment["iscrowd"]
+            if number in areas and roots.things.get(segment["category_id"]) and not segment["iscrowd"]
         }
         findings += check_instances(instances, size, roots.instances_json, image_id, ids, things)
     return findings, counts
-
-
-def _compare(
-    present: dict, segments: dict, things: dict, png: str, image_id, fits: bool
-) -> tuple[list[Finding], Counts]:
-    """The regions of a PNG against segments_info; areas and boxes only where its size ``fits``."""
-    findings, found = [], dict(present)
-    counts = Counts(total=sum(area for area, _ in found.values()))
-
-    def report(kind, what):
-        findings.append(Finding(kind, png, image_id, what))
-
-    counts.void = found.pop(VOID, (0,))[0]
-    for number, (area, box) in found.items():
-        if number not in segments:
-            report(
-                "id-not-in-json", f"id {number} has {area} pixels (box {list(box)}), but no entry in the JSON"
-            )
-            continue
-        segment = segments[number]
-        where = f"segment {number}"
-        counts.segments[segment["category_id"]] += 1
-        counts.pixels[segment["category_id"]] += area
-        counts.crowds[segment["category_id"]] += segment["iscrowd"]
-        if not fits:
-            continue
-        said = segment.get("area")
-        if is_number(said) and said >= 0 and said != area:
-            report("area-differs", f"{where} has {area} pixels, the JSON says {said}")
-        if is_box(segment.get("bbox")):
-            _compare_box(segment["bbox"], box, where, report)
-    for number, segment in segments.items():
-        if number not in found:
-            report("id-not-in-png", f"segment {number} of class {segment['category_id']} has no pixel")
-    real = [s for s in segments.values() if s["id"] in found and things.get(s["category_id"])]
-    if not segments and not found:
-        report("all-void", "the image has no segment, all pixels are void")
-    elif not real:
-        report("no-object", "the image has stuff only")
-    elif all(segment["iscrowd"] for segment in real):
-        report("crowd-only", f"all {len(real)} thing segments of the image are crowds")
-    return findings, counts
-
-
-def _compare_box(said: list, box: tuple, where: str, report: Callable) -> None:
-    (x, y, w, h), (left, top, width, height) = said, box
-    cut = max(x - left, y - top, left + width - x - w, top + height - y - h)
-    if cut > 1:
-        report("box-cuts", f"{where} has bbox {said}, which cuts off part of its pixels in {list(box)}")
-    elif [x, y, w, h] != list(box):
-        report("box-loose", f"{where} has bbox {said}, its pixels {list(box)}")
 
 
 def _check_labels(roots: Roots, annotation: dict, ids, segments: dict, expected: tuple) -> list[Finding]:
@@ -186,13 +152,8 @@ def _check_labels(roots: Roots, annotation: dict, ids, segments: dict, expected:
     labels, findings = read_labels(path, image_id, *expected)
     if labels is None:
         return findings
-    stuff = max(roots.labels.values(), default=0)
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-    wrong = [value for value in present.tolist() if stuff < value != IGNORE]
-    if wrong:
-        what = f"labels {wrong[:10]} occur, allowed are 0 to {stuff} and {IGNORE}"
-        findings.append(Finding("semantic-values", path, image_id, what))
-    elif ids is not None and ids.shape == labels.shape and segments:
+    findings += findings_in(path, label_problems(labels, roots.labels, image_id))
+    if not findings and ids is not None and ids.shape == labels.shape and segments:
         numbers = np.array(sorted(segments))
         table = np.array([roots.labels.get(segments[n]["category_id"], IGNORE) for n in numbers.tolist()])
         # Numbers between the ids of segments are void or reported elsewhere.
@@ -207,5 +168,4 @@ def _check_labels(roots: Roots, annotation: dict, ids, segments: dict, expected:
 
 def check_file(path: str) -> tuple[list[Finding], Counts]:
     """Check that a classified image decodes (its orientation and size may be any)."""
-    _, findings = read_picture(path, None, "image")
-    return findings, Counts(images=1)
+    return check_image(path, None, (None, None), turned=True)[1], Counts(images=1)

@@ -26,16 +26,18 @@ import numpy as np
 from ...errors import UserError
 from ...files import replacing, write_json
 from ..formats import panoptic_png as coco
+from ..formats.findings import findings_in, raise_first
 from ..formats.json_file import load_object, no_collection
 from ..formats.names import below, png_name
 from ..formats.panoptic_json import read_panoptic_json, read_segments
-from ..labels import label_map
+from ..labels import SEPARATED, label_map
 from .once import filling
 from .pool import parallel_map
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # of what is derived; another one has everything compared again
+RULES = 2  # of the comparison of PNGs with the JSON; others have all compared again
 STATE = ".derived.json"  # in the folder of a derivation: product -> digest of what it depends on
 
 
@@ -51,7 +53,7 @@ class Derivation:
         label_maps: {folder of label maps: their labels, "all" or "separated"}.
         instances_json: JSON of the thing classes, or None. Outside ``folder``, one made by others is kept.
         panoptic_copy: the panoptic JSON with ``categories``, or None.
-        strict: refuse ids in a PNG that the JSON lacks; else they are void.
+        given_maps: folder of label maps "separated" that are there already and only looked at, or None.
     """
 
     title: str
@@ -62,7 +64,7 @@ class Derivation:
     label_maps: Mapping[Path, str] = dataclasses.field(default_factory=dict)
     instances_json: Path | None = None
     panoptic_copy: Path | None = None
-    strict: bool = False
+    given_maps: Path | None = None
 
     @property
     def things(self) -> set[int]:
@@ -71,8 +73,9 @@ class Derivation:
 
     @property
     def products(self) -> list[Path]:
-        """JSON files and folders of label maps to make."""
-        return [*(p for p in (self.instances_json, self.panoptic_copy) if p is not None), *self.label_maps]
+        """JSON files and folders of label maps, to make or to look at."""
+        files = self.instances_json, self.panoptic_copy, self.given_maps
+        return [*(p for p in files if p is not None), *self.label_maps]
 
     def entries(self) -> list[tuple[dict, dict]]:
         """(image, annotation) of every image, by image id."""
@@ -82,17 +85,12 @@ class Derivation:
         """Segment ids (H, W) of one image.
 
         Raises:
-            UserError: the PNG is missing, damaged or of another size than the JSON says.
+            UserError: the PNG is missing, damaged, or contradicts the JSON.
         """
         image, annotation = entry
-        path = Path(self.panoptic_root) / annotation["file_name"]
-        ids = coco.read_panoptic(str(path))
-        if ids.shape != (image["height"], image["width"]):
-            raise UserError(
-                f"{path} has {ids.shape[1]} x {ids.shape[0]} pixels, but image {image['id']} has "
-                f"{image['width']} x {image['height']} in {self.panoptic_json}; restore the one that is wrong"
-            )
-        return ids
+        path = os.path.join(self.panoptic_root, annotation["file_name"])
+        kinds = {c["id"]: c["isthing"] for c in self.categories}
+        return coco.read_truth(path, image, annotation["segments_info"], kinds)
 
 
 def stat_of(path: str | os.PathLike) -> str:
@@ -114,13 +112,13 @@ def digest_of(settings: object, files: Iterable[tuple[str, str | os.PathLike]]) 
 def _digest(task: Derivation, product: Path, entries: list) -> str:
     """Digest of all that a product depends on, and of its own files."""
     names = [annotation["file_name"] for _, annotation in entries]
-    labels = task.label_maps.get(product)
+    labels = task.label_maps.get(product, SEPARATED if product == task.given_maps else None)
     files = [("", task.panoptic_json), *((name, os.path.join(task.panoptic_root, name)) for name in names)]
     if labels is None:
         files.append(("made", product))
     else:
         files += [("made", os.path.join(product, png_name(name))) for name in names]
-    return digest_of([labels, list(task.categories)], files)
+    return digest_of([labels, list(task.categories), RULES], files)
 
 
 def read_state(folder: Path) -> dict:
@@ -165,7 +163,11 @@ def derive(task: Derivation, processes: int | None = None, thorough: bool = Fals
         return [p for p in mine if thorough or state.get(_key(task, p)) != _digest(task, p, entries)]
 
     report = dict.fromkeys(task.products, "kept")
-    if not stale():
+    wanted = stale()
+    if not wanted:
+        return report
+    if wanted == [task.given_maps] and not _writable(task.folder):
+        _make(task, entries, wanted, processes)  # looked at each time, as that cannot be noted
         return report
     if task.folder.is_dir() and not os.access(task.folder, os.W_OK):
         verify(task, processes, f"Make {task.folder} writable, to have them made again")
@@ -182,11 +184,16 @@ def derive(task: Derivation, processes: int | None = None, thorough: bool = Fals
     return report
 
 
+def _writable(folder: Path) -> bool:
+    """Whether a folder can be written or made."""
+    return os.access(next(p for p in (folder, *folder.absolute().parents) if p.exists()), os.W_OK)
+
+
 def _make(task: Derivation, entries: list, wanted: list[Path], processes: int | None) -> dict[Path, str]:
     logger.info("Deriving %s of %s ...", ", ".join(map(str, wanted)), task.title)
     maps = {p: label_map(task.categories, labels) for p, labels in task.label_maps.items() if p in wanted}
     report = {}
-    if maps or task.instances_json in wanted:
+    if wanted != [task.panoptic_copy]:
         job = functools.partial(_make_image, task, maps, task.instances_json in wanted)
         done = parallel_map(job, entries, processes, f"{task.title}: label maps and instances")
         for position, path in enumerate(maps):
@@ -220,9 +227,10 @@ def _write(path: Path, content: dict) -> str:
 def _make_image(task: Derivation, maps: dict, instances: bool, entry: tuple) -> tuple[list[bool], list]:
     """Make the label maps of one image that differ; which were made, and its instances."""
     annotation, ids, flags = entry[1], task.read_ids(entry), []
+    _check_given(task, entry)
     for folder, labels in maps.items():
         path = below(folder, png_name(annotation["file_name"]), task.panoptic_root)
-        wanted = _labels(task, entry, ids, labels)
+        wanted = coco.semantic_labels(ids, annotation["segments_info"], labels)
         flags.append(_label_problem(path, wanted) is not None)
         if flags[-1]:
             with replacing(path, sync=False) as partial:
@@ -234,17 +242,16 @@ def _make_image(task: Derivation, maps: dict, instances: bool, entry: tuple) -> 
     return flags, coco.instance_annotations(ids, annotation["segments_info"], task.things, entry[0]["id"])
 
 
-def _labels(task: Derivation, entry: tuple, ids: np.ndarray, labels: dict) -> np.ndarray:
-    """The label map (H, W) of one image."""
-    found = coco.semantic_labels(ids, entry[1]["segments_info"], labels)
-    if task.strict:
-        unknown = ids[(found == coco.IGNORE) & (ids != coco.VOID)]
-        if unknown.size:
-            raise UserError(
-                f"{Path(task.panoptic_root) / entry[1]['file_name']} has segment ids that "
-                f"{task.panoptic_json} lacks, e.g. {unknown.max()}; restore both from the same source"
-            )
-    return found
+def _check_given(task: Derivation, entry: tuple) -> None:
+    """Raise UserError where the label map that was given of one image is damaged or holds other labels."""
+    if task.given_maps is None:
+        return
+    image, annotation = entry
+    path = str(below(task.given_maps, png_name(annotation["file_name"]), task.panoptic_root))
+    size = (image["width"], image["height"])
+    labels, findings = coco.read_labels(path, image["id"], "the JSON says", size)
+    raise_first(findings)
+    raise_first(findings_in(path, coco.label_problems(labels, label_map(task.categories), image["id"])))
 
 
 def _label_problem(path: Path, wanted: np.ndarray) -> str | None:
@@ -285,9 +292,11 @@ def verify(task: Derivation, processes: int | None = None, remedy: str = AGAIN) 
 
 def _problem(task: Derivation, entry: tuple) -> str | None:
     ids = task.read_ids(entry)
+    _check_given(task, entry)
     for folder, labels in task.label_maps.items():
         path = folder / png_name(entry[1]["file_name"])
-        problem = _label_problem(path, _labels(task, entry, ids, label_map(task.categories, labels)))
+        wanted = coco.semantic_labels(ids, entry[1]["segments_info"], label_map(task.categories, labels))
+        problem = _label_problem(path, wanted)
         if problem:
             return problem
     return None

@@ -74,10 +74,10 @@ KINDS = {
     "stuff-split": (WARNING, "merge the segments: evaluation expects one segment per stuff class and image"),
     "bad-area": (ERROR, "write the number of pixels of the segment"),
     "area-missing": (WARNING, "write the number of pixels; panopticapi needs it"),
-    "area-differs": (ERROR, "write the number of pixels; panopticapi computes IoU with it"),
+    "area-differs": (ERROR, "write the number of pixels, or restore the PNG that it was counted from"),
     "bad-box": (ERROR, "write x, y, width, height as finite numbers, width and height positive"),
     "box-outside": (ERROR, "correct the box, or the size of the image"),
-    "box-cuts": (ERROR, "write the smallest box around all pixels of the segment"),
+    "box-cuts": (WARNING, "write the smallest box around all pixels; training counts its own from the PNG"),
     "box-loose": (WARNING, "write the smallest box around the segment, width = last - first + 1"),
     # The semantic PNGs.
     "semantic-missing": (ERROR, "make the label maps again, or leave sem_seg_root out to have them derived"),

@@ -3,33 +3,191 @@
 Shape shorthand in this file: H, W = height and width of one image.
 """
 
-import os
+import itertools
+from collections.abc import Collection, Iterator, Mapping
 
 import cv2
 import numpy as np
 
-from ...errors import UserError
+from .findings import Finding, Problem, findings_in, raise_first
+from .json_file import is_box, is_number
+from .picture_file import GREY, RGB, RGBA, png_problem, read_bytes
 
 VOID = 0  # panoptic id of unlabelled pixels
 IGNORE = 255  # semantic label of unlabelled pixels
+_GREY = 0x010101  # an id of three equal channels is a multiple of it
+
+
+def read_ids(
+    path: str, image_id=None, who: str = "", size: tuple = (None, None)
+) -> tuple[np.ndarray | None, list[Finding]]:
+    """Read a panoptic PNG, whose header is looked at before it is unpacked.
+
+    Args:
+        path: the file.
+        image_id: for the findings.
+        who, size: who says which (W, H) it has; (None, None) if nobody knows.
+
+    Returns:
+        int32 array (H, W) of segment ids ``R + 256 G + 65536 B``, 0 is void, or None; and what is wrong.
+    """
+    bgr, findings = _read(path, "png", image_id, (RGB, RGBA), who, size, cv2.IMREAD_COLOR)
+    if bgr is None:
+        return None, findings
+    ids = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0].astype(np.int32, copy=False)
+    ids &= 0xFFFFFF  # without alpha
+    return ids, []
+
+
+def read_labels(
+    path: str, image_id=None, who: str = "", size: tuple = (None, None)
+) -> tuple[np.ndarray | None, list[Finding]]:
+    """Read a semantic PNG: uint8 labels (H, W), or None, and what is wrong; as :func:`read_ids`."""
+    return _read(path, "semantic", image_id, (GREY,), who, size, cv2.IMREAD_UNCHANGED)
+
+
+def _read(path, kind, image_id, allowed, who, size, flags) -> tuple[np.ndarray | None, list[Finding]]:
+    data, problem = read_bytes(path)
+    problem = problem or png_problem(data, allowed, who, size)
+    if problem is None:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is not None:
+            return pixels, []
+        problem = "truncated", f"PNG of {len(data)} bytes cannot be unpacked"
+    return None, [Finding(f"{kind}-{problem[0]}", path, image_id, problem[1])]
+
+
+def label_problems(labels: np.ndarray, label_of: Mapping, image_id) -> Iterator[Problem]:
+    """Labels (H, W) of a semantic PNG that no class has; ``label_of`` is {category id: label}."""
+    stuff = max(label_of.values(), default=0)
+    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+    wrong = [value for value in present.tolist() if stuff < value != IGNORE]
+    if wrong:
+        what = f"labels {wrong[:10]} occur, allowed are 0 to {stuff} and {IGNORE}"
+        yield "semantic-values", image_id, what
 
 
 def read_panoptic(path: str) -> np.ndarray:
-    """Read a panoptic PNG.
+    """The ids of :func:`read_ids` alone; raises UserError for a file that is missing or no panoptic PNG."""
+    ids, findings = read_ids(str(path))
+    raise_first(findings)
+    return ids
+
+
+def read_truth(path: str, image: Mapping, segments: list, things: Mapping) -> np.ndarray:
+    """Read a panoptic PNG and compare it with what the JSON says of it.
+
+    Args:
+        path: the file.
+        image: entry of the image in the JSON.
+        segments: its sound ``segments_info``.
+        things: {category id: isthing}.
 
     Returns:
-        int32 array (H, W) of segment ids ``R + 256 G + 65536 B``; 0 is void.
+        int32 segment ids (H, W).
 
     Raises:
-        UserError: missing or unreadable file.
+        UserError: the first error, with file, segment and remedy.
     """
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bgr is None:
-        problem = "cannot be decoded" if os.path.exists(path) else "does not exist"
-        raise UserError(f"panoptic PNG {path} {problem}; restore it or drop its annotation.")
-    ids = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0].astype(np.int32, copy=False)
-    ids &= 0xFFFFFF  # without alpha
+    ids, findings = read_ids(path, image["id"], "the JSON says", (image["width"], image["height"]))
+    raise_first(findings)
+    check_areas(path, image["id"], areas_of(ids), segments, things)
     return ids
+
+
+def check_areas(path: str, image_id, areas: Mapping, segments: list, things: Mapping) -> None:
+    """Raise UserError for the first error of :func:`truth_problems`."""
+    listed = {segment["id"]: segment for segment in segments}
+    raise_first(findings_in(path, truth_problems(areas, {}, listed, things, image_id)))
+
+
+def truth_problems(
+    areas: Mapping, boxes: Mapping, segments: Mapping, things: Mapping, image_id
+) -> Iterator[Problem]:
+    """What is wrong with a panoptic PNG against ``segments_info``.
+
+    Args:
+        areas, boxes: {id: pixels, tight box} in the PNG; a box that is missing is not compared.
+        segments: {id: segment} of the JSON.
+        things: {category id: isthing}.
+        image_id: for the problems.
+    """
+    found = areas.keys() - {VOID}
+    if found != segments.keys() and (other := _other_reading(found, segments.keys())):
+        yield "png-format", image_id, f"it is no RGB of the ids: {other} gives those of the JSON"
+        return
+    for number in sorted(found - segments.keys()):
+        box = f" (box {list(boxes[number])})" if number in boxes else ""
+        what = f"id {number} has {areas[number]} pixels{box}, but no entry in the JSON"
+        yield "id-not-in-json", image_id, what
+    for number in sorted(segments.keys() - found):
+        what = f"segment {number} of class {segments[number]['category_id']} has no pixel"
+        yield "id-not-in-png", image_id, what
+    for number in sorted(segments.keys() & found):
+        area, where = areas[number], f"segment {number}"
+        said = segments[number].get("area")
+        if said != area and is_number(said) and said >= 0:
+            yield "area-differs", image_id, f"{where} has {area} pixels, the JSON says {said}"
+        if number in boxes and is_box(segments[number].get("bbox")):
+            yield from _box_problems(segments[number]["bbox"], boxes[number], where, image_id)
+    real = [s for i, s in segments.items() if i in found and things.get(s["category_id"])]
+    if not segments and not found:
+        yield "all-void", image_id, "the image has no segment, all pixels are void"
+    elif not real:
+        yield "no-object", image_id, "the image has stuff only"
+    elif all(segment.get("iscrowd", 0) for segment in real):
+        yield "crowd-only", image_id, f"all {len(real)} thing segments of the image are crowds"
+
+
+def _box_problems(said: list, box: tuple, where: str, image_id) -> Iterator[Problem]:
+    (x, y, w, h), (left, top, width, height) = said, box
+    cut = max(x - left, y - top, left + width - x - w, top + height - y - h)
+    if cut > 1:
+        what = f"{where} has bbox {said}, which cuts off part of its pixels in {list(box)}"
+        yield "box-cuts", image_id, what
+    elif [x, y, w, h] != list(box):
+        yield "box-loose", image_id, f"{where} has bbox {said}, its pixels {list(box)}"
+
+
+def _other_reading(found: Collection[int], listed: Collection[int]) -> str | None:
+    """Another way to read the channels that gives the ids of the JSON, which the right one does not."""
+    most = max(len(found & listed), len(listed) // 2, len(found) // 2)
+    for places in itertools.permutations(range(3)):
+        read = {sum((i >> 8 * place & 255) << 8 * n for n, place in enumerate(places)) for i in found}
+        if len(read & listed) > most:
+            return "{} + 256 {} + 65536 {}".format(*("RGB"[place] for place in places))
+    grey = {i // _GREY for i in found if i % _GREY == 0}
+    return "the grey value of its equal channels" if len(grey & listed) > most else None
+
+
+def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Runs of equal pixels within rows (H, W): their starts, lengths, the values, and which one each has."""
+    flat = ids.reshape(-1)
+    new = np.empty(flat.size, bool)
+    np.not_equal(flat[1:], flat[:-1], out=new[1:])
+    new[:: ids.shape[1]] = True
+    starts = np.flatnonzero(new)
+    values, which = np.unique(flat[starts], return_inverse=True)
+    return starts, np.diff(starts, append=flat.size), values, which
+
+
+def areas_of(ids: np.ndarray) -> dict[int, int]:
+    """{id: pixels} of a map (H, W), id 0 included."""
+    _, lengths, values, which = _runs(ids)
+    return dict(zip(values.tolist(), np.bincount(which, lengths).astype(int).tolist(), strict=True))
+
+
+def boxes_of(ids: np.ndarray) -> dict[int, tuple]:
+    """{id: tight box (x, y, width, height)} of a map (H, W), id 0 included."""
+    starts, lengths, values, which = _runs(ids)
+    order = np.argsort(which, kind="stable")
+    first = np.searchsorted(which[order], np.arange(len(values)))
+    rows, left = np.divmod(starts[order], ids.shape[1])
+    right = left + lengths[order]
+    x, y = np.minimum.reduceat(left, first), np.minimum.reduceat(rows, first)
+    w, h = np.maximum.reduceat(right, first) - x, np.maximum.reduceat(rows, first) + 1 - y
+    boxes = map(tuple, np.stack([x, y, w, h], axis=1).tolist())
+    return dict(zip(values.tolist(), boxes, strict=True))
 
 
 def write_panoptic(path: str, ids: np.ndarray) -> None:
@@ -86,10 +244,10 @@ def semantic_labels(ids: np.ndarray, segments: list, labels: dict) -> np.ndarray
     Returns:
         uint8 array (H, W).
     """
-    semantic = np.full(ids.shape, IGNORE, dtype=np.uint8)
-    for segment in segments:
-        semantic[ids == segment["id"]] = labels[segment["category_id"]]
-    return semantic
+    _, lengths, values, which = _runs(ids)
+    label = {segment["id"]: labels[segment["category_id"]] for segment in segments}
+    table = np.array([label.get(value, IGNORE) for value in values.tolist()], np.uint8)
+    return np.repeat(table[which], lengths).reshape(ids.shape)
 
 
 def instance_annotations(ids: np.ndarray, segments: list, things: set, image_id: int) -> list:

@@ -55,7 +55,6 @@ def ade20k_files(datasets: Path, split: str) -> Derivation:
         folder=folder,
         label_maps={folder: SEPARATED},
         instances_json=root / f"ade20k_instance_{split}.json",
-        strict=True,
     )
 
 

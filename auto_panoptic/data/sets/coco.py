@@ -31,7 +31,6 @@ def coco_files(root: Path, split: str) -> Derivation:
         categories=COCO_CATEGORIES,
         folder=folder,
         label_maps={folder: SEPARATED},
-        strict=True,
     )
 
 
