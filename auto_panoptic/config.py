@@ -81,6 +81,11 @@ def _add_shared_config(cfg: CN) -> None:
     # 1: interleave the halves, then split contiguously (the paper's code); 2: even/odd channels (SPOS).
     cfg.MODEL.SHUFFLENET.SHUFFLE_METHOD = 1
 
+    # ------------------------------------------------------------------ start of a training
+    # Layers whose shapes follow from the classes, where a training starts from MODEL.WEIGHTS: "strict" loads
+    # them as all others; "anew" leaves them as initialised, for other classes than those of the weights.
+    cfg.MODEL.WEIGHTS_CLASS_LAYERS = "strict"
+
     # ------------------------------------------------------------------ precision and memory layout
     # Number format of mixed precision when SOLVER.AMP.ENABLED: "float16" (with loss scaling) or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"

@@ -102,6 +102,7 @@ RULES: dict[str, Rule] = {
     "MODEL.SHUFFLENET.NORM_MOMENTUM": number(0, 1, above=True),
     "MODEL.SHUFFLENET.SHUFFLE_METHOD": choice(1, 2),
     "MODEL.BACKBONE.FREEZE_AT": whole(0),
+    "MODEL.WEIGHTS_CLASS_LAYERS": choice("strict", "anew"),
     "MODEL.PIXEL_MEAN": several(number(), count=3),
     "MODEL.PIXEL_STD": several(number(0, above=True), count=3),
     # ------------------------------------------------------------------ detection, segmentation, merging

@@ -37,7 +37,7 @@ MUST_MATCH = (
 # ... but for those that name a place, save, or act in inference only. The architecture, which
 # NAS.ARCHITECTURE names by a path, is compared operator by operator.
 MAY_CHANGE = re.compile(
-    r"MODEL\.(DEVICE | WEIGHTS | .*\.COMBINE\..*) | SOLVER\.CHECKPOINT.* | DATALOADER\.NUM_WORKERS"
+    r"MODEL\.(DEVICE | WEIGHTS.* | .*\.COMBINE\..*) | SOLVER\.CHECKPOINT.* | DATALOADER\.NUM_WORKERS"
     r"| .*_TEST | .*\.TEST_[^.]*",
     re.VERBOSE,
 )

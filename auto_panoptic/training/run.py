@@ -14,6 +14,7 @@ from ..data import log_ids
 from ..modeling import choice_blocks, meta_model
 from ..read_config import find_config
 from .checkpoint import check_resume
+from .class_layers import check_class_layers
 from .config import build_config
 from .run_folder import check_unused, only_run
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
@@ -45,6 +46,7 @@ def check_run(cfg, *, resume: bool = False, processes: int = 1, trainer=AutoPano
         check_unused(cfg.OUTPUT_DIR)
     elif check_resume(cfg):
         return cfg  # MODEL.WEIGHTS was where the run began
+    check_class_layers(cfg, cfg.MODEL.WEIGHTS, to_train=True)
     if cfg.MODEL.WEIGHTS:
         check_weights(cfg, cfg.MODEL.WEIGHTS, to_train=True, model=model)
     return cfg

@@ -17,6 +17,7 @@ from ..read_config import find_config, read_files
 # Read after the network is built, or before.
 _ELSEWHERE = {
     "MODEL.WEIGHTS",
+    "MODEL.WEIGHTS_CLASS_LAYERS",
     "MODEL.DEVICE",
     "MODEL.META_ARCHITECTURE",
     "MODEL.CHANNELS_LAST",

@@ -6,14 +6,17 @@ import logging
 import re
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..data.classes import check_classes, config_classes
 from ..errors import UserError
 from ..modeling import choice_blocks, meta_model
+from ..modeling.finite import finite_problem
 from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
 from .archive import read_checkpoint
+from .class_layers import anew_remedy, check_class_layers, layers_of, starting_anew
 from .zoo import CATALOGUE, load_from_catalogue, local_file
 
 _CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
@@ -58,8 +61,9 @@ def select_weights(
     path: str,
     *,
     to_train: bool = False,
-    key: str = "MODEL.WEIGHTS",
+    cfg: CfgNode | None = None,
     classes: dict | None = None,
+    key: str = "MODEL.WEIGHTS",
 ) -> dict[str, torch.Tensor]:
     """Select from a checkpoint what ``model`` needs, by name.
 
@@ -70,15 +74,16 @@ def select_weights(
         data: the checkpoint, as :func:`read_checkpoint` returns it.
         path, key: named in errors.
         to_train: accept a checkpoint of a model that pre-trains a part of this one.
+        cfg: the config, where a training starts; its MODEL.WEIGHTS_CLASS_LAYERS counts.
         classes: of the data sets, see :func:`.class_record`; compared with those that the checkpoint records.
 
     Raises:
         UserError: the checkpoint holds another space, architecture, width or other classes; a weight is
-            missing, has another shape, or belongs to nothing in the model.
+            missing, has another shape, belongs to nothing in the model, or holds NaN or infinity.
     """
     subject = f"{key}: {path!r}"
     weights, meta, space = data["model"], data.get("meta", {}), data.get("space")
-    own, blocks = model.state_dict(), choice_blocks(model)
+    own, blocks, anew = model.state_dict(), choice_blocks(model), set(starting_anew(cfg))
     kinds = meta.get("meta_architecture"), type(model).__name__
     if kinds[0] != kinds[1] and (part := _part_for_others(kinds[0])):
         if not to_train:
@@ -90,16 +95,23 @@ def select_weights(
         if not own:
             raise UserError(f"{subject} holds a {kinds[0]}, whose {part} this config's model has not")
         blocks = choice_blocks(model.get_submodule(part.removesuffix(".")))
-    else:
-        check_classes(subject, data.get("classes"), classes)
+    elif not anew:
+        try:
+            check_classes(subject, data.get("classes"), classes)
+        except UserError as error:
+            raise UserError("; ".join(filter(None, (str(error), anew_remedy(cfg))))) from None
     _check_meta(subject, model, meta)
     own_space = {site: list(block.candidates) for site, block in blocks.items()}
     if space is not None and (problem := _space_problem(space, own_space)):
         raise UserError(f"{subject} {problem}")
-    _check_names(subject, weights, own, kinds)
+    weights, own = ({k: v for k, v in d.items() if k not in anew} for d in (weights, own))
+    _check_names(subject, weights, own, kinds, cfg)
     _check_pixels(subject, model, meta)
     _check_layers(subject, model, weights)
-    return {k: weights[k] for k in own if k in weights}
+    selected = {k: weights[k] for k in own if k in weights}
+    if problem := finite_problem({k: v.to(own[k].dtype) for k, v in selected.items()}):
+        raise UserError(f"{subject}: {problem}; its training has diverged: give an earlier checkpoint")
+    return selected
 
 
 def _part_for_others(kind: str | None) -> str:
@@ -169,7 +181,7 @@ def _check_layers(subject: str, model: torch.nn.Module, weights: dict) -> None:
                 raise UserError(f"{subject} does not fit: {error}; set it so, or give others") from None
 
 
-def _check_names(subject: str, weights: dict, own: dict, kinds: tuple) -> None:
+def _check_names(subject: str, weights: dict, own: dict, kinds: tuple, cfg: CfgNode | None) -> None:
     blocks = {match["block"] for match in map(_CANDIDATE.match, own) if match}
     missing = [k for k in own if k not in weights and not _optional(k)]
     foreign = [
@@ -191,12 +203,15 @@ def _check_names(subject: str, weights: dict, own: dict, kinds: tuple) -> None:
                 if keys is shapes
                 else ""
             )
+            remedy = (keys is shapes and anew_remedy(cfg, keys)) or (
+                "it belongs to another search space, width or data set: give the weights of this config, or "
+                "change the config"
+            )
             kind = "" if kinds[0] in (None, kinds[1]) else f" (it is a {kinds[0]}, the config's a {kinds[1]})"
             raise UserError(
                 f"{subject} {problem} {keys[0]!r}{detail}"
                 + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
-                + f"{kind}; it belongs to another search space, width or data set: give the weights of this "
-                "config, or change the config"
+                + f"{kind}; {remedy}"
             )
 
 
@@ -204,7 +219,7 @@ def _check_names(subject: str, weights: dict, own: dict, kinds: tuple) -> None:
 
 
 def load_weights(
-    model: torch.nn.Module, path: str, *, to_train: bool = False, cfg=None
+    model: torch.nn.Module, path: str, *, to_train: bool = False, cfg: CfgNode | None = None
 ) -> dict[str, list[str]]:
     """Load weights by name, strictly.
 
@@ -212,7 +227,8 @@ def load_weights(
         path: a checkpoint, or a ``detectron2://`` name of Detectron2's catalogue.
         to_train: the weights are a start for training: a backbone without the rest of the model is enough, if
             it comes from a model that pre-trains it or from the catalogue.
-        cfg: the config, whose data sets must have the classes of the weights; None compares none.
+        cfg: the config, whose data sets must have the classes of the weights; None compares none. Where a
+            training starts, its MODEL.WEIGHTS_CLASS_LAYERS counts.
 
     Returns:
         {site: operators} that the file holds; empty where it does not say.
@@ -220,20 +236,24 @@ def load_weights(
     Raises:
         UserError: as :func:`select_weights`.
     """
-    space = {}
+    start = cfg if to_train else None
+    space, anew = {}, starting_anew(start)
     logger = logging.getLogger(__name__)
     if path.startswith(CATALOGUE):
-        load_from_catalogue(model, path, to_train)
+        load_from_catalogue(model, path, to_train, start)
     else:
         data = read_checkpoint(path)
         space, classes = data.get("space") or {}, config_classes(cfg) if cfg is not None else None
-        selected = select_weights(model, data, path, to_train=to_train, classes=classes)
-        if classes and not data.get("classes"):
+        selected = select_weights(model, data, path, to_train=to_train, cfg=start, classes=classes)
+        if classes and not anew and not data.get("classes"):
             logger.info("%s does not say its classes: not compared with those of the data sets", path)
-        rest = [name for name in model.state_dict() if name not in selected and not _optional(name)]
+        rest = model.state_dict().keys() - selected.keys() - set(anew)
+        rest = [name for name in rest if not _optional(name)]
         model.load_state_dict(selected, strict=False)
         if rest:
             logger.info("%s holds a part only: the other %d weights stay as initialised", path, len(rest))
+    if anew:
+        logger.info("Of other classes than %s, these layers start anew: %s", path, layers_of(anew))
     logger.info("Loaded %s", path)
     return space
 
@@ -245,6 +265,7 @@ def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Mod
 
     Weights of Detectron2's catalogue are only downloaded here; they are matched when they are loaded.
     """
+    check_class_layers(cfg, path, to_train)
     model = model or meta_model(cfg)
     if path.startswith(CATALOGUE):
         local_file(path)
@@ -253,4 +274,4 @@ def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Mod
         if hasattr(model, name):  # on the meta device the model's own have no values
             setattr(model, name, torch.tensor(getattr(cfg.MODEL, name.upper())))
     data, classes = read_checkpoint(path, mmap=True), config_classes(cfg)
-    select_weights(model, data, path, to_train=to_train, classes=classes)
+    select_weights(model, data, path, to_train=to_train, cfg=cfg if to_train else None, classes=classes)

@@ -6,8 +6,10 @@ import re
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 
 from ..errors import UserError
+from .class_layers import anew_remedy, starting_anew
 
 CATALOGUE = "detectron2://"
 _NAME = re.compile(rf"{CATALOGUE}\w[\w.+-]*(/\w[\w.+-]*)*", re.ASCII)  # no way out of its folder
@@ -37,21 +39,39 @@ def local_file(name: str) -> str:
         ) from None
 
 
-def load_from_catalogue(model: torch.nn.Module, name: str, to_train: bool) -> None:
+def load_from_catalogue(
+    model: torch.nn.Module, name: str, to_train: bool, cfg: CfgNode | None = None
+) -> None:
+    """Load weights by Detectron2's matching of names.
+
+    Args:
+        name: in the catalogue.
+        to_train: the backbone is enough.
+        cfg: the config, where a training starts; its MODEL.WEIGHTS_CLASS_LAYERS counts.
+
+    Raises:
+        UserError: a weight is missing, or has another shape.
+    """
+    anew = starting_anew(cfg)
+    initial = {key: value.clone() for key, value in model.state_dict().items() if key in anew}
     checkpointer = _Catalogue(model)
     checkpointer.load(local_file(name), checkpointables=[])
+    model.load_state_dict(initial, strict=False)
     own = model.state_dict()
     backbone = _BACKBONE if any(key.startswith(_BACKBONE) for key in own) else "backbone."
     found = checkpointer.incompatible
-    missing = [*found.missing_keys, *(key for key, *_ in found.incorrect_shapes)]
     missing = [
         key
-        for key in missing
+        for key in found.missing_keys
         if (key.startswith(backbone) or not to_train) and not key.endswith("num_batches_tracked")
     ]
+    missing = [key for key in (*missing, *(key for key, *_ in found.incorrect_shapes)) if key not in anew]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(
-            f"MODEL.WEIGHTS: {name!r} lacks {missing[0]!r}{more}; it belongs to another network: "
-            "give one that fits MODEL.BACKBONE and MODEL.RESNETS"
+            f"MODEL.WEIGHTS: {name!r} lacks {missing[0]!r}{more}; "
+            + (
+                anew_remedy(cfg, missing)
+                or "it belongs to another network: give one that fits MODEL.BACKBONE and MODEL.RESNETS"
+            )
         )
