@@ -13,6 +13,7 @@ from modeling_util import make_cfg, make_input, make_model
 from torch import nn
 from toy import Scale, make_config, toy_space
 
+from auto_panoptic.errors import Diverged
 from auto_panoptic.explore import cycle_indices
 from auto_panoptic.modeling import ChoiceBlock
 from auto_panoptic.space import SearchSpace
@@ -80,7 +81,10 @@ def train_without_objects():
 
 
 class Overflow(nn.Module):
-    """loss = w; where told so, its gradient is infinite although the loss is not, or the loss is NaN."""
+    """loss = w; where told so, its gradient is infinite although the loss is not, or the loss is NaN.
+
+    Of Detectron2's samples the file name tells; "boxes" is found as Detectron2 finds NaN in proposals.
+    """
 
     def __init__(self):
         super().__init__()
@@ -88,6 +92,9 @@ class Overflow(nn.Module):
 
     def forward(self, batch):
         loss = self.weight.sum()
+        batch = batch[0]["file_name"] if isinstance(batch, list) else batch
+        if batch == "boxes":
+            raise FloatingPointError("Predicted boxes contain Inf/NaN")
         if batch == "overflow":
             loss = loss + (self.weight - self.weight.detach()).sum().sqrt()
         if batch == "nan":
@@ -131,14 +138,14 @@ def train_overflow():
     }
 
 
-def train_nan():
-    """The message with which this process stops when the loss of process 1 is NaN in the second step."""
-    batches = ["fine", "nan" if comm.get_rank() == 1 else "fine", "fine"]
+def train_nan(kind):
+    """The message with which this process stops when something is NaN on process 1 in the second step."""
+    batches = [[{"file_name": name}] for name in ("fine", kind if comm.get_rank() == 1 else "fine", "fine")]
     model = Overflow()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     try:
         run(FairCycleTrainer(model, batches, optimizer), 3)
-    except FloatingPointError as error:
+    except Diverged as error:
         return {"message": str(error), "weight": model.weight.detach()}
 
 
@@ -196,7 +203,7 @@ def main(args, cfg):
         "empty": train_without_objects(),
         "partly": train_partly(),
         "overflow": train_overflow(),
-        "nan": train_nan(),
+        "nan": {kind: train_nan(kind) for kind in ("nan", "boxes", "overflow")},
         "cycles": torch.stack(
             [torch.from_numpy(cycle_indices(SearchSpace.default(), 3, cycle)) for cycle in range(20)]
         ),

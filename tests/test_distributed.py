@@ -110,10 +110,20 @@ def test_an_overflow_on_one_process_skips_the_step_on_all(ranks):
         assert rank["overflow"]["scale"] == 2.0**15  # halved once
 
 
-def test_a_nan_on_one_process_stops_all(ranks):
-    for rank in ranks:
-        assert "loss became infinite or NaN at iteration 1" in rank["nan"]["message"]
-        assert rank["nan"]["weight"].tolist() == [0.5, 0.5]  # the first step only
+@pytest.mark.parametrize(
+    "kind, text, weight",
+    [
+        ("nan", "loss nan in pass 1 of 1 of process 1 on images nan; no step was taken", 0.5),
+        ("boxes", "Predicted boxes contain Inf/NaN nan in pass 1 of 1 of process 1 on images boxes", 0.5),
+        ("overflow", "the gradient of weight holds 2 of 2 values that are NaN or infinite", None),
+    ],
+)
+def test_a_nan_on_one_process_stops_all(ranks, kind, text, weight):
+    messages = [rank["nan"][kind]["message"] for rank in ranks]
+    assert text in messages[0] and "diverged at iteration 1" in messages[0]
+    for rank in ranks if weight else ():
+        assert rank["nan"][kind]["message"] == messages[0]
+        assert rank["nan"][kind]["weight"].tolist() == [weight, weight]  # the first step only
 
 
 def test_panoptic_weights_and_statistics_stay_equal(ranks):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from modeling_util import make_cfg, make_model
 from torch import nn
-from toy import toy_space
+from toy import Scale, toy_space
 from training_util import LOSSES, PASSES, Additive, run_cycles, summed_losses
 
-from auto_panoptic.errors import UserError
+from auto_panoptic.errors import Diverged, UserError
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import ChoiceBlock, choice_blocks
 from auto_panoptic.training import FairCycleTrainer, build_optimizer, model_space
@@ -205,6 +205,18 @@ def test_a_model_without_choice_is_plain_sgd(with_block):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["value", "norm"])
+def test_clipping_where_a_path_leaves_no_gradient(kind):
+    cfg = solver("mean", momentum=0.0)
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = True, kind
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.25
+    model = nn.ModuleList([Scale(1.0), Scale(1.0)])
+    optimizer = build_optimizer(cfg, model)
+    (8 * model[0](torch.ones(()))).backward()
+    optimizer.step()
+    assert model[0].weight.item() == pytest.approx(0.75, abs=1e-3) and model[1].weight.item() == 1
+
+
 def test_the_space_is_read_from_the_model():
     space = toy_space(2, 2, 3)
     assert model_space(Additive(space)) == space
@@ -213,7 +225,7 @@ def test_the_space_is_read_from_the_model():
 def test_losses_that_are_no_numbers_stop_before_the_step():
     space = toy_space()
     model = Additive(space)
-    with pytest.raises(FloatingPointError, match="iteration 0.*no step was taken. Lower SOLVER.BASE_LR"):
+    with pytest.raises(Diverged, match="iteration 0: losses loss nan in pass 8 of 12 .*no step was taken"):
         run_cycles(model, [*LOSSES[:7], float("nan"), *LOSSES[8:]], [fair_cycle(space, 0, 0)])
     assert all(parameter.item() == 0 for parameter in model.parameters())
 

@@ -34,11 +34,11 @@ def make_trainer(folder, shapes, *options, resume=False, schedule=SCHEDULE):
     trainer.resume_or_load(resume=resume)
     write = trainer._trainer._write_metrics
 
-    def record(losses, data_time):
+    def record(passes, data_time):
+        write(passes, data_time)
         with open(folder / "losses", "a") as stream:
-            total = sum(float(value) for value in losses.values())
+            total = sum(trainer._trainer.losses.values())
             stream.write(f"{trainer.iter} {total.hex()}\n")
-        return write(losses, data_time)
 
     trainer._trainer._write_metrics = record
     return trainer

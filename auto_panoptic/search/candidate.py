@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..evaluation import build_evaluators, panoptic_quality_of
 from ..modeling import apply_architecture
 from ..modeling.calibration import calibrated
+from ..modeling.finite import finite_outputs
 from ..modeling.searchable import panoptic_only
 from ..space import Architecture
 from ..training.trainer import AutoPanopticTrainer
@@ -158,14 +159,19 @@ class CandidateEvaluator:
         """Return (metrics, seconds per phase) of one path; the supernet is left as it was.
 
         Metrics are percentages: PQ, SQ, RQ, with _th and _st, and with "ap"/"miou" box_AP, mask_AP, mIoU.
-        ``PQ_se`` is the standard error of PQ over the images; ``bootstrap`` PQ on fixed resamples of them.
+        ``PQ_se`` is the standard error of PQ over the images; ``bootstrap`` PQ on fixed resamples of them;
+        neither is there where PQ is undefined on a resample.
+
+        Raises:
+            Diverged: the path's statistics or outputs are not finite.
         """
         apply_architecture(self.model, architecture)
         start = time.perf_counter()
         seconds = {}
-        with self.lean(self.model), self._statistics():
+        with self.lean(self.model), self._statistics(), contextlib.ExitStack() as stack:
             seconds["recalibration"] = time.perf_counter() - start
             self.model.eval()
+            stack.enter_context(finite_outputs(self.model))
             scores = [self._score(batches, evaluators) for batches, evaluators in self.data]
         seconds["evaluation"] = time.perf_counter() - start - seconds["recalibration"]
         return _mean(scores, ranking_metric(self.metrics)), {k: round(v, 3) for k, v in seconds.items()}
@@ -206,6 +212,7 @@ def _mean(scores: list[tuple[dict, np.ndarray | None]], fitness: str) -> dict:
     metrics = {key: value for key, value in metrics.items() if key == fitness or math.isfinite(value)}
     if all(samples is not None for _, samples in scores):
         samples = np.mean([samples for _, samples in scores], axis=0)
-        metrics["PQ_se"] = float(samples.std(ddof=1))
-        metrics["bootstrap"] = [round(float(v), 4) for v in samples]
+        if np.isfinite(samples).all():
+            metrics["PQ_se"] = float(samples.std(ddof=1))
+            metrics["bootstrap"] = [round(float(v), 4) for v in samples]
     return metrics

@@ -20,9 +20,10 @@ from detectron2.utils import comm
 
 from .. import __version__
 from ..data.classes import check_classes, config_classes
-from ..errors import UserError
+from ..errors import Diverged, UserError
 from ..files import PARTIAL, replacing
 from ..modeling import choice_blocks
+from ..modeling.finite import finite_problem, learned, tensors_in
 from .archive import damage, read_checkpoint
 from .weights import model_meta, select_weights
 
@@ -92,11 +93,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
         Raises:
             UserError: the disk does not take it. Earlier checkpoints are as before.
+            Diverged: weights or optimizer hold NaN or infinity; nothing was written.
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
-        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        if problem := finite_problem(learned(self.model) | dict(tensors_in(data))):
+            raise Diverged(f"{problem}: no checkpoint {name}.pth was written")
+        data = {"model": self.model.state_dict(), **data}
         data.update(
             kwargs,
             space={site: list(block.candidates) for site, block in choice_blocks(self.model).items()},

@@ -53,7 +53,12 @@ def build_optimizer(cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
     then gives every parameter with "bias" in its name 2 * BASE_LR, undivided, and no weight decay (reference
     code); norm weights keep SOLVER.WEIGHT_DECAY_NORM.
     """
-    optimizer = build_detectron2_optimizer(cfg, model)
+    clip, plain = cfg.SOLVER.CLIP_GRADIENTS, cfg.clone()
+    plain.defrost()
+    plain.SOLVER.CLIP_GRADIENTS.ENABLED = by_norm = clip.ENABLED and clip.CLIP_TYPE != "value"
+    optimizer = build_detectron2_optimizer(plain, model)
+    if clip.ENABLED and not by_norm:  # torch's function fails where a path left no gradient
+        optimizer.register_step_pre_hook(lambda optimizer, *_: _clip_values(optimizer, clip.CLIP_VALUE))
     divided = cfg.NAS.GRADIENTS == "lr_scale"
     if not divided and not cfg.NAS.REFERENCE_BIAS_LR:
         return optimizer
@@ -72,6 +77,13 @@ def build_optimizer(cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
     for group in reduce_param_groups(groups):
         optimizer.add_param_group(group)
     return optimizer
+
+
+def _clip_values(optimizer: torch.optim.Optimizer, limit: float) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.clamp_(-limit, limit)
 
 
 def average_over_passes(model: torch.nn.Module, cycle: Sequence[Architecture]) -> None:
@@ -105,6 +117,8 @@ def average_over_processes(model: torch.nn.Module) -> None:
     used = used.to(parameters[0].device)
     torch.distributed.all_reduce(used, torch.distributed.ReduceOp.MAX)
     parameters = [p for p, somewhere in zip(parameters, used.tolist(), strict=True) if somewhere]
+    if not parameters:
+        return
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

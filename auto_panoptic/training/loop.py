@@ -5,9 +5,12 @@ A fixed model, a model without choice blocks, and uniform sampling are the case 
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -15,13 +18,18 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-from ..errors import UserError
+from ..errors import Diverged, UserError
 from ..explore import check_sampling, sampled_paths
 from ..modeling import apply_architecture, choice_blocks
+from ..modeling.finite import finite_problem, images_of, learned, total_norm
 from ..space import Architecture
 from .gradients import average_over_passes, average_over_processes, check_gradients, model_space
 from .hooks import PassCounter
 from .precision import Precision
+
+MOST_SKIPPED = 32  # steps in a row: the loss scale has then fallen from 65536 to 2 ** -16
+# What layers say that meet NaN or infinity before the losses are known.
+_NOT_FINITE = re.compile(r"\b(nan|inf|infinite)\b", re.IGNORECASE)
 
 
 class FairCycleTrainer(TrainerBase):
@@ -43,6 +51,7 @@ class FairCycleTrainer(TrainerBase):
         cycle: the architectures of the latest step.
         counter: activations of every operator, counted after each pass that ran.
         skipped_steps: optimizer steps left out because float16 gradients overflowed.
+        losses: of the latest step, averaged over passes and processes.
     """
 
     def __init__(
@@ -71,8 +80,10 @@ class FairCycleTrainer(TrainerBase):
         self.precision = precision or Precision()
         self.scaler = self.precision.scaler()
         self.counter = PassCounter(self.space, sampling)
-        self.skipped_steps = 0
+        self.skipped_steps = self._skipped_in_a_row = 0
         self.cycle: list[Architecture] = []
+        self.losses: dict[str, float] = {}
+        self._norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
         self._blocks = [
             (block, {name: index for index, name in enumerate(block.candidates)})
             for block in choice_blocks(model).values()
@@ -121,6 +132,9 @@ class FairCycleTrainer(TrainerBase):
         With loss scaling all passes of the cycle share one scale. ``GradScaler.step`` takes it away before
         the optimizer clips and steps, after the averaging over the processes: so every process sees the
         same overflow and skips the same step.
+
+        Raises:
+            Diverged: in every process, if losses, gradients, weights or statistics of one are not finite.
         """
         assert self.model.training, "model was changed to eval mode during training"
         self.cycle = self.draw(self.iter)
@@ -128,26 +142,36 @@ class FairCycleTrainer(TrainerBase):
             int(np.random.SeedSequence([self.seed, self.iter, comm.get_rank()]).generate_state(1)[0])
         )
         self.optimizer.zero_grad()
-        totals: dict[str, float] = {}
+        passes: list[tuple[dict[str, torch.Tensor], str]] = []  # losses and images
         data_time = 0.0
         for row, architecture in enumerate(self.cycle):
             start = time.perf_counter()
             batch = self.batch(self.iter * len(self.cycle) + row)
             data_time += time.perf_counter() - start
-            apply_architecture(self.model, architecture)
-            with self.precision.autocast():
-                losses = self.model(batch)
-            losses = {name: _full_precision(value) for name, value in losses.items()}
-            self.scaler.scale(sum(losses.values())).backward()
+            try:
+                passes.append((self._pass(architecture, batch), images_of(batch)))
+            except (FloatingPointError, AssertionError, RuntimeError) as error:
+                if not _NOT_FINITE.search(str(error)):
+                    raise
+                passes.append(({str(error): torch.tensor(math.nan)}, images_of(batch)))
+                break  # to where the other processes wait
             self.counter.add([index[block.active] for block, index in self._blocks])
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value.detach() / len(self.cycle)
         average_over_processes(self.model)
         self._reduce_statistics()
-        self._write_metrics(totals, data_time)
+        self._write_metrics(passes, data_time)
         if self.gradients == "mean":
             average_over_passes(self.model, self.cycle)
         self._step()
+        self._check_weights("; ".join(images for _, images in passes))
+
+    def _pass(self, architecture: Architecture, batch) -> dict[str, torch.Tensor]:
+        """Forward and backward on one path; returns the losses."""
+        apply_architecture(self.model, architecture)
+        with self.precision.autocast():
+            losses = self.model(batch)
+        losses = {name: _full_precision(value) for name, value in losses.items()}
+        self.scaler.scale(sum(losses.values())).backward()
+        return {name: value.detach() for name, value in losses.items()}
 
     def _step(self) -> None:
         """Step; if float16 gradients overflowed, count a skipped step instead and lower the loss scale."""
@@ -155,35 +179,67 @@ class FairCycleTrainer(TrainerBase):
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.scaler.is_enabled():
-            self.skipped_steps += self.scaler.get_scale() < before
+            skipped = self.scaler.get_scale() < before
+            self.skipped_steps += skipped
+            self._skipped_in_a_row = skipped * (self._skipped_in_a_row + 1)
+            if self._skipped_in_a_row >= MOST_SKIPPED:
+                raise self._diverged(f"float16 gradients overflowed in {MOST_SKIPPED} steps in a row")
             if comm.is_main_process():
                 get_event_storage().put_scalar("skipped_steps", self.skipped_steps, smoothing_hint=False)
                 get_event_storage().put_scalar("loss_scale", self.scaler.get_scale(), smoothing_hint=False)
 
-    def _write_metrics(self, losses: dict[str, torch.Tensor], data_time: float) -> None:
+    def _check_weights(self, images: str) -> None:
+        """Stop if what the step changed is not finite, or too large to be squared; reads one number.
+
+        Weights are the same in all processes, and so is what is found.
+        """
+        tensors = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if not math.isfinite(total_norm([*tensors, *self._statistics()])):
+            values = learned(self.model)
+            gradients = {f"the gradient of {k}": v.grad for k, v in values.items() if v.grad is not None}
+            problem = finite_problem(gradients) or finite_problem(values) or "weights are beyond float32"
+            raise self._diverged(f"{problem} after the step on images {images}")
+
+    def _diverged(self, what: str) -> Diverged:
+        known = f"; losses of the latest step: {_text(self.losses)}" if self.losses else ""
+        return Diverged(f"training diverged at iteration {self.iter}: {what}{known}")
+
+    def _write_metrics(self, passes: list[tuple[dict[str, torch.Tensor], str]], data_time: float) -> None:
         """Log the losses averaged over passes and processes; stop every process if they are not finite."""
-        gathered = comm.all_gather(
-            {name: float(value) for name, value in losses.items()} | {"data_time": data_time}
-        )
-        means = {name: float(np.mean([metrics[name] for metrics in gathered])) for name in losses}
-        total = sum(means.values())
-        if not np.isfinite(total):
-            raise FloatingPointError(
-                f"loss became infinite or NaN at iteration {self.iter}: {means}; no step was taken. Lower "
-                "SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or enable SOLVER.CLIP_GRADIENTS"
-            )
+        totals: dict[str, float] = {}
+        for losses, _ in passes:
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value / len(self.cycle)
+        gathered = comm.all_gather(({name: float(value) for name, value in totals.items()}, data_time))
+        if not math.isfinite(sum(sum(losses.values()) for losses, _ in gathered)):
+            accounts = filter(None, comm.all_gather(self._account(passes)))
+            raise self._diverged(f"{next(accounts, 'the loss overflows')}; no step was taken")
+        self.losses = {name: float(np.mean([losses[name] for losses, _ in gathered])) for name in totals}
         if comm.is_main_process():
             storage = get_event_storage()
-            storage.put_scalar("data_time", max(metrics["data_time"] for metrics in gathered))
-            storage.put_scalars(total_loss=total, **means)
+            storage.put_scalar("data_time", max(seconds for _, seconds in gathered))
+            storage.put_scalars(total_loss=sum(self.losses.values()), **self.losses)
+
+    def _account(self, passes: list[tuple[dict[str, torch.Tensor], str]]) -> str:
+        """Which pass of this process had a loss that is not finite; "" if none."""
+        for row, (losses, images) in enumerate(passes):
+            values = {name: float(value) for name, value in losses.items()}
+            if not math.isfinite(sum(values.values())):
+                rank = f" of process {comm.get_rank()}" if comm.get_world_size() > 1 else ""
+                path = f" (path {json.dumps(self.cycle[row].indices())})" if len(self.cycle) > 1 else ""
+                place = f"in pass {row + 1} of {len(self.cycle)}{rank}{path} on images {images}"
+                return f"losses {_text(values)} {place}"
+        return ""
+
+    def _statistics(self) -> list[torch.Tensor]:
+        """The running statistics of BatchNorm."""
+        return [b for layer in self._norms for b in (layer.running_mean, layer.running_var) if b is not None]
 
     def _reduce_statistics(self) -> None:
         """Average the running statistics of BatchNorm over the processes, so that all hold the same model."""
         if comm.get_world_size() == 1:
             return
-        layers = [m for m in self.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-        buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var) if b is not None]
-        if buffers:
+        if buffers := self._statistics():
             flat = torch.cat(buffers)
             torch.distributed.all_reduce(flat)
             flat /= comm.get_world_size()
@@ -208,3 +264,7 @@ class FairCycleTrainer(TrainerBase):
 
 def _full_precision(loss: torch.Tensor) -> torch.Tensor:
     return loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
+
+
+def _text(losses: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
+from itertools import count
 
 import torch
 from detectron2.engine import DefaultTrainer, TrainerBase, hooks
@@ -12,12 +14,13 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from ..data import data_set_for, with_data_sets
-from ..errors import UserError, one_of
+from ..errors import Diverged, UserError, one_of
 from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
+from ..modeling.finite import finite_outputs
 from ..modeling.fold import folded
 from ..validate import validate
-from .checkpoint import AtomicCheckpointer
+from .checkpoint import AtomicCheckpointer, newest_intact
 from .gradients import build_optimizer, model_space
 from .hooks import FairnessAudit, PreciseBN, RecentMetrics
 from .loader import SAMPLERS, PositionalLoader, build_test_loader, build_train_loader
@@ -25,6 +28,11 @@ from .loop import FairCycleTrainer
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
 from .schedule import build_lr_scheduler, check_schedule
 from .weights import load_weights
+
+# Detectron2 logs the traceback of whatever ends the loop; these are told in one line.
+logging.getLogger("detectron2.engine.train_loop").addFilter(
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], (UserError, Diverged)))
+)
 
 
 def check_training(cfg) -> None:
@@ -165,6 +173,7 @@ class AutoPanopticTrainer(DefaultTrainer):
             the results of the last evaluation; empty where there was none.
 
         Raises:
+            Diverged: losses, weights or outputs are not finite; nothing of that was written.
             SystemExit: results other than expected; with the message, exit code 1.
         """
         if self.start_iter >= self.max_iter:
@@ -174,10 +183,31 @@ class AutoPanopticTrainer(DefaultTrainer):
                 self.start_iter,
                 self.max_iter,
             )
-        TrainerBase.train(self, self.start_iter, self.max_iter)
+        try:
+            TrainerBase.train(self, self.start_iter, self.max_iter)
+        except Diverged as error:
+            raise Diverged(f"{error}. {self._remedy()}") from None
         if comm.is_main_process():
             verify_results(self.cfg, self.last_results)
         return self.last_results
+
+    def after_train(self):
+        if self.iter < self.max_iter:  # something went wrong: no time for an evaluation
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, hooks.EvalHook)]
+        super().after_train()
+
+    def _remedy(self) -> str:
+        """What to add to the command of a run that diverged."""
+        solver, folder = self.cfg.SOLVER, self.cfg.OUTPUT_DIR.rstrip("/")
+        other = next(path for n in count(2) if not os.path.exists(path := f"{folder}_{n}"))
+        options = f"OUTPUT_DIR {other} SOLVER.BASE_LR {solver.BASE_LR / 10:g}"
+        if path := newest_intact(folder)[0]:
+            options += f" MODEL.WEIGHTS {path}"
+        if not solver.CLIP_GRADIENTS.ENABLED:
+            options += " SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.CLIP_GRADIENTS.CLIP_TYPE norm"
+        if solver.AMP.ENABLED:
+            options += " SOLVER.AMP.ENABLED False"
+        return f"Check these images and their labels, and start a new run with, for example, {options}"
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from OUTPUT_DIR's newest intact checkpoint if asked, else start from MODEL.WEIGHTS.
@@ -254,8 +284,14 @@ class AutoPanopticTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """Evaluate on DATASETS.TEST a copy of the model with its BatchNorm folded; float32 as always."""
-        results = super().test(with_data_sets(cfg), folded(model), evaluators)
+        """Evaluate on DATASETS.TEST a copy of the model with its BatchNorm folded; float32 as always.
+
+        Raises:
+            Diverged: in every process, if the model gives NaN or infinity.
+        """
+        network = folded(model)
+        with finite_outputs(network, wait=comm.get_world_size() > 1):
+            results = super().test(with_data_sets(cfg), network, evaluators)
         names = {data_set_for(cfg, name): name for name in cfg.DATASETS.TEST}
         return type(results)((names.get(key, key), value) for key, value in results.items())
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Protocol
 
-from ...errors import UserError
+from ...errors import Diverged, UserError
 from ...space import Architecture
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,9 @@ def outcome_of(evaluate: Evaluate, architecture: Architecture) -> dict:
         metrics, seconds = evaluate(architecture)
     except UserError:
         raise
+    except Diverged as error:
+        logger.error("candidate failed: %s: %s", architecture.indices(), error)
+        return {"status": "failed", "metrics": {}, "seconds": {}, "error": str(error)}
     except Exception as error:
         logger.exception("candidate failed: %s", architecture.indices())
         return {"status": "failed", "metrics": {}, "seconds": {}, "error": f"{type(error).__name__}: {error}"}
