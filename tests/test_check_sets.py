@@ -17,7 +17,7 @@ from toy import PREFIX, ROOT, dataset_entries, write_config
 from auto_panoptic.data.check import check_data_set, format_report, main, run_check
 from auto_panoptic.data.check.sets import from_paths
 from auto_panoptic.data.formats.instances_json import read_instances
-from auto_panoptic.data.formats.panoptic_json import read_images, read_panoptic_json
+from auto_panoptic.data.formats.panoptic_json import read_index
 from auto_panoptic.errors import UserError
 
 PHOTOS = Path(os.getenv("AUTO_PANOPTIC_PHOTOS", ROOT.parent / "shared" / "data"))
@@ -127,9 +127,7 @@ def test_any_json_value_anywhere_is_survived(small):
 
 def load(paths):
     """The JSON files as the loader reads them."""
-    images = read_images(paths["panoptic_json"])
-    things = {c["id"]: c["isthing"] for c in read_panoptic_json(paths["panoptic_json"])["categories"]}
-    read_instances(paths["instances_json"], images, things)
+    read_instances(paths["instances_json"], read_index(paths["panoptic_json"]))
 
 
 def test_folder_of_classified_images(tmp_path, capsys):

@@ -309,9 +309,7 @@ def test_settings_are_those_that_a_run_depends_on(tmp_path, shapes):
         assert key not in found
 
 
-def test_another_number_of_processes_keeps_the_paths_and_says_so(
-    tmp_path, shapes, resumable, monkeypatch
-):
+def test_another_number_of_processes_keeps_the_paths_and_says_so(tmp_path, shapes, resumable, monkeypatch):
     messages = []
     monkeypatch.setattr(
         logging.getLogger("auto_panoptic.training.trainer"), "warning", lambda *a: messages.append(a)

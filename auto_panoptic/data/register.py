@@ -38,7 +38,8 @@ def check_name(name: str) -> None:
 def register_source(source: PanopticSource) -> bool:
     """Register a source in Detectron2's catalogs, with both kinds of labels.
 
-    Doing it twice with the same arguments is allowed; then classes are read anew if the JSON has changed.
+    Doing it again is allowed with the same JSON and folders: classes are read anew, and the other arguments
+    may be corrected.
 
     Returns:
         whether there is anything new.
@@ -52,14 +53,14 @@ def register_source(source: PanopticSource) -> bool:
         found = find_source(name)
         if removed and found and found.name == source.name:
             DatasetCatalog.remove(name)
-        elif name in DatasetCatalog.list() and found != source:
+        elif name in DatasetCatalog.list() and (found is None or found.places != source.places):
             whom = "with other arguments" if found else "by somebody else"
             raise UserError(f"data set name {name!r} is already registered {whom}; choose another name.")
     new = False
     for labels, name in source.names.items():
         metadata, known = source.metadata(labels), MetadataCatalog.get(name).as_dict()
         if name in DatasetCatalog.list():
-            if all(known.get(key) == value for key, value in metadata.items()):
+            if find_source(name) == source and all(known.get(key) == v for key, v in metadata.items()):
                 continue
             DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -95,7 +96,8 @@ def register_coco_panoptic(
         panoptic_root: folder of the panoptic PNGs.
         image_root: folder of the images.
         categories: replaces the JSON's categories: a list of category dicts, or the path of a JSON file
-            that has "categories". Gives several sets the same classes, also where one lists only a part.
+            that has "categories". Gives several sets the same classes, also where one lists only a part, or
+            gives them other ids: classes are found by name where a name of the JSON has another id there.
         instances_json: COCO instances JSON of the same images. Derived masks are the visible regions.
         sem_seg_root: folder of semantic PNGs of ``name_separated``, named like the panoptic PNGs.
         derived_root: folder for derived files, ``$DETECTRON2_DATASETS/derived`` by default. It follows the

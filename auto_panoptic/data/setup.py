@@ -35,9 +35,12 @@ _METADATA_PATHS = {
 def _register_entries(key: str, entries: list, register: Callable) -> None:
     parameters = inspect.signature(register).parameters
     required = [p.name for p in parameters.values() if p.default is p.empty]
+    names: dict = {}
     for entry in entries:
         if not isinstance(entry, Mapping):
             raise UserError(f"{key}: {entry!r} is not a mapping with keys {', '.join(required)}.")
+        if names.setdefault(str(entry.get("name")), entry) != entry:
+            raise UserError(f"{key}: two different entries are named {entry.get('name')!r}; rename one.")
         unknown = sorted(set(entry) - set(parameters))
         missing = [key for key in required if key not in entry]
         if unknown or missing:

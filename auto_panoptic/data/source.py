@@ -16,7 +16,7 @@ from .formats.categories import check_categories
 from .formats.instances_json import by_image, detectron2_instance, read_instances
 from .formats.json_file import load_object, no_collection
 from .formats.names import png_name
-from .formats.panoptic_json import read_images, read_panoptic_json, read_segments
+from .formats.panoptic_json import read_index, read_panoptic_json, read_segments
 from .labels import ALL, PANOPTIC, SEPARATED, SUFFIX
 from .metadata import panoptic_metadata
 
@@ -63,6 +63,11 @@ class PanopticSource:
             check_categories(list(self.categories), f"data set {self.name}")
             return list(self.categories)
         return read_panoptic_json(self.panoptic_json)["categories"]
+
+    @property
+    def places(self) -> tuple:
+        """What stays where a set is registered again with corrections."""
+        return self.name, *map(os.path.abspath, (self.panoptic_json, self.panoptic_root, self.image_root))
 
     @property
     def names(self) -> dict[str, str]:
@@ -147,12 +152,15 @@ class PanopticSource:
         """
         self.check_files()
         categories = self.effective_categories
+        if self.categories is None and read_panoptic_json(self.panoptic_json)["categories"] != categories:
+            raise UserError(
+                f"data set {self.name}: the categories in {self.panoptic_json} have changed since it was "
+                "registered; register it again"
+            )
         entries = read_segments(self.panoptic_json, categories)
         instances = None
         if self.instances_json is not None:
-            isthing = {c["id"]: c["isthing"] for c in categories}
-            images = read_images(self.panoptic_json, categories)
-            instances = read_instances(self.instances_json, images, isthing)
+            instances = read_instances(self.instances_json, read_index(self.panoptic_json, categories))
         if labels == ALL and len(categories) >= coco.IGNORE:
             raise UserError(
                 f"data set {self.name}: {len(categories)} classes; label maps of 8 bits hold at most "

@@ -82,7 +82,7 @@ def _read_instances(path: str | None, index: panoptic_json.PanopticIndex, report
     report.findings += findings
     if content is None:
         return None
-    found = instances_json.InstancesIndex(content, index.images, index.categories.things)
+    found = instances_json.InstancesIndex(content, index)
     report.findings += findings_in(path, found.problems())
     return found.instances
 

@@ -29,7 +29,7 @@ from ..formats import panoptic_png as coco
 from ..formats.findings import findings_in, raise_first
 from ..formats.json_file import load_object, no_collection
 from ..formats.names import below, png_name
-from ..formats.panoptic_json import read_panoptic_json, read_segments
+from ..formats.panoptic_json import read_segments, replaced_categories
 from ..labels import SEPARATED, label_map
 from .once import filling
 from .pool import parallel_map
@@ -209,7 +209,7 @@ def _make(task: Derivation, entries: list, wanted: list[Path], processes: int | 
         }
         report[task.instances_json] = _write(task.instances_json, content)
     if task.panoptic_copy in wanted:
-        content = {**read_panoptic_json(str(task.panoptic_json)), "categories": list(task.categories)}
+        content = replaced_categories(str(task.panoptic_json), task.categories)
         report[task.panoptic_copy] = _write(task.panoptic_copy, content)
     return report
 

@@ -38,6 +38,10 @@ KINDS = {
     ),
     "duplicate-category-id": (ERROR, _UNIQUE),
     "duplicate-category-name": (WARNING, "rename one: tables and plots cannot tell the two classes apart"),
+    "bad-categories": (
+        ERROR,
+        "give categories that have every class of the JSON, or correct the ids of its own",
+    ),
     "category-mismatch": (ERROR, "use the JSON this name is registered for, or register the set as your own"),
     "unknown-category": (ERROR, "correct category_id, or add the category to 'categories'"),
     "duplicate-image-id": (ERROR, _UNIQUE),
@@ -90,6 +94,10 @@ KINDS = {
     # The instances JSON.
     "instances-image": (ERROR, "give both JSONs the same images, or leave instances_json out to derive it"),
     "instances-entry": (ERROR, "copy the image entry from the panoptic JSON"),
+    "instances-classes": (
+        ERROR,
+        "number the classes of both JSONs alike, or leave instances_json out to derive it",
+    ),
     "instance-format": (ERROR, "give id, image_id, category_id, bbox and segmentation (polygons or RLE)"),
     "duplicate-instance-id": (ERROR, _UNIQUE),
     "instance-id-zero": (ERROR, "number from 1: COCO's evaluation takes id 0 for 'no match'"),

@@ -6,6 +6,7 @@ Shape shorthand in this file: H, W = height and width of one image.
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -15,7 +16,9 @@ from detectron2.structures import BoxMode
 from .categories import Categories
 from .findings import Problem, findings_in, raise_first
 from .json_file import are_numbers, is_box, is_id, load_object, no_collection
+from .panoptic_json import PanopticIndex
 
+BOX_IMAGES = 1000  # that are looked at to see whether both files number their classes alike
 KEYS = {"images": list, "annotations": list, "categories": list}
 
 
@@ -24,15 +27,15 @@ class InstancesIndex:
 
     Args:
         content: of the file; holds the three lists.
-        images: {image id: entry} of the panoptic JSON.
-        things: {category id: isthing} of the set.
+        panoptic: the panoptic JSON, whose problems are known.
 
     Attributes:
         instances: {image id: annotations} of what can be looked at; known after :meth:`problems`.
     """
 
-    def __init__(self, content: dict, images: Mapping, things: Mapping):
-        self._content, self._images, self._things = content, images, things
+    def __init__(self, content: dict, panoptic: PanopticIndex):
+        self._content, self._panoptic = content, panoptic
+        self._images, self._things = panoptic.images, panoptic.categories.things
         self.instances = collections.defaultdict(list)
 
     def problems(self) -> Iterator[Problem]:
@@ -41,7 +44,15 @@ class InstancesIndex:
             {**c, "isthing": 1, "name": c.get("name", "?")} if isinstance(c, dict) else c
             for c in self._content["categories"]
         ]
-        yield from (p for p in Categories(complete).problems() if p[0] != "duplicate-category-name")
+        own = Categories(complete)
+        yield from (p for p in own.problems() if p[0] != "duplicate-category-name")
+        names, moved = self._panoptic.categories.names, self._panoptic.moved
+        for here, name in own.names.items():
+            number = moved.get(here, here)
+            if names.get(number) != name and name in names.values():
+                there = next(i for i, n in names.items() if n == name)
+                what = f"category {here} is {name!r} here, which the panoptic JSON numbers {there}"
+                yield "instances-classes", None, what
         listed = {}
         yield from self._image_problems(listed)
         numbers = set()
@@ -67,10 +78,34 @@ class InstancesIndex:
             if image_id not in self._images:
                 yield "instances-image", image_id, f"{where} is of an image the panoptic JSON lacks"
                 continue
+            if type(category) is int and category in moved:
+                category = moved[category]
+                entry = {**entry, "category_id": category}
             if type(category) is not int or not self._things.get(category, False):
                 what = f"{where} has category_id {category!r}, no thing of this set"
                 yield "instance-category", image_id, what
             self.instances[image_id].append(entry)
+        yield from self._box_problems()
+
+    def _box_problems(self) -> Iterator[Problem]:
+        """A class whose boxes in the panoptic JSON are mostly those of another class here."""
+        right, wrong = collections.Counter(), collections.Counter()
+        pairs = (p for p in self._panoptic.pairs if p[1] and self.instances.get(p[1]["image_id"]))
+        for _, annotation in itertools.islice(pairs, BOX_IMAGES):
+            here = _objects(self.instances[annotation["image_id"]])
+            there = [s for s in _objects(annotation["segments_info"]) if self._things.get(s[0])]
+            if here and there:
+                boxes = (np.array([box for _, box in found], float) for found in (here, there))
+                for (category, _), row in zip(there, mask_util.iou(*boxes, [0] * len(there)).T, strict=True):
+                    if any(v > 0.5 and c == category for v, (c, _) in zip(row, here, strict=True)):
+                        right[category] += 1
+                    elif row.max() > 0.8:
+                        wrong[category, here[row.argmax()][0]] += 1
+        names, few = self._panoptic.categories.names, 0 if wrong.total() > right.total() else 2
+        for (there, here), count in wrong.most_common(1):
+            if count > max(right[there], few):
+                pair = f"{names[there]!r} in the panoptic JSON and {names.get(here, here)!r} here"
+                yield "instances-classes", None, f"{count} objects are {pair}, {right[there]} agree"
 
     def _image_problems(self, listed: dict) -> Iterator[Problem]:
         """Fills ``listed`` with {image id: entry}."""
@@ -92,6 +127,12 @@ class InstancesIndex:
                 if there is not None and here != there:
                     what = f"image {image_id} has {key} {here!r}, the panoptic JSON says {there!r}"
                     yield "instances-entry", image_id, what
+
+
+def _objects(entries: list) -> list[tuple[int, list]]:
+    """(class, box) of the instances or segments that have both and are no crowds."""
+    found = (e for e in entries if isinstance(e, dict) and is_box(e.get("bbox")) and not e.get("iscrowd"))
+    return [(e["category_id"], e["bbox"]) for e in found if type(e.get("category_id")) is int]
 
 
 def value_problems(instance: dict, size: tuple, image_id) -> Iterator[Problem]:
@@ -206,13 +247,12 @@ def decode_counts(text: str) -> list[int]:
 
 
 @no_collection()
-def read_instances(path: str, images: Mapping, things: Mapping) -> dict:
+def read_instances(path: str, panoptic: PanopticIndex) -> dict:
     """Read an instances JSON and check all of it.
 
     Args:
         path: the file.
-        images: {image id: entry} of the panoptic JSON.
-        things: {category id: isthing} of the set.
+        panoptic: the panoptic JSON of the same images.
 
     Returns:
         {image id: annotations in the order of the file}.
@@ -220,8 +260,9 @@ def read_instances(path: str, images: Mapping, things: Mapping) -> dict:
     Raises:
         UserError: the first error, with file and entry.
     """
-    index = InstancesIndex(load_object(path, "instances JSON", KEYS), images, things)
+    index = InstancesIndex(load_object(path, "instances JSON", KEYS), panoptic)
     raise_first(findings_in(path, index.problems()))
+    images = panoptic.images
     for image_id, instances in index.instances.items():
         size = (images[image_id]["width"], images[image_id]["height"])
         kept = []

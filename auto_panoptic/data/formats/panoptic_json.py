@@ -13,7 +13,7 @@ import json
 import logging
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import UserError
 from .categories import Categories, check_categories
@@ -37,6 +37,7 @@ class PanopticIndex:
 
     Attributes, known after :meth:`problems`:
         categories: the classes.
+        moved: {id in the file: id in ``categories``} of classes that stand there under another id.
         images: {image id: image entry}.
         pairs: one (image entry or None, annotation or None) for everything to look at on disk. Height and
             width of an image entry are None where the JSON has no usable ones.
@@ -45,12 +46,15 @@ class PanopticIndex:
     def __init__(self, content: dict, categories: object = None):
         self._content = content
         self.categories = Categories(content["categories"] if categories is None else categories)
-        self.images, self.pairs = {}, []
+        self.images, self.pairs, self.moved = {}, [], {}
+        self._replaced = categories is not None
         self._extra = []  # second entries of an id, whose files are looked at alone
 
     def problems(self) -> Iterator[Problem]:
         """Everything that is wrong, but for what :func:`segment_problems` finds."""
         yield from self.categories.problems()
+        if self._replaced:
+            yield from self._find_by_name()
         yield from self._image_problems()
         seen = collections.Counter()
         yield from self._annotation_problems(seen)
@@ -61,6 +65,17 @@ class PanopticIndex:
         self.pairs += [(image, None) for image in self._extra]
         if not any(annotation is not None for _, annotation in self.pairs):
             yield "no-images", None, "no image has a usable annotation"
+
+    def _find_by_name(self) -> Iterator[Problem]:
+        """Names count, not ids, where the given categories have a name of the file under another id."""
+        own, given = Categories(self._content["categories"]), self.categories.names
+        yield from own.problems()
+        self.moved = moved_classes(own.names, given)
+        lost = [i for i, name in own.names.items() if i in given and name not in given.values()]
+        if self.moved and lost:
+            old, new = next(iter(self.moved.items()))
+            what = f"class {old}, {own.names[old]!r}, is {new} in the given categories, which lack "
+            yield "bad-categories", None, what + repr(own.names[lost[0]])
 
     def _image_problems(self) -> Iterator[Problem]:
         files = {}
@@ -120,7 +135,27 @@ class PanopticIndex:
                 yield "duplicate-png-file", image_id, what
             files.setdefault(derived, image_id)
             seen[image_id] += 1
-            self.pairs.append((self.images.get(image_id), entry))
+            self.pairs.append((self.images.get(image_id), with_moved(entry, self.moved)))
+
+
+def moved_classes(own: Mapping[int, str], given: Mapping[int, str]) -> dict[int, int]:
+    """{id: id in ``given``} of the classes of ``own``, {id: name}, that have another id in ``given``."""
+    places = {name: i for i, name in given.items()}
+    here, there = collections.Counter(own.values()), collections.Counter(given.values())
+    return {
+        i: places[name] for i, name in own.items() if here[name] == there[name] == 1 and places[name] != i
+    }
+
+
+def with_moved(entry: dict, moved: Mapping[int, int]) -> dict:
+    """An annotation with the ids of :func:`moved_classes` in its segments_info."""
+
+    def move(segment):
+        category = segment.get("category_id") if isinstance(segment, dict) else None
+        known = type(category) is int and category in moved
+        return {**segment, "category_id": moved[category]} if known else segment
+
+    return {**entry, "segments_info": list(map(move, entry["segments_info"]))} if moved else entry
 
 
 def _useless(entry: object, where: str) -> Problem | None:
@@ -263,21 +298,28 @@ def read_segments(path: str, categories: Sequence | None = None) -> dict:
     return _checked(path, categories)[1]
 
 
-def read_images(path: str, categories: Sequence | None = None) -> dict:
-    """{image id: image entry}, those without annotation too; otherwise as :func:`read_segments`."""
+def read_index(path: str, categories: Sequence | None = None) -> PanopticIndex:
+    """Images, classes and annotations; otherwise as :func:`read_segments`."""
     return _checked(path, categories)[0]
 
 
-def _checked(path: str, categories: Sequence | None) -> tuple[dict, dict]:
+def replaced_categories(path: str, categories: Sequence) -> dict:
+    """The content of a panoptic JSON with other categories, and their ids in its segments."""
+    content, moved = read_panoptic_json(path), read_index(path, categories).moved
+    annotations = [with_moved(entry, moved) for entry in content["annotations"]]
+    return {**content, "annotations": annotations, "categories": list(categories)}
+
+
+def _checked(path: str, categories: Sequence | None) -> tuple[PanopticIndex, dict]:
     used = read_panoptic_json(path)["categories"] if categories is None else categories
-    things = tuple((category["id"], bool(category["isthing"])) for category in used)
-    return _check_all(str(path), _stamp(path), things)
+    given = tuple((category["id"], bool(category["isthing"]), category["name"]) for category in used)
+    return _check_all(str(path), _stamp(path), given)
 
 
 @functools.lru_cache(maxsize=4)
 @no_collection()
-def _check_all(path: str, stamp: tuple, things: tuple) -> tuple[dict, dict]:
-    categories = [{"id": i, "isthing": isthing, "name": str(i)} for i, isthing in things]
+def _check_all(path: str, stamp: tuple, given: tuple) -> tuple[PanopticIndex, dict]:
+    categories = [{"id": i, "isthing": isthing, "name": name} for i, isthing, name in given]
     index = PanopticIndex(_load(path, stamp), categories)
     raise_first(findings_in(path, index.problems()))
     classes, entries = index.categories.things, {}
@@ -290,4 +332,4 @@ def _check_all(path: str, stamp: tuple, things: tuple) -> tuple[dict, dict]:
     unlabelled = len(index.images) - len(entries)
     if unlabelled:
         logger.warning("%s: %d images have no annotation and are left out.", path, unlabelled)
-    return index.images, dict(sorted(entries.items()))
+    return index, dict(sorted(entries.items()))
