@@ -9,7 +9,7 @@ from toy import ROOT
 
 sys.path.append(str(ROOT / "tools"))
 
-from chaos import command, journal, kill, lock, processes
+from chaos import command, drills, journal, kill, lock, processes
 from chaos.report import Outcome, Plan, table
 
 from auto_panoptic import files
@@ -76,15 +76,17 @@ def test_the_command_says_what_failed(tmp_path, capfd, monkeypatch):
         os.kill(os.getpid(), processes.signal.SIGKILL)
 
     monkeypatch.setattr(command, "DRILLS", {"good": good, "bad": bad, "dead": dead})
+    monkeypatch.setattr(command, "FAULTS", {"bad": "F6"})
     assert command.main(["--only", "good", "--seed", "4"]) == 0
     report = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert report["passed"] and report["drills"]["good"]["numbers"] == {"seed": 4}
-    assert command.main(["--output", str(tmp_path)]) == 1
+    assert command.main(["--output", str(tmp_path), "--jobs", "3"]) == 1
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["drill", "good", "bad", "dead"]
     assert lines[4:6] == ["bad: it broke", "dead: the drill ended with exit code -9"]
-    drills = json.loads(lines[-1])["drills"]
-    assert {name: d["passed"] for name, d in drills.items()} == {"good": True, "bad": False, "dead": False}
+    report = json.loads(lines[-1])["drills"]
+    assert report["bad"]["faults"] == "F6"
+    assert {name: d["passed"] for name, d in report.items()} == {"good": True, "bad": False, "dead": False}
     with pytest.raises(command.UserError, match="is not empty"):
         command.main(["--output", str(tmp_path)])
 
@@ -93,6 +95,7 @@ def test_the_command_says_what_failed(tmp_path, capfd, monkeypatch):
     "arguments, message",
     [
         (["--only", "real"], "needs a supernet: --weights FILE --config-file FILE"),
+        (["--jobs", "0"], "--jobs is 0; expected at least 1"),
         (["--weights", "a.pth"], "belong together"),
         (["--weights", "a.pth", "--config-file", "b.yaml"], "no file 'a.pth'"),
     ],
@@ -103,10 +106,11 @@ def test_wrong_arguments(arguments, message):
 
 
 def test_table():
-    text = table({"kill": Outcome("killed", 5, list("abcd"), seconds=1.25), "lock": Outcome("raced")})
+    kill = Outcome("killed", 5, list("abcd"), {"runs": 2, "lost": 0}, seconds=1.25)
+    text = table({"kill": kill, "lock": Outcome("raced")}, {"kill": "F1 F4"})
     assert text.splitlines()[1:3] == [
-        "kill   killed              5         4       1.2",
-        "lock   raced               0         0       0.0",
+        "kill   F1 F4   killed             5         4      1.2  runs 2, lost 0",
+        "lock           raced              0         0      0.0",
     ]
     assert text.splitlines()[3:] == [
         *(f"kill: {f}" for f in "abc"),
@@ -114,3 +118,9 @@ def test_table():
         "lock: nothing was tried",
     ]
     assert not Outcome("raced").passed
+
+
+def test_every_drill_has_a_fault():
+    assert set(drills.FAULTS) | {"fuzz"} == set(drills.DRILLS)
+    found = {fault for faults in drills.FAULTS.values() for fault in faults.split()}
+    assert found <= {f"F{number}" for number in range(1, 21)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class Plan:
     seed: of everything random in a drill.
     quick: small numbers.
     weights, config_file: supernet of the drill ``real``.
+    bars: show progress.
     """
 
     folder: Path
@@ -24,6 +26,7 @@ class Plan:
     quick: bool = False
     weights: str | None = None
     config_file: str | None = None
+    bars: bool = True
 
     def number(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -32,7 +35,7 @@ class Plan:
         return random.Random(f"{self.seed} {self.folder.name}")
 
     def bar(self, total: int, what: str) -> tqdm:
-        return tqdm(total=total, desc=what, file=sys.stderr, mininterval=0.5)
+        return tqdm(total=total, desc=what, file=sys.stderr, mininterval=0.5, disable=not self.bars)
 
 
 @dataclass
@@ -55,15 +58,20 @@ class Outcome:
         return not self.failures and self.count > 0
 
 
-def table(outcomes: dict[str, Outcome], shown: int = 3) -> str:
-    """One line per drill and, below, the first failures of each."""
-    width = max(map(len, ["drill", *outcomes]))
-    wide = max(map(len, ["what was done", *(o.done for o in outcomes.values())]))
-    lines = [f"{'drill':<{width}}  {'what was done':<{wide}}  {'count':>6}  {'failures':>8}  {'seconds':>8}"]
+def table(outcomes: dict[str, Outcome], faults: Mapping[str, str] = {}, shown: int = 3) -> str:  # noqa: B006
+    """One line per drill and, below, the first failures of each; ``faults`` are those of the drills."""
+    head = ("drill", "faults", "what was done", "count", "failures", "seconds", "numbers")
+    rows = [head]
     for name, o in outcomes.items():
-        lines.append(
-            f"{name:<{width}}  {o.done:<{wide}}  {o.count:>6}  {len(o.failures):>8}  {o.seconds:>8.1f}"
-        )
+        numbers = ", ".join(f"{key} {value}" for key, value in o.numbers.items())
+        counts = (str(o.count), str(len(o.failures)), f"{o.seconds:.1f}")
+        rows.append((name, faults.get(name, ""), o.done, *counts, numbers))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
+    aligned = "<<<>>>"
+    lines = [
+        "  ".join([*(f"{v:{a}{w}}" for v, a, w in zip(row, aligned, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    ]
     for name, o in outcomes.items():
         lines += [f"{name}: {failure}" for failure in o.failures[:shown]]
         if len(o.failures) > shown:

@@ -1,0 +1,61 @@
+"""Which drills there are, and the faults that each stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .boundaries import boundaries
+from .clock import clock
+from .damage import damage
+from .full import full
+from .fuzz import fuzz
+from .images import images
+from .journal import journal
+from .kill import kill
+from .lock import lock
+from .memory import memory
+from .numbers import numbers
+from .order import order
+from .pickles import pickles
+from .real import real
+from .report import Outcome, Plan
+from .train_kill import train_kill
+from .worker import worker
+
+# Several run at a time: the longest come first.
+DRILLS: dict[str, Callable[[Plan], Outcome]] = {
+    "fuzz": fuzz,
+    "worker": worker,
+    "train_kill": train_kill,
+    "kill": kill,
+    "boundaries": boundaries,
+    "full": full,
+    "pickles": pickles,
+    "numbers": numbers,
+    "order": order,
+    "memory": memory,
+    "clock": clock,
+    "damage": damage,
+    "journal": journal,
+    "lock": lock,
+    "images": images,
+    "real": real,
+}
+ASKED_FOR = ("real",)  # with --only
+FAULTS = {
+    "kill": "F1 F4",
+    "train_kill": "F2",
+    "boundaries": "F3",
+    "damage": "F5",
+    "journal": "F6",
+    "full": "F7",
+    "images": "F8",
+    "numbers": "F9",
+    "worker": "F10",
+    "lock": "F12",
+    "clock": "F13",
+    "pickles": "F15",
+    "memory": "F19",
+    "order": "F20",
+    "real": "F1",
+}
