@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import numbers
@@ -53,6 +54,23 @@ def at_least(key: str, value, minimum):
     return value
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ELOOP)
+_REFUSED += (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR)
+
+
+def disk_problem(error: BaseException | None, place: str = "the disk") -> str:
+    """One line for what a disk refuses (full, read-only, failing); "" for an error of another kind.
+
+    ``place`` is named where the error names no file.
+    """
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"{error.filename or place}: {error.strerror}; make room"
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
+        return f"{error.filename}: {error.strerror}; make it writable, or name another place"
+    return ""
+
+
 class _Warnings(logging.Handler):
     """What libraries warn of, by ``warnings`` or by loggers that nobody has set up, until it may be shown."""
 
@@ -90,7 +108,8 @@ def show_warnings(drop: bool = False) -> None:
 def run_command(main: Callable[[], object], quiet: bool | None = None) -> None:
     """Run a command's ``main``; one line for a UserError, exit code 2, or Diverged, 3; Ctrl-C gives 130.
 
-    Warnings that are held when it ends are shown, but for those before such a line.
+    A :func:`disk_problem` is as a UserError. Warnings that are held when it ends are shown, but for those
+    before such a line.
 
     Args:
         main: the command.
@@ -100,9 +119,12 @@ def run_command(main: Callable[[], object], quiet: bool | None = None) -> None:
         quiet = os.environ.get("LOCAL_RANK", "0") != "0"
     try:
         main()
-    except (UserError, Diverged) as error:
+    except (UserError, Diverged, OSError) as error:
+        line = disk_problem(error) if isinstance(error, OSError) else str(error)
+        if not line:
+            raise
         show_warnings(drop=True)
-        print("" if quiet else f"error: {error}\n", end="", file=sys.stderr)
+        print("" if quiet else f"error: {line}\n", end="", file=sys.stderr)
         sys.exit(3 if isinstance(error, Diverged) else 2)
     except KeyboardInterrupt:
         print("" if quiet else "interrupted; --resume continues\n", end="", file=sys.stderr)

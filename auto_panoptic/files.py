@@ -8,15 +8,18 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import socket
 import stat
+import sys
+import threading
 import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, disk_problem
 
 PARTIAL = ".partial-"  # how the names of half-written files begin
 
@@ -42,6 +45,7 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    partial.unlink(missing_ok=True)  # it may be a link
     try:
         yield partial
         if sync:
@@ -76,6 +80,20 @@ def write_json(path: str | os.PathLike, content) -> None:
     write_text(path, json.dumps(content, indent=None if isinstance(content, list) else 1) + "\n")
 
 
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The content of a plain file, or of the one that a link of its name points to.
+
+    Raises:
+        OSError: it cannot be read, or is a folder, a FIFO or a device, which might never end.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    with open(handle, "rb") as stream:
+        return stream.read()
+
+
 def read_json(path: str | os.PathLike, what: str = "JSON file"):
     """The content of a JSON file.
 
@@ -86,14 +104,11 @@ def read_json(path: str | os.PathLike, what: str = "JSON file"):
     Raises:
         UserError: it is missing, not a plain file, unreadable, or not JSON.
     """
-    path = Path(path)
-    if not path.is_file():
-        reason = "not a file" if path.exists() else "there is no such file"
-        raise UserError(f"{path}: cannot read the {what}: {reason}")
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except OSError as error:
-        raise UserError(f"{path}: cannot read the {what}: {error.strerror or error}") from error
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise UserError(f"{path}: cannot read the {what}: {reason}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: the {what} is not valid JSON: {error}") from error
 
@@ -102,6 +117,88 @@ def digest(path: str | os.PathLike) -> str:
     """The sha256 of a file's content, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_own(path: str | os.PathLike) -> int:
+    """Open a file of ours to be changed in place, made if there is none; never what its name leads to.
+
+    Raises:
+        UserError: the name belongs to a link (hard ones, too), a folder, a FIFO or a device.
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        handle = os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+    else:
+        found = os.fstat(handle)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+            return handle
+        os.close(handle)
+    raise UserError(f"{path}: is written to, but is a link or no plain file: move it, or put a copy there")
+
+
+def append(handle: int, data: bytes) -> None:
+    """Append to an open file and wait until that is on the disk; after an OSError it is as before."""
+    start = os.fstat(handle).st_size
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, start)
+        raise
+
+
+def append_to(path: str | os.PathLike, data: bytes) -> None:
+    """:func:`append` to a file of ours, made if there is none."""
+    handle = open_own(path)
+    try:
+        append(handle, data)
+    finally:
+        os.close(handle)
+
+
+def end_last_line(handle: int, ending: bytes = b"") -> None:
+    """End a last line that was cut short, so that none is glued to it; remove it if it lacks ``ending``."""
+    size = os.fstat(handle).st_size
+    start = max(size - (1 << 24), 0)
+    line = os.pread(handle, size - start, start).rpartition(b"\n")[2]
+    if not line.endswith(ending):
+        os.ftruncate(handle, size - len(line))
+    elif line:
+        append(handle, b"\n")
+
+
+@contextlib.contextmanager
+def disk_errors(folder: str | os.PathLike, remedy: str) -> Iterator[None]:
+    """A :func:`disk_problem` within becomes a UserError, also one that a log or TensorBoard's thread meets.
+
+    ``folder`` is where the files are, ``remedy`` what helps once there is room.
+    """
+    shown = logging.Handler.handleError, threading.excepthook
+
+    def log_failed(handler, record) -> None:
+        if not disk_problem(sys.exc_info()[1], folder):
+            return shown[0](handler, record)
+        with open(os.devnull, "wb") as nowhere:  # what its buffer holds would fail again when it is closed
+            os.dup2(nowhere.fileno(), handler.stream.fileno())
+        raise sys.exc_info()[1]
+
+    logging.Handler.handleError = log_failed
+    # What ends TensorBoard's thread is raised again where it is written to next.
+    threading.excepthook = lambda args: None if disk_problem(args.exc_value, folder) else shown[1](args)
+    try:
+        yield
+    except OSError as error:
+        if not (line := disk_problem(error, folder)):
+            raise
+        raise UserError(f"{line}, then {remedy}; files written before are intact") from error
+    finally:
+        logging.Handler.handleError, threading.excepthook = shown
 
 
 class WriterLock:
@@ -127,7 +224,7 @@ class WriterLock:
             OSError: it cannot be created.
         """
         self.path = Path(path)
-        self._fd = _open_lock(self.path)
+        self._fd = open_own(self.path)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as e:
@@ -160,22 +257,6 @@ class WriterLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-
-
-def _open_lock(path: Path) -> int:
-    """Open the lock file; never what a link of its name points to, since the lock overwrites its content."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        handle = os.open(path, flags, 0o644)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise
-    else:
-        found = os.fstat(handle)
-        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
-            return handle
-        os.close(handle)
-    raise UserError(f"{path}: this name belongs to a lock file, but it is a link or no plain file: remove it")
 
 
 def _describe(fd: int) -> str:

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.space import Architecture, SearchSpace, load_names, resolve_architecture_path
+from auto_panoptic.space import (
+    Architecture,
+    SearchSpace,
+    architecture_file,
+    load_names,
+    resolve_architecture_path,
+)
 
 SPACE = SearchSpace.default()
 # Published genotypes in words: 3, 5, 7 = shuffle block with that kernel, X = xception.
@@ -216,7 +222,7 @@ def test_names_are_read_once_for_each_version_of_the_file(tmp_path, monkeypatch)
     first, second = (SPACE.random(np.random.default_rng(i)) for i in range(2))
     reads = []
     monkeypatch.setattr(
-        Path, "read_text", lambda self, **kwargs: reads.append(self) or self.read_bytes().decode()
+        architecture_file, "read_bytes", lambda path: reads.append(path) or Path(path).read_bytes()
     )
     first.save(path)
     assert load_names(path) == load_names(str(path)) == first.names() and len(reads) == 1

@@ -53,8 +53,9 @@ def test_resuming_where_nothing_usable_is_fails(capfd, tmp_path, command):
         (tmp_path / "output" / name).write_text("something")
     line = refused(capfd, tmp_path, lambda: command("--resume"))
     assert line == (
-        f"error: --resume: '{tmp_path}/output' holds no usable checkpoint (model_final.pth is damaged (File "
-        "is not a zip file)); start anew in another OUTPUT_DIR"
+        f"error: --resume: '{tmp_path}/output' holds no usable checkpoint (last_checkpoint names "
+        "'something', no checkpoint of this folder; model_final.pth is damaged (File is not a zip "
+        "file)); start anew in another OUTPUT_DIR"
     )
 
 

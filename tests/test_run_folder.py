@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 
 import pytest
+import torch
 from test_cli import refused, tree
 from test_resume import SCHEDULE
 from toy import ROOT, TOY_NET, _own_logging, run_script, write_config
@@ -15,6 +17,7 @@ from auto_panoptic import train
 from auto_panoptic.errors import UserError
 from auto_panoptic.training import build_config
 from auto_panoptic.training import run_folder as module
+from auto_panoptic.training.checkpoint import RECORD
 from auto_panoptic.training.run_folder import LOCK, check_unused, only_run
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -151,3 +154,70 @@ def test_a_second_quickstart_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=rf"pid {os.getpid()}, .* or choose another --output"):
         quickstart.run()
     lock.release()
+
+
+# ------------------------------------------------------------------ the record of a run
+
+
+def test_a_run_that_was_killed_before_it_saved_has_used_the_folder(tmp_path, command, capfd, monkeypatch):
+    """One fixed command with --resume begins again; other settings or weights do not go on with it."""
+    import auto_panoptic.training.run as run
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(run, "traces", lambda folder: ["a kill removes nothing"])
+        patch.setattr(run, "log_ids", lambda cfg: sys.exit(9))
+        run_script(*command("--num-gpus=1"))
+    assert os.path.isfile(tmp_path / "output" / RECORD)
+    line = refused(capfd, tmp_path, *command("--num-gpus=1"))
+    assert f"holds {RECORD} of an earlier run: continue that one with --resume" in line
+    line = refused(capfd, tmp_path, *command("--resume", "SOLVER.BASE_LR", 0.5))
+    assert f"{RECORD}': SOLVER.BASE_LR was 0.01, is 0.5; restore them, or start a new run in another" in line
+    run_script(*command("--resume"))
+    assert (tmp_path / "output/model_final.pth").exists()
+
+
+def test_a_run_that_comes_to_nothing_leaves_its_folder_unused(tmp_path, command, monkeypatch):
+    import auto_panoptic.training.run as run
+
+    def out_of_memory(self, cfg):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"), _own_logging():
+        patch.setattr(run.AutoPanopticTrainer, "__init__", out_of_memory)
+        train("toy.yaml", [*TOY_NET, *SCHEDULE])
+    check_unused(str(tmp_path / "output"))
+
+
+def test_a_run_goes_on_from_its_own_weights_only(tmp_path, command, capfd, caplog):
+    """Weights that are gone, left out or lie elsewhere are no others."""
+    run_script(*command("--resume", "OUTPUT_DIR", "first", "SOLVER.MAX_ITER", 1))
+    start, other = tmp_path / "start.pth", tmp_path / "other.pth"
+    start.write_bytes((tmp_path / "first/model_final.pth").read_bytes())
+    data = torch.load(start, weights_only=True)
+    torch.save({"model": data["model"]}, other)
+    run_script(*command("--resume", "MODEL.WEIGHTS", start, "SOLVER.MAX_ITER", 1))
+    line = refused(capfd, tmp_path, *command("--resume", "MODEL.WEIGHTS", other))
+    assert f'MODEL.WEIGHTS was ["{start}", "' in line and f'is ["{other}", "' in line
+    shutil.move(start, tmp_path / "moved.pth")
+    for length, weights in enumerate(("moved.pth", "", start, "nowhere.pth"), start=2):
+        run_script(*command("--resume", "MODEL.WEIGHTS", weights, "SOLVER.MAX_ITER", length))
+    assert "start.pth': MODEL.WEIGHTS 'nowhere.pth' is not read" in caplog.text
+    kept = torch.load(tmp_path / "output/model_final.pth", weights_only=True)["settings"]
+    assert json.loads(kept["MODEL.WEIGHTS"])[0] == str(start)
+    line = refused(capfd, tmp_path, *command("--resume", "OUTPUT_DIR", "first", "MODEL.WEIGHTS", other))
+    assert 'MODEL.WEIGHTS was ["", null], is ["' in line
+
+
+def test_an_evaluation_leaves_the_config_of_a_training(tmp_path, shapes):
+    from types import SimpleNamespace
+
+    from toy import make_config
+
+    from auto_panoptic.training.run import started
+
+    for number, (eval_only, kept) in enumerate([(False, 0), (True, 0), (False, 2)]):
+        cfg = make_config(tmp_path, shapes, "SEED", number)
+        args = SimpleNamespace(config_file="", resume=True, eval_only=eval_only, opts=[])
+        with _own_logging(), started(args, cfg):
+            (tmp_path / "output/metrics.json").write_text('{"total_loss": 1}\n')
+        assert f"\nSEED: {kept}\n" in (tmp_path / "output/config.yaml").read_text()

@@ -1,5 +1,6 @@
 """The evaluators of a data set: which ones follows from its type, TEST.METRICS and what the model gives."""
 
+import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -85,6 +86,14 @@ def check_metrics(cfg, metrics: Sequence[str]) -> None:
             f"TEST.STUFF_AREA is {area}, but TEST.PANOPTIC_EVALUATOR {kind!r} trims nothing; choose "
             "'streaming', or set TEST.STUFF_AREA 0."
         )
+    if kind == "detectron2" and "pq" in metrics:
+        try:
+            importlib.import_module("panopticapi.evaluation")
+        except ImportError as error:
+            raise UserError(
+                f"TEST.PANOPTIC_EVALUATOR is {kind!r}, which needs panopticapi ({error}): pip install "
+                "--no-deps panopticapi-lite, or set TEST.PANOPTIC_EVALUATOR streaming"
+            ) from None
 
 
 def metrics_of(dataset_name: str, metrics: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detectron2.evaluation import DatasetEvaluator
 
-from ..files import write_json
+from ..files import append_to, write_json
 from .evaluators import panoptic_evaluator_of
 from .tables import per_class_table, results_table, trim_table
 
@@ -40,6 +40,6 @@ def report_results(
             for area, values in panoptic.trim_study.items():
                 flat |= {f"trim_study/{area}/{metric}": v for metric, v in values.items()}
         print("\n\n".join(lines))
-        with open(Path(folder, "metrics.json"), "a") as stream:
-            prefix = f"{name}/" if several else ""
-            stream.write(json.dumps({prefix + key: value for key, value in flat.items()}) + "\n")
+        prefix = f"{name}/" if several else ""
+        line = json.dumps({prefix + key: value for key, value in flat.items()}) + "\n"
+        append_to(Path(folder, "metrics.json"), line.encode())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import WriterLock, sync_folder
+from ..files import WriterLock, append, end_last_line, open_own, read_bytes, sync_folder
 
 FORMAT = "auto_panoptic.ledger/1"
 # Header keys that ledgers of earlier versions lack: compared where they are recorded.
@@ -38,7 +38,7 @@ class Ledger:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         try:
-            data = self.path.read_bytes()
+            data = read_bytes(self.path)
         except OSError as e:
             raise UserError(
                 f"{self.path}: cannot read the ledger: {e.strerror}; name a search's OUTPUT_DIR"
@@ -93,7 +93,8 @@ class Ledger:
         return self
 
     def _open(self, header: dict, resume: bool, allow_changed: set[str], comparable: Callable) -> None:
-        data = self.path.read_bytes() if self.path.exists() else b""
+        self._fd = open_own(self.path)
+        data = read_bytes(self.path)
         stored, self.records, length = _parse(self.path, data)
         if self.records and not resume:
             raise UserError(
@@ -112,15 +113,11 @@ class Ledger:
         else:
             length = 0  # a header alone is worth nothing: start afresh
         self.header = header
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(self.path, flags, 0o644)
-        if length < len(data):
-            os.ftruncate(self._fd, length)
+        os.ftruncate(self._fd, length)
+        end_last_line(self._fd)
         if length == 0:
             self._write({"format": FORMAT, **header}, "the header")
             sync_folder(self.path.parent)
-        elif not data[:length].endswith(b"\n"):
-            self._write_bytes(b"\n", "a line end")  # the last record is complete but for its line end
         os.fsync(self._fd)
 
     def append(self, record: Mapping) -> dict:
@@ -168,19 +165,11 @@ class Ledger:
 
     def _write(self, record: dict, what: str) -> None:
         line = json.dumps({**record, "checksum": _checksum(record)}, allow_nan=False) + "\n"
-        self._write_bytes(line.encode(), what)
-
-    def _write_bytes(self, data: bytes, what: str) -> None:
-        start = os.fstat(self._fd).st_size
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-            os.fsync(self._fd)
+            append(self._fd, line.encode())
         except OSError as e:
-            os.ftruncate(self._fd, start)
             raise UserError(
-                f"{self.path}: could not write {what} ({len(data)} bytes): {e.strerror}; the ledger is "
+                f"{self.path}: could not write {what} ({len(line)} bytes): {e.strerror}; the ledger is "
                 "as before, make room and continue with --resume"
             ) from e
 

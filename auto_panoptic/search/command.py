@@ -17,9 +17,11 @@ from ..evaluation import check_metrics
 from ..evaluation.evaluators import metrics_of
 from ..explore import POLICY_REGISTRY, Ledger
 from ..explore.budget import check_budget
+from ..files import disk_errors
 from ..modeling.counting import configured_costs
 from ..space import CostTables
 from ..training import build_config, check_unread, check_weights, launch_processes, processes
+from ..training.run_folder import check_room, only_run
 from .again import rescore_command
 from .arguments import (
     METRICS,
@@ -35,7 +37,7 @@ from .candidate import load_evaluator
 from .costs import origin, store_tables
 from .executors.in_process import InProcess
 from .executors.ranks import Ranks, follow, leading, rank_evaluator
-from .executors.ray import RayWorkers
+from .executors.ray import RayWorkers, import_ray
 from .header import comparable, search_header, search_policy
 from .loop import run_search
 from .selection import FITNESS, ledger_path
@@ -55,6 +57,7 @@ def search_command(epilog: str | None = None) -> None:
     args.metrics = tuple(args.metrics.split(","))
     cfg = search_config(args)
     args.weights = args.weights or cfg.MODEL.WEIGHTS or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    check_room(cfg.OUTPUT_DIR)
     args.costs = check_search(args, cfg)
     launch_processes(main, args, cfg)
 
@@ -102,6 +105,8 @@ def check_processes(args: argparse.Namespace) -> None:
             f"--workers starts processes, of which this run has {processes(args)}: leave out --workers, or "
             "--num-gpus, --num-machines and torchrun"
         )
+    if args.workers is not None:
+        import_ray()
 
 
 def search_config(args: argparse.Namespace):
@@ -169,7 +174,11 @@ def search(args: argparse.Namespace, cfg, make_executor) -> None:
     by_ranks = policy.selects == "ranks" or asks_for_selection(args)
     path = ledger_path(cfg.OUTPUT_DIR)
     options = {"resume": args.resume, "allow_changed": args.accept, "comparable": comparable}
-    with Ledger.open(path, header, **options) as ledger:  # before the images are read: it may be refused
+    with (
+        only_run(cfg.OUTPUT_DIR, alone=True),
+        disk_errors(cfg.OUTPUT_DIR, "run the command again with --resume"),
+        Ledger.open(path, header, **options) as ledger,  # before the images are read: it may be refused
+    ):
         if found := origin(args.config_file, args.opts):
             store_tables(path.parent, found[0], args.costs)
         log_ids(cfg)

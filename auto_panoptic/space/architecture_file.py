@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_bytes, write_text
 from .ops import op
 from .space import Architecture, ChoiceSite, SearchSpace, part_of
 
@@ -116,7 +116,7 @@ def _errors_of(path):
 def _read(path) -> dict:
     """The object that a file holds, alone or in the published list of one."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_bytes(path).decode()
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "it is not a text file"
         raise UserError(f"{path}: cannot read the architecture file: {reason}") from e

@@ -6,7 +6,9 @@ shows without a record of what it should be; ``last_checkpoint`` names the one t
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import os
 import re
@@ -21,14 +23,17 @@ from detectron2.utils import comm
 from .. import __version__
 from ..data.classes import check_classes, config_classes
 from ..errors import Diverged, UserError
-from ..files import PARTIAL, replacing
+from ..files import PARTIAL, digest, read_bytes, read_json, replacing
 from ..modeling import choice_blocks
 from ..modeling.finite import finite_problem, learned, tensors_in
 from .archive import damage, read_checkpoint
 from .weights import model_meta, select_weights
 
 _PERIODIC = re.compile(r"model_(\d+)\.pth")
-_POINTER = "last_checkpoint"
+POINTER = "last_checkpoint"
+_START = "MODEL.WEIGHTS"
+RECORD = "run.json"  # what a training run writes first
+logger = logging.getLogger(__name__)
 
 # A continued run keeps the settings of these groups and keys ...
 MUST_MATCH = (
@@ -58,15 +63,33 @@ def training_settings(cfg: CfgNode, prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _check_settings(before: dict[str, str], now: dict[str, str], path: str) -> None:
-    """Raise UserError if a setting that both know has changed; ``path`` is the checkpoint of ``before``."""
+def run_settings(cfg: CfgNode) -> dict[str, str]:
+    """:func:`training_settings`, and what the run begins from: [MODEL.WEIGHTS, the digest of a file]."""
+    path = cfg.MODEL.WEIGHTS
+    start = [path, digest(path)[:16] if os.path.isfile(path) else None]
+    return training_settings(cfg) | {_START: json.dumps(start)}
+
+
+def check_settings(content: dict, now: dict[str, str], path: str) -> None:
+    """Raise UserError if a setting that both know has changed; ``content`` is that of the file ``path``.
+
+    The weights it began from are not read by a run that goes on: they may be gone, but not be others.
+    """
+    before = content.get("settings") if isinstance(content, dict) else None
+    before = before if isinstance(before, dict) else {}
     changed = [key for key in sorted(now) if before.get(key, now[key]) != now[key]]
+    if _START in changed:
+        (old, old_digest), (new, new_digest) = json.loads(before[_START]), json.loads(now[_START])
+        if not new_digest or old_digest == new_digest or (old and not old_digest):
+            changed.remove(_START)
+            if new not in ("", old):
+                logger.warning("%s began from %r: MODEL.WEIGHTS %r is not read", path, old, new)
     if changed:
         shown = ", ".join(f"{key} was {before[key]}, is {now[key]}" for key in changed[:4])
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise UserError(
             f"--resume: settings have changed since {path!r}: {shown}{more}; restore them, or start a new "
-            "run in another OUTPUT_DIR with MODEL.WEIGHTS set to that file"
+            "run in another OUTPUT_DIR" + " with MODEL.WEIGHTS set to that file" * path.endswith(".pth")
         )
 
 
@@ -84,7 +107,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def __init__(self, model, save_dir="", *, save_to_disk=None, cfg=None, keep=0, **checkpointables):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
-        self.settings = training_settings(cfg) if cfg is not None else {}
+        self.settings = run_settings(cfg) if cfg is not None else {}
         self.classes = config_classes(cfg) if cfg is not None else None
         self.keep = keep
 
@@ -134,7 +157,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             Path(self.save_dir, file).unlink(missing_ok=True)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with replacing(os.path.join(self.save_dir, _POINTER)) as partial:
+        with replacing(os.path.join(self.save_dir, POINTER)) as partial:
             partial.write_text(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
@@ -162,7 +185,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         if problems:
             self.logger.warning("Not used: %s. Continuing from %s instead", "; ".join(problems), path)
         data = read_checkpoint(path, "--resume", tested=True)
-        _check_settings(data.get("settings", {}), self.settings, path)
+        check_settings(data, self.settings, path)
+        self.settings |= {_START: start} if (start := data.get("settings", {}).get(_START)) else {}
         if data.get("versions") != _versions():
             self.logger.warning(
                 "%s was written by %s, now running %s: the run goes on, but perhaps not bit for bit",
@@ -183,11 +207,23 @@ def check_resume(cfg) -> bool:
         UserError: no checkpoint of the folder is usable; or the run had other settings.
     """
     path = _usable(cfg.OUTPUT_DIR, *newest_intact(cfg.OUTPUT_DIR))
+    record = os.path.join(cfg.OUTPUT_DIR, RECORD)  # of a run that was killed before its first checkpoint
+    before = {}
+    with contextlib.suppress(UserError):
+        before = _peek(path) if path else read_json(record)
+    check_settings(before, run_settings(cfg), path or record)
     if path:
-        before = _peek(path)
-        _check_settings(before.get("settings", {}), training_settings(cfg), path)
         check_classes(f"--resume: {path!r}", before.get("classes"), config_classes(cfg))
     return bool(path)
+
+
+def checkpoint_sizes(cfg: CfgNode, model: torch.nn.Module) -> tuple[int, int]:
+    """About how many bytes a checkpoint takes, with the momentum, and how many a run holds at a time."""
+    momentum = [p for p in model.parameters() if p.requires_grad and cfg.SOLVER.MOMENTUM]
+    tensors = [*model.parameters(), *model.buffers(), *momentum]
+    kept = cfg.SOLVER.MAX_ITER // cfg.SOLVER.CHECKPOINT_PERIOD
+    kept = min(kept, cfg.SOLVER.CHECKPOINTS_KEPT + 1) if cfg.SOLVER.CHECKPOINTS_KEPT else kept
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors), kept + 1
 
 
 def _usable(folder: str, path: str, problems: list[str]) -> str:
@@ -212,28 +248,36 @@ def newest_intact(folder: str) -> tuple[str, list[str]]:
         (path, or "" if there is none; one "<file> <reason>" for each newer file that is not used)
     """
     files, pointer = _checkpoint_files(folder), _pointer(folder)
-    content = {file: _peek(os.path.join(folder, file)) for file in files}
+    plain = {file: os.path.isfile(os.path.join(folder, file)) for file in files}  # else it might never end
+    content = {file: _peek(os.path.join(folder, file)) if plain[file] else {} for file in files}
     age = {file: _iteration(content[file], file) for file in files}
     problems = [f"{pointer} is missing"] if files and pointer not in ("", *files) else []
+    if problems and not re.fullmatch(r"[\w.-]+\.pth", pointer):
+        problems = [f"{POINTER} names {pointer[:80]!r}, no checkpoint of this folder"]
     for file in sorted(files, key=lambda file: (file == pointer, age[file], file), reverse=True):
         path = os.path.join(folder, file)
-        problem = damage(path) or ("" if content[file] else "cannot be read")
+        problem = damage(path) if plain[file] else "is no plain file"
+        problem = problem or ("" if content[file] else "cannot be read")
         if not problem and _iteration(content[file]) >= 0:
             if file == pointer:
                 later = sorted(other for other in files if age[file] < age[other] < math.inf)
-                problems += [f"{other} is newer than what {_POINTER} names" for other in later]
+                problems += [f"{other} is newer than what {POINTER} names" for other in later]
             return path, problems
         problems.append(f"{file} {problem or 'holds only weights'}")
     return "", problems
 
 
 def _pointer(folder: str) -> str:
-    """The file that ``last_checkpoint`` names; "" if it names none."""
+    """What ``last_checkpoint`` names, a file of ``folder`` without it; "" if there is none."""
     try:
-        content = Path(folder, _POINTER).read_text().strip()
-    except (OSError, ValueError):
+        content = (
+            read_bytes(os.path.join(folder, POINTER)).decode(errors="replace").replace("\0", "?").strip()
+        )
+    except OSError:
         return ""
-    return content if re.fullmatch(r"[\w.-]+\.pth", content) else ""
+    content = content.replace("\0", "?").strip()
+    here = os.path.realpath(os.path.dirname(content)) == os.path.realpath(folder)
+    return os.path.basename(content) if here else content
 
 
 def _checkpoint_files(folder: str) -> list[str]:

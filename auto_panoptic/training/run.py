@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 from detectron2.engine import default_setup
@@ -11,12 +13,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..data import log_ids
+from ..files import disk_errors, read_bytes, write_bytes, write_json, write_text
 from ..modeling import choice_blocks, meta_model
 from ..read_config import find_config
-from .checkpoint import check_resume
+from .checkpoint import RECORD, check_resume, checkpoint_sizes, has_checkpoint, run_settings
 from .class_layers import check_class_layers
 from .config import build_config
-from .run_folder import check_unused, only_run
+from .run_folder import check_room, check_unused, only_run, traces
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
 from .unread import check_unread
 from .weights import check_weights
@@ -42,6 +45,7 @@ def check_run(cfg, *, resume: bool = False, processes: int = 1, trainer=AutoPano
     model = meta_model(cfg)
     if any(len(block.candidates) > 1 for block in choice_blocks(model).values()):
         check_supernet(cfg)
+    check_room(cfg.OUTPUT_DIR, *checkpoint_sizes(cfg, model))
     if not resume:
         check_unused(cfg.OUTPUT_DIR)
     elif check_resume(cfg):
@@ -59,11 +63,42 @@ def started(args, cfg) -> Iterator[None]:
     Args:
         args: Detectron2's arguments ``config_file``, ``resume``, ``eval_only`` and others to log.
     """
-    with only_run(cfg.OUTPUT_DIR, fresh=not (args.eval_only or args.resume)):
-        default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="auto_panoptic")
-        log_ids(cfg)
+    training = not args.eval_only
+    remedy = "run the command again" + " with --resume" * training
+    with (
+        only_run(cfg.OUTPUT_DIR, fresh=training and not args.resume),
+        disk_errors(cfg.OUTPUT_DIR, remedy),
+        _recorded(args, cfg) if training and comm.is_main_process() else contextlib.nullcontext(),
+    ):
+        _set_up(args, cfg)
         yield
+
+
+def _set_up(args, cfg) -> None:
+    """Detectron2's setup; an evaluation leaves the config.yaml of a training as it is."""
+    config, first = os.path.join(cfg.OUTPUT_DIR, "config.yaml"), comm.is_main_process()
+    record = os.path.join(cfg.OUTPUT_DIR, RECORD)
+    kept = read_bytes(config) if first and args.eval_only and os.path.isfile(record) else b""
+    if first:
+        write_text(config, cfg.dump())  # whole or not at all: Detectron2 does it again, in place
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="auto_panoptic")
+    if kept:
+        write_bytes(config, kept)
+    log_ids(cfg)
+
+
+@contextlib.contextmanager
+def _recorded(args, cfg) -> Iterator[None]:
+    """Leave a record from the beginning on; a run that comes to nothing takes it away."""
+    record = os.path.join(cfg.OUTPUT_DIR, RECORD)
+    if not (args.resume and has_checkpoint(cfg.OUTPUT_DIR)):
+        write_json(record, {"settings": run_settings(cfg)})
+    try:
+        yield
+    finally:
+        if not traces(cfg.OUTPUT_DIR):
+            Path(record).unlink(missing_ok=True)
 
 
 def train_in(args, cfg, trainer=AutoPanopticTrainer) -> AutoPanopticTrainer:

@@ -7,29 +7,38 @@ import errno
 import logging
 import os
 import re
+import resource
+import shutil
 from collections.abc import Iterator
 
 from detectron2.utils import comm
 
 from ..errors import UserError
-from ..files import WriterLock
+from ..files import WriterLock, end_last_line, open_own
+from .checkpoint import POINTER, RECORD
 
 LOCK = "run.lock"
+_IN_PLACE = re.compile(r"metrics\.json|config\.yaml|log\.txt(\.rank\d+)?")  # written so by Detectron2
 _CHECKPOINT = re.compile(r"model_(final|\d+)\.pth")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems without locks say
 
 
-def check_unused(folder: str) -> None:
-    """Raise UserError if ``folder`` holds results of a training run, which a new one would overwrite.
-
-    These are checkpoints, and losses in metrics.json. Results of an evaluation, logs and files of others are
-    not.
-    """
+def traces(folder: str) -> list[str]:
+    """What a training run has left in ``folder``: checkpoints, or losses in metrics.json."""
     found = sorted(filter(_CHECKPOINT.fullmatch, os.listdir(folder) if os.path.isdir(folder) else ()))
     metrics = os.path.join(folder, "metrics.json")
     if not found and os.path.isfile(metrics):
         with open(metrics, "rb") as stream:
             found = ["metrics.json"] if any(b'"total_loss"' in line for line in stream) else []
+    return found
+
+
+def check_unused(folder: str) -> None:
+    """Raise UserError if a training run has written to ``folder``, which a new one would overwrite.
+
+    Results of an evaluation, logs and files of others are no sign of one.
+    """
+    found = traces(folder) or [RECORD] * os.path.lexists(os.path.join(folder, RECORD))
     if found:
         raise UserError(
             f"OUTPUT_DIR {folder!r} holds {found[-1]} of an earlier run: continue that one with --resume "
@@ -37,35 +46,77 @@ def check_unused(folder: str) -> None:
         )
 
 
+def check_room(folder: str, size: int = 0, number: int = 1) -> None:
+    """Before long work: whether OUTPUT_DIR can be written and holds ``number`` checkpoints of ``size`` bytes.
+
+    Raises:
+        UserError: it cannot be written, or has no room for a single one. Nothing is made.
+    """
+    there = os.path.abspath(folder)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
+        raise UserError(
+            f"OUTPUT_DIR {folder!r} cannot be written: {there} is no folder, or read-only; choose another"
+        )
+    free, limit = shutil.disk_usage(there).free, resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if size > free or size > limit >= 0:
+        raise UserError(
+            f"OUTPUT_DIR {folder!r}: a checkpoint takes about {size} bytes, {free} are free (ulimit -f: "
+            f"{limit}); make room, or choose another OUTPUT_DIR"
+        )
+    if size * number > free:
+        logging.getLogger(__name__).warning(
+            "%s: %d checkpoints of about %d bytes, %d are free: make room, or set SOLVER.CHECKPOINTS_KEPT 1",
+            folder, number, size, free,
+        )  # fmt: skip
+
+
 @contextlib.contextmanager
-def only_run(folder: str, fresh: bool = False) -> Iterator[None]:
+def only_run(folder: str, fresh: bool = False, alone: bool = False) -> Iterator[None]:
     """Be the only run that writes to ``folder``; every process of the run enters it.
 
     Args:
         folder: OUTPUT_DIR; made if necessary.
         fresh: a run starts from the beginning: nothing of an earlier one may be there.
+        alone: of the processes of this run, no other enters.
 
     Raises:
         UserError: in every process, if another run writes there, the folder was used, or cannot be written.
     """
     lock, problem = None, ""
-    if comm.is_main_process():
+    if alone or comm.is_main_process():
         try:
             os.makedirs(folder, exist_ok=True)
-            lock = WriterLock(os.path.join(folder, LOCK), protects=f"OUTPUT_DIR {folder!r}")
+            try:
+                lock = WriterLock(os.path.join(folder, LOCK), protects=f"OUTPUT_DIR {folder!r}")
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                logging.getLogger(__name__).warning("%s: no lock against a second run: %s", folder, error)
             if fresh:
                 check_unused(folder)  # again: another run may just have ended
+            _mend(folder)
         except UserError as error:
             problem = str(error)
         except OSError as error:
-            if error.errno in _NO_LOCKS:
-                logging.getLogger(__name__).warning("%s: no lock against a second run: %s", folder, error)
-            else:
-                problem = f"OUTPUT_DIR {folder!r} cannot be written: {error.strerror}"
+            problem = f"OUTPUT_DIR {folder!r} cannot be written: {error.strerror}; choose another"
     try:
-        if problem := comm.all_gather(problem)[0]:
+        if problem := problem if alone else comm.all_gather(problem)[0]:
             raise UserError(problem)
         yield
     finally:
         if lock:
             lock.release()
+
+
+def _mend(folder: str) -> None:
+    """End the lines that a kill has cut; refuse what only has the name of a file of the run."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if _IN_PLACE.fullmatch(name):
+            handle = open_own(path)
+            end_last_line(handle, b"}" if name == "metrics.json" else b"")
+            os.close(handle)
+        elif (_CHECKPOINT.fullmatch(name) or name in (POINTER, RECORD)) and not os.path.isfile(path):
+            raise UserError(f"{path}: is no plain file, but a run writes it: move it away")

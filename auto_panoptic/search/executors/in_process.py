@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Protocol
 
-from ...errors import Diverged, UserError
+from ...errors import Diverged, UserError, disk_problem
 from ...space import Architecture
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ def outcome_of(evaluate: Evaluate, architecture: Architecture) -> dict:
         logger.error("candidate failed: %s: %s", architecture.indices(), error)
         return {"status": "failed", "metrics": {}, "seconds": {}, "error": str(error)}
     except Exception as error:
+        if disk_problem(error):
+            raise
         logger.exception("candidate failed: %s", architecture.indices())
         return {"status": "failed", "metrics": {}, "seconds": {}, "error": f"{type(error).__name__}: {error}"}
     return {"status": "ok", "metrics": metrics, "seconds": seconds}

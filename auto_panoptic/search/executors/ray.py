@@ -38,7 +38,8 @@ START_TIMEOUT = 300.0
 _INHERITED = ("DETECTRON2_DATASETS",)
 
 
-def _import_ray():
+def import_ray():
+    """Ray, which is optional; raises UserError where it is missing."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -115,7 +116,7 @@ class RayExecutor:
     ):
         if workers < 1:
             raise UserError(f"--workers is {workers}; expected at least 1")
-        self._ray = _import_ray()
+        self._ray = import_ray()
         self._ours = not self._ray.is_initialized()
         self._slots: list[_Slot] = []
         self._make_evaluator = make_evaluator
@@ -340,7 +341,7 @@ def _candidate_evaluator(cfg, metrics: tuple[str, ...], shared: dict) -> Candida
     """Within a worker, on the device that Ray gave it."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.DEVICE = "cuda" if _import_ray().get_gpu_ids() else "cpu"
+    cfg.MODEL.DEVICE = "cuda" if import_ray().get_gpu_ids() else "cpu"
     import_modules(cfg.IMPORTS)
     setup_datasets(cfg)
     cfg.freeze()
