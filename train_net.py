@@ -145,7 +145,7 @@ def check(args):
         check_evaluation(cfg)
     else:
         cfg = check_run(cfg, resume=args.resume, processes=processes(args), trainer=Trainer)
-    check_unread(cfg, args.config_file, args.opts)
+    check_unread(cfg, args.config_file, args.opts, Trainer)
     return cfg
 
 

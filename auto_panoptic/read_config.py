@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from difflib import SequenceMatcher
 
 from detectron2.config import CfgNode, get_cfg
 
 from .config import add_auto_panoptic_config
 from .config_files import read_files
 from .errors import UserError
-from .validate import validate
+from .validate import shortened, validate
 
 
 def find_config(config_file: str) -> str:
@@ -79,6 +79,9 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         if hasattr(module, "add_config"):
             module.add_config(cfg)
     _merge(cfg, config_file, lambda: cfg.merge_from_file(path, allow_unsafe=False))
+    for key in opts[: len(opts) // 2 * 2 : 2]:
+        if key not in _keys(cfg):
+            raise _unknown(cfg, "command line", key)
     _merge(cfg, "command line", lambda: cfg.merge_from_list(opts))
     validate(cfg)
     return cfg
@@ -124,16 +127,31 @@ def _keys(node: CfgNode, prefix: str = "") -> list[str]:
     return found
 
 
+def _unknown(cfg: CfgNode, source: str, key: str) -> UserError:
+    """The error of a key that does not exist, with those that are spelt or end alike."""
+
+    def likeness(known: str) -> float:
+        pairs = [(key, known), (key.rpartition(".")[2], known.rpartition(".")[2])]
+        whole, end = (SequenceMatcher(None, a.upper(), b, autojunk=False).ratio() for a, b in pairs)
+        return max(whole, 0.9 * end + 0.1 * whole)
+
+    scores = {known: likeness(known) for known in _keys(cfg)}
+    least = max(0.6, max(scores.values()) - 0.15)
+    near = sorted((known for known in scores if scores[known] > least), key=lambda k: -scores[k])[:3]
+    hint = f"did you mean {' or '.join(near)}?" if near else "auto_panoptic/config.py lists the keys"
+    if key in scores:  # with its dots in a file
+        hint = f"a file has no dots in it but levels: {key.replace('.', ': {')}: ...{'}' * key.count('.')}"
+    return UserError(f"{source}: unknown config key {shortened(key)}; {hint}")
+
+
 def _merge(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
     """Run a yacs merge; its exceptions become one line naming the source and the nearest key."""
     try:
         merge()
     except (KeyError, ValueError, AssertionError, TypeError, RecursionError, MemoryError) as error:
         message = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
-        unknown = re.search(r"Non-existent (?:config )?key: (\S+)", message)
-        if unknown is None:
-            raise UserError(f"{source}: {message}") from None
-        key = unknown[1]
-        near = difflib.get_close_matches(key, _keys(cfg), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "auto_panoptic/config.py lists the keys"
-        raise UserError(f"{source}: unknown config key {key!r}; {hint}") from None
+        if unknown := re.search(r"Non-existent (?:config )?key: (\S+)", message):
+            raise _unknown(cfg, source, unknown[1]) from None
+        if section := re.search(r"\.CfgNode'> vs.* for config key: (\S+)", message):
+            message = f"{section[1]} is a section; give the keys in it"
+        raise UserError(f"{source}: {message if len(message) < 400 else message[:400] + '...'}") from None

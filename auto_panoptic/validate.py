@@ -6,9 +6,11 @@ whole(1)``; conditions on several keys go to ``CONDITIONS``. Registries say what
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .errors import UserError
@@ -77,101 +79,90 @@ def optional(rule: Rule) -> Rule:
     return Rule(lambda v: v is None or rule.allows(v), f"None or {rule.expected}")
 
 
+def _one_line(value) -> bool:
+    return isinstance(value, str) and value.isprintable() and all(len(p) < 256 for p in value.split("/"))
+
+
 PROBABILITY = number(0, 1)
 WEIGHT = number(0)
-SIDE = whole(1, 10**5)
-TEXT = Rule(lambda v: isinstance(v, str) and v.strip() != "", "a name")
+POSITIVE = number(0, above=True)
+COUNT = whole(1)
+LIMIT = whole(1, 10**6)
+WIDTH = whole(1, 10**5)
+LAYERS = whole(0, 100)
+CLASSES = whole(0, 10**5)
+TEXT = Rule(lambda v: _one_line(v) and v.strip() != "", "a name")
+_EVEN = Rule(lambda v: whole(2, 10**5).allows(v) and v % 2 == 0, "an even number from 2 to 100000")
+_LOSS = choice("smooth_l1", "giou", "diou", "ciou")
 
+# The rule of a key, by its name or by its last part. Others may have values of their default's kind.
 RULES: dict[str, Rule] = {
-    # ------------------------------------------------------------------ search
+    **dict.fromkeys(("POSITIVE_FRACTION", "NMS_THRESH", "NMS_THRESH_TEST", "SCORE_THRESH_TEST"), PROBABILITY),
+    **dict.fromkeys(("OVERLAP_THRESH", "INSTANCES_CONFIDENCE_THRESH", "WARMUP_FACTOR"), PROBABILITY),
+    **dict.fromkeys(("REPEAT_THRESHOLD", "NAS.BN_RECALIBRATION.MOMENTUM"), PROBABILITY),
+    **dict.fromkeys(("LOSS_WEIGHT", "BBOX_REG_LOSS_WEIGHT", "INSTANCE_LOSS_WEIGHT"), WEIGHT),
+    **dict.fromkeys(("SMOOTH_L1_BETA", "STUFF_AREA_LIMIT", "BIAS_LR_FACTOR"), WEIGHT),
+    **dict.fromkeys(("WEIGHT_DECAY", "WEIGHT_DECAY_NORM"), WEIGHT),
+    **dict.fromkeys(("BASE_LR", "SOLVER.GAMMA", "CLIP_VALUE"), POSITIVE),
+    **dict.fromkeys(("SIZES", "ASPECT_RATIOS"), several(several(POSITIVE, least=1), least=1)),
+    **dict.fromkeys(("AUDIT_PERIOD", "NUM_IMAGES", "NUM_ITER", "MAX_ITER", "CHECKPOINT_PERIOD"), COUNT),
+    **dict.fromkeys(("BATCH_SIZE", "BATCH_SIZE_PER_IMAGE", "IMS_PER_BATCH"), LIMIT),
+    **dict.fromkeys(("PRE_NMS_TOPK_TRAIN", "PRE_NMS_TOPK_TEST"), LIMIT),
+    **dict.fromkeys(("POST_NMS_TOPK_TRAIN", "POST_NMS_TOPK_TEST"), LIMIT),
+    **dict.fromkeys(("NUM_FC", "NUM_CONV", "NUM_CONVS"), LAYERS),
+    **dict.fromkeys(("STEM_CHANNELS", "OUT_CHANNELS", "FC_DIM", "MODEL.ROI_BOX_HEAD.CONV_DIM"), WIDTH),
+    **dict.fromkeys(("MODEL.ROI_MASK_HEAD.CONV_DIM", "CONVS_DIM", "COMMON_STRIDE"), WIDTH),
+    **dict.fromkeys(("MAX_SIZE_TRAIN", "MAX_SIZE_TEST"), WIDTH),
+    "NUM_CLASSES": CLASSES,
+    "DETECTIONS_PER_IMAGE": WIDTH,
+    "NUM_WORKERS": whole(0, 256),
+    "POOLER_RESOLUTION": whole(1, 256),
+    "POOLER_SAMPLING_RATIO": whole(0, 64),
+    "BOUNDARY_THRESH": whole(-1),
+    "BBOX_REG_LOSS_TYPE": _LOSS,
+    "IOU_THRESHOLDS": several(PROBABILITY, least=1),
+    "IOU_LABELS": several(choice(-1, 0, 1), least=2),
+    "IGNORE_VALUE": choice(255),
+    "PIXEL_MEAN": several(number(), count=3),
+    "PIXEL_STD": several(POSITIVE, count=3),
+    "MODEL.DEVICE": Rule(
+        lambda v: isinstance(v, str) and v.partition(":")[0] in ("cpu", "cuda", "mps", "xpu"), "cuda or cpu"
+    ),
+    "MODEL.WEIGHTS_CLASS_LAYERS": choice("strict", "anew"),
+    "MODEL.BACKBONE.FREEZE_AT": whole(0, 5),  # the stem and four stages
+    "MODEL.SHUFFLENET.STAGE_CHANNELS": several(_EVEN, count=4),
+    "MODEL.SHUFFLENET.STAGE_REPEATS": several(whole(1, 100), count=4),
+    "MODEL.SHUFFLENET.NORM": choice("BN", "SyncBN"),
+    "MODEL.SHUFFLENET.NORM_MOMENTUM": number(0, 1, above=True),
+    "MODEL.SHUFFLENET.SHUFFLE_METHOD": choice(1, 2),
     "NAS.SEED": whole(0, 2**32 - 1),
     "NAS.SCOREBOARD": choice("exact", "reference"),
     "NAS.GRADIENTS": choice("mean", "sum", "lr_scale"),
     "NAS.SAMPLING": choice("fair", "uniform"),
-    "NAS.AUDIT_PERIOD": whole(1),
-    "NAS.BN_RECALIBRATION.NUM_IMAGES": whole(1),
-    "NAS.BN_RECALIBRATION.BATCH_SIZE": whole(1, 10**6),
-    "NAS.BN_RECALIBRATION.MOMENTUM": PROBABILITY,
-    # ------------------------------------------------------------------ backbones
-    "MODEL.SHUFFLENET.STEM_CHANNELS": whole(1, 10**5),
-    "MODEL.SHUFFLENET.STAGE_CHANNELS": several(
-        Rule(lambda v: whole(2, 10**5).allows(v) and v % 2 == 0, "an even number from 2 to 100000"), count=4
-    ),
-    "MODEL.SHUFFLENET.STAGE_REPEATS": several(whole(1, 1000), count=4),
-    "MODEL.SHUFFLENET.NORM": choice("BN", "SyncBN"),
-    "MODEL.SHUFFLENET.NORM_MOMENTUM": number(0, 1, above=True),
-    "MODEL.SHUFFLENET.SHUFFLE_METHOD": choice(1, 2),
-    "MODEL.BACKBONE.FREEZE_AT": whole(0),
-    "MODEL.WEIGHTS_CLASS_LAYERS": choice("strict", "anew"),
-    "MODEL.PIXEL_MEAN": several(number(), count=3),
-    "MODEL.PIXEL_STD": several(number(0, above=True), count=3),
-    # ------------------------------------------------------------------ detection, segmentation, merging
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": whole(1),
-    "MODEL.RPN.POSITIVE_FRACTION": PROBABILITY,
-    "MODEL.RPN.NMS_THRESH": PROBABILITY,
-    "MODEL.RPN.LOSS_WEIGHT": WEIGHT,
-    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": WEIGHT,
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": whole(1),
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": whole(1),
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": whole(1),
-    "MODEL.RPN.POST_NMS_TOPK_TEST": whole(1),
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": whole(1),
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": PROBABILITY,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": PROBABILITY,
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST": PROBABILITY,
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": WEIGHT,
-    "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": choice(255),
-    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": WEIGHT,
-    "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT": WEIGHT,
-    "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH": PROBABILITY,
-    "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT": number(0),
-    "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH": PROBABILITY,
-    # ------------------------------------------------------------------ input and data
     "INPUT.FORMAT": choice("BGR", "RGB"),
     "INPUT.MASK_FORMAT": choice("polygon", "bitmask"),
-    "INPUT.MIN_SIZE_TRAIN": several(SIDE, least=1),
+    "INPUT.MIN_SIZE_TRAIN": several(WIDTH, least=1),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": choice("choice", "range"),
-    "INPUT.MAX_SIZE_TRAIN": SIDE,
     "INPUT.MIN_SIZE_TEST": whole(0, 10**5),  # 0: as it is
-    "INPUT.MAX_SIZE_TEST": SIDE,
     "INPUT.RANDOM_FLIP": choice("none", "horizontal", "vertical"),
     "INPUT.CROP.TYPE": choice("relative", "relative_range", "absolute", "absolute_range"),
-    "INPUT.CROP.SIZE": several(number(0, above=True), count=2),
-    "DATALOADER.NUM_WORKERS": whole(0, 1024),
-    "DATALOADER.REPEAT_THRESHOLD": PROBABILITY,
-    # ------------------------------------------------------------------ training
-    "SOLVER.IMS_PER_BATCH": whole(1, 10**6),
-    "SOLVER.MAX_ITER": whole(1),
-    "SOLVER.BASE_LR": number(0, above=True),
-    "SOLVER.BIAS_LR_FACTOR": WEIGHT,
+    "INPUT.CROP.SIZE": several(POSITIVE, count=2),
+    **dict.fromkeys(("DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.SEARCH"), several(TEXT)),
+    "DATALOADER.SAMPLER_TRAIN": choice("TrainingSampler", "RepeatFactorTrainingSampler"),
     "SOLVER.MOMENTUM": Rule(lambda v: PROBABILITY.allows(v) and v < 1, "a number of at least 0, less than 1"),
-    "SOLVER.WEIGHT_DECAY": WEIGHT,
-    "SOLVER.WEIGHT_DECAY_NORM": WEIGHT,
     "SOLVER.WEIGHT_DECAY_BIAS": optional(WEIGHT),
-    "SOLVER.GAMMA": number(0, above=True),
-    "SOLVER.STEPS": several(whole(1), rising=True),
-    "SOLVER.WARMUP_FACTOR": PROBABILITY,
-    "SOLVER.WARMUP_ITERS": whole(0),
+    "SOLVER.STEPS": several(COUNT, rising=True),
     "SOLVER.WARMUP_METHOD": choice("linear", "constant"),
-    "SOLVER.CHECKPOINT_PERIOD": whole(1),
-    "SOLVER.CHECKPOINTS_KEPT": whole(0),
-    "SOLVER.REFERENCE_WORLD_SIZE": whole(0, 10**6),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": choice("value", "norm", "full_model"),
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": number(0, above=True),
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": Rule(
-        lambda v: v == math.inf or number(0, above=True).allows(v), "inf or a number greater than 0"
+        lambda v: v == math.inf or POSITIVE.allows(v), "inf or a number greater than 0"
     ),
     "SOLVER.AMP.DTYPE": choice("float16", "bfloat16"),
-    "SEED": whole(-1, 2**32 - 1 - 10**4),  # the rank is added
-    "VIS_PERIOD": whole(0),
-    # ------------------------------------------------------------------ evaluation
     "TEST.PANOPTIC_EVALUATOR": choice("streaming", "detectron2"),
     "TEST.METRICS": several(choice("pq", "ap", "miou"), least=1),
-    "TEST.STUFF_AREA": whole(0),
     "TEST.TRIM_AREAS": several(whole(0), least=1),
-    "TEST.DETECTIONS_PER_IMAGE": whole(1),
-    "TEST.EVAL_PERIOD": whole(0),
-    "TEST.PRECISE_BN.NUM_ITER": whole(1),
+    "SEED": whole(-1, 2**32 - 1 - 10**4),  # the rank is added
+    "VERSION": choice(2),
     "OUTPUT_DIR": TEXT,
 }
 
@@ -181,9 +172,15 @@ REFUSED: list[tuple[str, object, str]] = [
     ("MODEL.LOAD_PROPOSALS", False, _PROPOSALS),
     ("DATASETS.PROPOSAL_FILES_TRAIN", (), _PROPOSALS),
     ("DATASETS.PROPOSAL_FILES_TEST", (), _PROPOSALS),
+    ("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN", 2000, _PROPOSALS),
+    ("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", 1000, _PROPOSALS),
     ("MODEL.KEYPOINT_ON", False, "panoptic data sets hold no keypoints"),
     ("TEST.KEYPOINT_OKS_SIGMAS", [], "panoptic data sets hold no keypoints"),
     ("TEST.AUG.ENABLED", False, "an image is evaluated once, at INPUT.MIN_SIZE_TEST"),
+    ("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True, "evaluation and search need the merged map"),
+    ("DATALOADER.REPEAT_SQRT", True, "images of rare classes come by Detectron2's square root"),
+    ("DATALOADER.RANDOM_SUBSET_RATIO", 1.0, "all images of a data set are trained on"),
+    ("GLOBAL.HACK", 1.0, "nothing reads it"),
 ]
 
 
@@ -206,31 +203,89 @@ def _repeats(cfg) -> str | None:
     return None
 
 
+def _memory(cfg) -> str | None:
+    """Why images are too large for this machine's memory.
+
+    A network takes at least ten times the memory of its images; a run has at most 256 processes.
+    """
+    sizes, batch = cfg.INPUT, -(-cfg.SOLVER.IMS_PER_BATCH // 256)
+    for key, sides, longest, count in (
+        ("TRAIN", sizes.MIN_SIZE_TRAIN, sizes.MAX_SIZE_TRAIN, batch),
+        ("TEST", [sizes.MIN_SIZE_TEST], sizes.MAX_SIZE_TEST, 1),
+    ):
+        need = 10 * count * min(max(sides), longest) * longest * 3 * 4
+        if need > machine_memory():
+            return (
+                f"INPUT.MAX_SIZE_{key} is {longest} and MIN_SIZE_{key} {max(sides)}: {count} such need "
+                f"{need >> 30} GiB or more, this machine has {machine_memory() >> 30}; take smaller ones"
+            )
+    return None
+
+
 # Conditions on several keys: each returns what is wrong with a config, in one line, or None.
-CONDITIONS: list[Callable] = [_pair_for_range, _repeats]
+CONDITIONS: list[Callable] = [_pair_for_range, _repeats, _memory]
+
+
+def machine_memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def shortened(value, most: int = 200) -> str:
+    """``value`` as code writes it; no more than its beginning, where that is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def flat(node: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(full key, value) of a config, or of the content of a YAML file."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@functools.cache
+def defaults() -> dict[str, object]:
+    """{full key: value} of Detectron2's keys and ours."""
+    from detectron2.config import get_cfg  # needs torch
+
+    from .config import add_auto_panoptic_config
+
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    return dict(flat(cfg))
+
+
+def _like(default, item: bool = False) -> Rule:
+    """Values of the kind of ``default``; an ``item`` of a list may be any number where it is one."""
+    if isinstance(default, bool):
+        return choice(True, False)
+    if isinstance(default, numbers.Real):
+        return number() if item or isinstance(default, float) else whole(min(default, 0))
+    if isinstance(default, str):
+        return Rule(_one_line, "a name or a path, in one line")
+    if isinstance(default, list | tuple) and default:
+        return several(_like(default[0], item=True))
+    return Rule(lambda v: isinstance(v, type(default)) or {type(v), type(default)} <= {list, tuple}, "a list")
 
 
 def validate(cfg) -> None:
     """Raise UserError for a value that no run can mean, or a key that nothing would obey.
 
-    Keys that a config lacks (those of another version of Detectron2) are passed over.
+    A key without a rule of its own may have values of its default's kind.
     """
-    missing = object()
-
-    def value_of(key: str):
-        node = cfg
-        for part in key.split("."):
-            node = node.get(part, missing) if isinstance(node, dict) else missing
-        return node
-
-    for key, rule in RULES.items():
-        value = value_of(key)
-        if value is not missing and not rule.allows(value):
-            raise UserError(f"{key} is {value!r}; expected {rule.expected}")
+    given = dict(flat(cfg))
+    for key, value in given.items():
+        rule = RULES.get(key)
+        if rule is None and key in defaults():
+            rule = RULES.get(key.rpartition(".")[2]) or _like(defaults()[key])
+        if rule and not rule.allows(value):
+            raise UserError(f"{key} is {shortened(value)}; expected {rule.expected}")
     for key, neutral, reason in REFUSED:
-        value = value_of(key)
-        if value is not missing and value != neutral:
-            raise UserError(f"{key} is {value!r}, but {reason}: leave it at {neutral!r}")
+        if given.get(key, neutral) != neutral and (given[key] or neutral):
+            raise UserError(f"{key} is {shortened(given[key])}, but {reason}: leave it at {neutral!r}")
     for condition in CONDITIONS:
         if problem := condition(cfg):
             raise UserError(problem)

@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,108 @@ def test_files_that_are_no_config(tmp_path, content, message):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     with pytest.raises(UserError, match="a Python file is no config"):
         read_config(write(tmp_path / "c.py", "print(1)"))
+
+
+LAUGHS = "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 10 if i else ['x'] * 10)}]\n" for i in range(12))
+
+
+@pytest.mark.parametrize("content, message", [
+    ("SEED: 1\nSEED: 2", r"key 'SEED' stands in line 1 and again in line 2; remove one"),
+    ("SOLVER:\n  BASE_LR: 1\nMODEL: {}\nSOLVER: {}", "key 'SOLVER' stands in line 1 and again in line 4"),
+    ("SOLVER: {BASE_LR: 1, BASE_LR: 2}", "key 'BASE_LR' stands in line 1 and again in line 1"),
+    ("DATASETS:\n  COCO_PANOPTIC: [{name: a, name: b}]", "key 'name' stands in line 2"),
+    ("1: 2", "line 1: a key is a name; write '1' in quotes"),
+    ("ON: 2", "line 1: a key is a name; write 'ON' in quotes"),
+    ("? [a]\n: 2", "line 1: a key is a name"),
+    (LAUGHS, "holds more than 20000 values"),
+    ("a: &a [*a]", "holds more than 20000 values"),
+    ("&a {a: *a}", "holds more than 20000 values"),
+    ("\tSEED: 1", "cannot start any token"),
+    (b"SEED: \xe9", "unacceptable character"),
+    (b"\xff\xfea", "c.yaml: "),
+    ("a: 1\n---\na: 2", "expected a single document"),
+    ("#" * 300_000, "at most 50 files and 256 KiB"),
+    ("_BASE_: [" + "empty.yaml, " * 60 + "]", "at most 50 files"),
+    ("_BASE_: .", "no file .*, which is its _BASE_"),
+    ("_BASE_: /dev/zero", "no file '/dev/zero', which is its _BASE_"),
+    ("_BASE_: detectron2://x.yaml", "expected the path of a YAML file"),
+    ("_BASE_: s3://bucket/x.yaml", "expected the path of a YAML file"),
+    ("_BASE_:", "expected the path of a YAML file"),
+    ("SEED: " + "9" * 100_000, "Exceeds the limit"),
+    ("SEED: '" + "9" * 100_000 + "'", "Type mismatch"),
+    ("SOLVER:", "SOLVER is a section; give the keys in it"),
+    ("SOLVER: 3", "SOLVER is a section; give the keys in it"),
+    ("SOLVER: [1]", "SOLVER is a section; give the keys in it"),
+])  # fmt: skip
+def test_texts_that_are_no_config(tmp_path, content, message):
+    (tmp_path / "empty.yaml").write_text("VERSION: 2\n")
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    begin = time.process_time()
+    with pytest.raises(UserError, match=message) as caught:
+        read_config(str(path))
+    assert time.process_time() - begin < 5
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+def test_bases_of_bases_are_bounded(tmp_path):
+    """Ten files, each twice the base of the next one, would be read 1024 times."""
+    for i in range(10):
+        write(tmp_path / f"{i}.yaml", f"_BASE_: [{i + 1}.yaml, {i + 1}.yaml]\n")
+    write(tmp_path / "10.yaml", "VERSION: 2\n")
+    with pytest.raises(UserError, match="at most 50 files"):
+        read_config(str(tmp_path / "0.yaml"))
+
+
+def test_what_yaml_allows_is_allowed(tmp_path):
+    write(tmp_path / "base.yaml", "VERSION: 2\nSEED: 7\n")
+    text = "_BASE_: [base.yaml, base.yaml]\nSOLVER: &s {BASE_LR: 0.5}\nINPUT: {MIN_SIZE_TRAIN: &m [5], "
+    path = write(tmp_path / "c.yaml", text + "MAX_SIZE_TEST: 9}\nMODEL: {WEIGHTS: &w 'é \U0001f600'}\n")
+    cfg = read_config(path)
+    assert (cfg.SEED, cfg.SOLVER.BASE_LR, cfg.MODEL.WEIGHTS) == (7, 0.5, "é \U0001f600")
+
+
+def test_devices_and_folders_are_no_configs(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (
+        tmp_path,
+        tmp_path / "fifo",
+        "/dev/zero",
+        "detectron2://x.yaml",
+        "https://a.b/c.yaml",
+        "a\0b",
+    ):
+        with pytest.raises(UserError, match="no file|is no plain file"):
+            read_config(str(path))
+
+
+@pytest.mark.parametrize("key, message", [
+    ("BASE_LR", "did you mean SOLVER.BASE_LR?"),
+    ("BASE_RL", "did you mean SOLVER.BASE_LR?"),
+    ("base_lr", "did you mean SOLVER.BASE_LR?"),
+    ("SOLVER.BASE_RL", "did you mean SOLVER.BASE_LR?"),
+    ("SOLVR.BASE_LR", "did you mean SOLVER.BASE_LR?"),
+    ("MODEL.BASE_LR", "did you mean SOLVER.BASE_LR?"),
+    ("solver.max_iter", "did you mean SOLVER.MAX_ITER?"),
+    ("SOLVER.MAX_ITERS", "did you mean SOLVER.MAX_ITER?"),
+    ("MODEL.NAS.SEED", "did you mean NAS.SEED"),
+    ("NAS.ARCHITECTUR", "did you mean NAS.ARCHITECTURE?"),
+    ("MODEL.NUM_CLASSES", "did you mean MODEL.ROI_HEADS.NUM_CLASSES or "),
+    ("SOLVER.BASE_LR.X", "did you mean SOLVER.BASE_LR"),
+    ("zzzzzzz", "auto_panoptic/config.py lists the keys"),
+])  # fmt: skip
+def test_a_typo_tells_the_nearest_key(tmp_path, key, message):
+    with pytest.raises(UserError, match="command line: unknown config key ") as caught:
+        read_config(write(tmp_path / "c.yaml", "VERSION: 2\n"), [key, "1"])
+    assert message in str(caught.value)
+    nested = key.replace(".", ": {") + ": 1" + "}" * key.count(".")
+    with pytest.raises(UserError, match="did you mean|lists the keys|Type mismatch"):
+        read_config(write(tmp_path / "c.yaml", f"VERSION: 2\n{nested}\n"))
+
+
+def test_a_key_with_dots_in_a_file(tmp_path):
+    with pytest.raises(UserError, match="a file has no dots in it but levels: SOLVER: {BASE_LR: ...}"):
+        read_config(write(tmp_path / "c.yaml", "VERSION: 2\nSOLVER.BASE_LR: 1\n"))
 
 
 # ------------------------------------------------------------------ IMPORTS

@@ -9,7 +9,7 @@ from toy import ROOT, make_config
 from auto_panoptic import train
 from auto_panoptic.errors import UserError
 from auto_panoptic.read_config import read_config
-from auto_panoptic.training import check_unread
+from auto_panoptic.training import AutoPanopticTrainer, check_unread
 
 UNREAD = {
     "MODEL.RESNETS.DEPTH": 101,
@@ -58,6 +58,23 @@ def test_a_key_may_be_read_as_a_mappings(tmp_path, shapes):
         check(tmp_path, shapes, *model, "MODEL.RESNETS.NUM_GROUPS", 2)
 
 
+@META_ARCH_REGISTRY.register()
+class ReadsLater(torch.nn.Module):
+    """Keeps its config."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.settings = cfg.MODEL
+
+
+def test_a_model_that_keeps_its_config_may_read_it_later(tmp_path, shapes):
+    model = ("MODEL.META_ARCHITECTURE", "ReadsLater")
+    check(tmp_path, shapes, *model, "MODEL.RESNETS.DEPTH", 101)
+    with pytest.raises(UserError, match="TRAIN_SIZE is 64, but no part"):
+        check(tmp_path, shapes, *model, "INPUT.CLASSIFICATION.TRAIN_SIZE", 64)
+
+
 def test_what_is_read_or_usual_may_stand_there(tmp_path, shapes):
     options = (
         "MODEL.RESNETS.DEPTH",
@@ -79,12 +96,94 @@ def test_what_is_read_or_usual_may_stand_there(tmp_path, shapes):
     check(tmp_path, shapes, *options)
 
 
-def test_a_line_of_the_file_is_told_and_one_of_its_base_is_not(tmp_path, caplog):
+def test_a_line_of_the_file_is_refused_and_one_of_its_base_is_not(tmp_path, caplog):
     base, path = tmp_path / "base.yaml", tmp_path / "mine.yaml"
     base.write_text(f"_BASE_: {ROOT}/configs/quick/supernet.yaml\nMODEL:\n  RESNETS:\n    DEPTH: 18\n")
-    path.write_text(f"_BASE_: {base}\nMODEL:\n  DEVICE: cpu\n  RETINANET:\n    NUM_CONVS: 2\n")
+    path.write_text(f"_BASE_: {base}\nMODEL:\n  DEVICE: cpu\n")
     check_unread(read_config(str(path)), str(path), [])
-    assert f"{path}: without effect on this AutoPanopticFPN: MODEL.RETINANET.NUM_CONVS" in caplog.messages
+    path.write_text(f"_BASE_: {base}\nMODEL:\n  DEVICE: cpu\n  RETINANET:\n    NUM_CONVS: 2\n")
+    with pytest.raises(UserError, match="MODEL.RETINANET.NUM_CONVS is 2, but no part"):
+        check_unread(read_config(str(path)), str(path), [])
+    assert "without effect" not in caplog.text
+
+
+def test_a_line_that_only_a_pair_leaves_without_effect_is_told(tmp_path, caplog):
+    path = tmp_path / "mine.yaml"
+    base = ROOT / "configs/quick/supernet.yaml"
+    path.write_text(f"_BASE_: {base}\nMODEL: {{DEVICE: cpu, CROSS_ATTENTION: {{RATIOS: [2]}}}}\n")
+    opts = ["MODEL.CROSS_ATTENTION.ENABLED", "False"]
+    check_unread(read_config(str(path), opts), str(path), opts)
+    assert f"{path}: without effect on this AutoPanopticFPN: MODEL.CROSS_ATTENTION.RATIOS" in caplog.messages
+
+
+def test_the_config_that_a_run_wrote_may_be_used_again(tmp_path):
+    """It states every key, also those of its bases that nothing reads."""
+    path = tmp_path / "config.yaml"
+    cfg = read_config(str(ROOT / "configs/quick/panoptic_fpn.yaml"))
+    path.write_text(cfg.dump())
+    check_unread(read_config(str(path)), str(path), [])
+
+
+TYPED = {
+    "SOLVER.GAMMA": (0.5, "SOLVER.LR_SCHEDULER_NAME", "WarmupLinearLR"),
+    "SOLVER.STEPS": ("(1,)", "SOLVER.LR_SCHEDULER_NAME", "WarmupLinearLR"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0.5, "SOLVER.CLIP_GRADIENTS.ENABLED", False),
+    "SOLVER.AMP.DTYPE": ("bfloat16",),
+    "INPUT.CROP.TYPE": ("absolute",),
+    "INPUT.CLASSIFICATION.TRAIN_SIZE": (64,),
+    "TEST.AUG.MAX_SIZE": (100,),
+    "TEST.PRECISE_BN.NUM_ITER": (7,),
+    "NAS.BN_RECALIBRATION.BATCH_SIZE": (2, "NAS.BN_RECALIBRATION.ENABLED", False),
+}
+
+
+@pytest.mark.parametrize("key", TYPED)
+def test_pairs_beyond_the_network(tmp_path, shapes, key):
+    """What the schedule, the optimizer or the images do not read, and what is switched off."""
+    value, *others = TYPED[key]
+    with pytest.raises(UserError, match=f"{key} is .*, but no part of this config's"):
+        check(tmp_path, shapes, key, value, *others)
+
+
+def test_pairs_that_are_obeyed(tmp_path, shapes):
+    options = ("SOLVER.NESTEROV", True, "SOLVER.GAMMA", 0.5, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
+    options += (
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+        0.5,
+        "INPUT.CROP.ENABLED",
+        True,
+        "INPUT.CROP.TYPE",
+        "absolute",
+    )
+    options += ("INPUT.MIN_SIZE_TEST", 70, "INPUT.RANDOM_FLIP", "none", "SOLVER.AMP.ENABLED", True)
+    check(tmp_path, shapes, *options, "SOLVER.AMP.DTYPE", "bfloat16", "DATALOADER.NUM_WORKERS", 2)
+
+
+class OwnTrainer(AutoPanopticTrainer):
+    """Reads keys in ways of its own."""
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        raise NotImplementedError
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        raise NotImplementedError
+
+
+def test_a_trainer_of_ones_own_may_read_anything(tmp_path, shapes):
+    options = ["INPUT.CLASSIFICATION.TRAIN_SIZE", "64", "SOLVER.GAMMA", "0.5"]
+    cfg = make_config(tmp_path, shapes, *options, "SOLVER.LR_SCHEDULER_NAME", "WarmupLinearLR")
+    check_unread(cfg, str(tmp_path / "toy.yaml"), options, OwnTrainer)
+    with pytest.raises(UserError, match="is 64, but no part"):
+        check_unread(cfg, str(tmp_path / "toy.yaml"), options)
+
+
+@pytest.mark.parametrize("name", ["R_50_1x", "R_50_3x", "R_101_3x"])
+def test_configs_of_detectron2_say_nothing_in_vain(caplog, name):
+    path = f"COCO-PanopticSegmentation/panoptic_fpn_{name}.yaml"
+    check_unread(read_config(path, ["MODEL.DEVICE", "cpu"]), path, [])
+    assert "without effect" not in caplog.text
 
 
 CONFIGS = ("supernet_coco", "auto_panoptic_coco", "baselines/panoptic_fpn_coco", "reference/supernet_coco")

@@ -1,18 +1,31 @@
 """Values that no run can mean, and keys that nothing obeys: refused in one line, in every command."""
 
+import functools
 import math
 import re
+import time
 
 import pytest
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from test_cli import refused, toy  # noqa: F401
 from toy import ROOT
 
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.data import check
 from auto_panoptic.errors import UserError
+from auto_panoptic.modeling import check_size, meta_model
 from auto_panoptic.read_config import read_config
-from auto_panoptic.validate import CONDITIONS, REFUSED, RULES, choice, number, several, validate, whole
+from auto_panoptic.validate import (
+    CONDITIONS,
+    REFUSED,
+    RULES,
+    choice,
+    defaults,
+    number,
+    several,
+    validate,
+    whole,
+)
 
 NAN, INF = math.nan, math.inf
 MEANINGLESS = {
@@ -98,18 +111,126 @@ def test_values_that_mean_nothing(cfg, key):
         assert str(error.value).startswith(f"{key} is {value!r}; expected ") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("key", RULES)
-def test_every_rule_has_a_key_and_refuses_other_types(cfg, key):
+def keys_of(rule):
+    """The keys that a rule, named by a key or its last part, is for."""
+    return [key for key in defaults() if rule in (key, key.rpartition(".")[2])]
+
+
+def test_every_rule_has_a_key():
+    assert all(map(keys_of, RULES))
+
+
+@pytest.mark.parametrize("key", [keys_of(rule)[0] for rule in RULES])
+def test_rules_refuse_other_types(cfg, key):
     for value in ({}, [object()], object(), NAN, [[NAN]]):
         place(cfg, key, value)
         with pytest.raises(UserError, match=f"^{re.escape(key)} is .*; expected "):
             validate(cfg)
 
 
+NUMBERS = [NAN, INF, -INF, -(10**12), 10**12, 0.5, True, None]
+TEXTS = ["a\nb", "a\0b", "x" * 300, "x", "", b"x", object(), {}]
+LISTS = [[object()], [[[[[1]]]]], [NAN], [INF], (None,), [[NAN]], [b"x"], [], ()]
+# Looked at where they are read.
+ANY = {"DATASETS.COCO_PANOPTIC", "DATASETS.IMAGE_FOLDERS", "IMPORTS", "TEST.EXPECTED_RESULTS"}
+ANY |= {"MODEL.FPN.IN_FEATURES"}
+
+
+@pytest.mark.parametrize("key", sorted(defaults()))
+def test_every_key_refuses_what_is_absurd(cfg, key):
+    """What is accepted is a finite number of a sensible size, a text, a choice, or a list of them."""
+    usual = defaults()[key]
+    for value in [*NUMBERS, *TEXTS, *LISTS]:
+        place(cfg, key, value)
+        try:
+            validate(cfg)
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 700
+            continue
+        if key in ANY and isinstance(value, list | tuple):
+            continue
+        kinds = {type(item) for item in (value if isinstance(value, list | tuple) else [value])}
+        alike = usual if not isinstance(usual, list | tuple) else usual[0] if usual else ""
+        if isinstance(value, list | tuple) or isinstance(usual, list | tuple):
+            assert isinstance(value, list | tuple) and isinstance(usual, list | tuple)
+        if value in ("", [], ()) or value is usual:
+            continue
+        if isinstance(alike, bool):
+            assert kinds == {bool}
+        elif isinstance(alike, float) or usual is None:
+            assert kinds <= {float, int}
+            assert math.isfinite(value) or key == "SOLVER.CLIP_GRADIENTS.NORM_TYPE"
+        elif isinstance(alike, int):
+            assert kinds <= {int, float} and abs(value) <= 10**12
+            assert (
+                kinds == {int}
+                and value < 10**10
+                or isinstance(usual, list | tuple)
+                or key.endswith("AREA_LIMIT")
+            )
+        else:
+            assert kinds == {str} and value == "x"
+
+
+@pytest.mark.parametrize("key", sorted(defaults()))
+def test_the_defaults_are_right_with_lists_of_either_kind(cfg, key):
+    if isinstance(defaults()[key], list | tuple):
+        for kind in (list, tuple):
+            place(cfg, key, kind(defaults()[key]))
+            validate(cfg)
+
+
+@pytest.mark.parametrize("options", [
+    ("INPUT.MAX_SIZE_TRAIN", 10**5, "INPUT.MIN_SIZE_TRAIN", "(100000,)"),
+    ("INPUT.MAX_SIZE_TEST", 10**5, "INPUT.MIN_SIZE_TEST", 10**5),
+    ("SOLVER.IMS_PER_BATCH", 10**6, "INPUT.MAX_SIZE_TRAIN", 4000, "INPUT.MIN_SIZE_TRAIN", "(4000,)"),
+])  # fmt: skip
+def test_images_beyond_the_memory(options):
+    with pytest.raises(UserError, match=r"INPUT.MAX_SIZE_T\w+ is .* need \d+ GiB or more, this machine has"):
+        read_config(str(ROOT / "configs/quick/supernet.yaml"), [str(option) for option in options])
+
+
+@pytest.mark.parametrize("key, value", [
+    ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 256),
+    ("MODEL.ROI_BOX_HEAD.FC_DIM", 99968),
+    ("MODEL.ROI_HEADS.NUM_CLASSES", 10**5),
+    ("MODEL.FPN.OUT_CHANNELS", 99968),
+    ("MODEL.SHUFFLENET.STAGE_CHANNELS", "[48, 50000, 70000, 90000]"),
+])  # fmt: skip
+def test_networks_beyond_the_memory(monkeypatch, key, value):
+    """Counted without memory for them, so refused at once."""
+    monkeypatch.setattr("auto_panoptic.modeling.choice.machine_memory", lambda: 2**30)
+    options = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "False", "MODEL.ROI_BOX_HEAD.FC_DIM", "4096"]
+    cfg = read_config(str(ROOT / "configs/quick/supernet.yaml"), [*options, key, str(value)])
+    begin = time.process_time()
+    with pytest.raises(
+        UserError, match=r"has \d+\.\d G parameters, which need \d+ GiB or more; this machine"
+    ):
+        meta_model(cfg)
+    assert time.process_time() - begin < 5
+
+
+def test_networks_within_the_memory(monkeypatch):
+    monkeypatch.setattr("auto_panoptic.modeling.choice.machine_memory", lambda: 2**30)
+    model = meta_model(read_config(str(ROOT / "configs/supernet_coco.yaml")))
+    check_size(model, 12)
+    monkeypatch.setattr("auto_panoptic.modeling.choice.machine_memory", lambda: 2**29)
+    with pytest.raises(UserError, match="choose fewer layers, channels or classes"):
+        check_size(model, 12)
+
+
 @pytest.mark.parametrize("key, neutral, reason", REFUSED)
 def test_keys_that_nothing_obeys(cfg, key, neutral, reason):
     validate(cfg)
-    place(cfg, key, not neutral if isinstance(neutral, bool) else ("file.pkl",))
+    section, _, last = key.rpartition(".")
+    node = functools.reduce(CfgNode.__getitem__, section.split("."), cfg)
+    node[last] = (
+        not neutral
+        if isinstance(neutral, bool)
+        else ["file.pkl"]
+        if not neutral
+        else type(neutral)(neutral / 2)
+    )
     with pytest.raises(UserError, match=re.escape(f", but {reason}: leave it at {neutral!r}")):
         validate(cfg)
 

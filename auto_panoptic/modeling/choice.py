@@ -25,11 +25,13 @@ from auto_panoptic.space import (
     op,
     resolve_architecture_path,
 )
+from auto_panoptic.validate import machine_memory
 
 __all__ = [
     "ChoiceBlock",
     "Choices",
     "apply_architecture",
+    "check_size",
     "choice_blocks",
     "configured_space",
     "meta_model",
@@ -175,6 +177,10 @@ def space_of(model: nn.Module) -> SearchSpace:
     return SearchSpace(tuple(ChoiceSite(site, block.ops) for site, block in choice_blocks(model).items()))
 
 
+# What constructors raise for settings that they cannot work with.
+_UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
 def meta_model(cfg: CfgNode) -> nn.Module:
     """The model of ``cfg`` without memory for its weights, on the meta device.
 
@@ -182,22 +188,36 @@ def meta_model(cfg: CfgNode) -> nn.Module:
     the CPU instead. Random numbers stay what they were.
 
     Raises:
-        UserError: a component or a device of this name does not exist, or settings do not fit together.
+        UserError: a component or a device of this name does not exist, settings do not fit together, or the
+            weights need more memory than the machine has.
     """
     try:
         torch.device(cfg.MODEL.DEVICE)
         try:
-            return _build(cfg, "meta")
+            model = _build(cfg, "meta")
         except (RuntimeError, TypeError) as error:  # from .item(), .numpy(), ...
             if "meta" not in str(error):
                 raise
-        with torch.random.fork_rng(devices=[]):
-            return _build(cfg, "cpu")
+            with torch.random.fork_rng(devices=[]):
+                model = _build(cfg, "cpu")
     except UserError:
         raise
-    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+    except _UNFIT as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the model of this config cannot be built: {reason}") from error
+    check_size(model, 4)
+    return model
+
+
+def check_size(model: nn.Module, each: int) -> None:
+    """Raise UserError if the machine lacks the memory for ``each`` bytes per parameter (training: 12)."""
+    count = sum(p.numel() for p in model.parameters())
+    if count * each > machine_memory():
+        raise UserError(
+            f"this config's model has {count / 1e9:.1f} G parameters, which need {count * each >> 30} GiB or "
+            f"more; this machine has {machine_memory() >> 30}: choose fewer layers, "
+            "channels or classes"
+        )
 
 
 def _build(cfg: CfgNode, device: str) -> nn.Module:

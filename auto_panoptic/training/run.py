@@ -14,7 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..data import log_ids
 from ..files import disk_errors, read_bytes, write_bytes, write_json, write_text
-from ..modeling import choice_blocks, meta_model
+from ..modeling import check_size, choice_blocks, meta_model
 from ..read_config import find_config
 from .checkpoint import RECORD, check_resume, checkpoint_sizes, has_checkpoint, run_settings
 from .class_layers import check_class_layers
@@ -43,6 +43,7 @@ def check_run(cfg, *, resume: bool = False, processes: int = 1, trainer=AutoPano
     check_training(cfg)
     cfg = trainer.auto_scale_workers(cfg, processes)
     model = meta_model(cfg)
+    check_size(model, 12)  # weights, gradients, momentum
     if any(len(block.candidates) > 1 for block in choice_blocks(model).values()):
         check_supernet(cfg)
     check_room(cfg.OUTPUT_DIR, *checkpoint_sizes(cfg, model))
@@ -131,6 +132,6 @@ def train(
     """
     config_file, options = str(config_file), [str(option) for option in options]
     cfg = check_run(build_config(config_file, options), resume=resume, trainer=trainer)
-    check_unread(cfg, config_file, options)
+    check_unread(cfg, config_file, options, trainer)
     args = SimpleNamespace(config_file=find_config(config_file), resume=resume, eval_only=False, opts=options)
     return train_in(args, cfg, trainer)

@@ -1,20 +1,24 @@
-"""Settings of the network that nothing reads, such as MODEL.RESNETS.DEPTH where there is no ResNet."""
+"""Settings that nothing reads, such as MODEL.RESNETS.DEPTH where there is no ResNet."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from unittest import mock
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
-from ..config import add_auto_panoptic_config
+from ..data import build_mapper
 from ..errors import UserError
 from ..modeling import meta_model
-from ..read_config import find_config, read_files
+from ..read_config import find_config, read_config, read_files
+from ..validate import defaults, flat, shortened
+from .gradients import build_optimizer
+from .schedule import build_lr_scheduler
+from .trainer import AutoPanopticTrainer
 
-# Read after the network is built, or before.
+# Read at other times than when the network, its optimizer and its images are made.
 _ELSEWHERE = {
     "MODEL.WEIGHTS",
     "MODEL.WEIGHTS_CLASS_LAYERS",
@@ -22,47 +26,84 @@ _ELSEWHERE = {
     "MODEL.META_ARCHITECTURE",
     "MODEL.CHANNELS_LAST",
     "MODEL.MASK_ON",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINTS_KEPT",
+    "SOLVER.REFERENCE_WORLD_SIZE",
+    "SOLVER.AMP.ENABLED",
+    "SOLVER.AMP.DTYPE",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
+    "INPUT.DATASET_MAPPER_NAME",
 }
 
 
-def check_unread(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> None:
-    """Check that the network of ``cfg`` reads every key under MODEL that the user has given.
+def check_unread(cfg: CfgNode, config_file: str, opts: Sequence[str], trainer=AutoPanopticTrainer) -> None:
+    """Check that what is made of ``cfg`` reads what the user has given.
 
-    A ``KEY VALUE`` pair must have an effect. A line of the config file that has none gives a warning: the
-    file may serve several networks. What its bases say need not concern this one.
+    That concerns every key under MODEL, SOLVER and INPUT, and all those in a section that is not ENABLED. A
+    ``KEY VALUE`` pair must have an effect, and so must a line of the config file without those pairs; with
+    them, or in a file that states most keys, such as a run's config.yaml, it gives a warning. What its bases
+    say need not concern this one.
+
+    Args:
+        cfg, config_file, opts: as :func:`build_config` has and takes them.
+        trainer: its class; what replaces our loader or optimizer may read anything of INPUT or SOLVER.
 
     Raises:
-        UserError: a pair that the network never reads and that is not the default, or as :func:`meta_model`.
+        UserError: such a key that is read nowhere and is not the default, or as :func:`meta_model`.
     """
-    defaults = get_cfg()
-    add_auto_panoptic_config(defaults)
-    usual, now = dict(_flat(defaults)), dict(_flat(cfg))
-    copy = cfg.clone()
-    with _watching(copy) as read:
-        meta_model(copy)
-
-    def without_effect(keys: Iterable[str]) -> list[str]:
-        candidates = {key for key in keys if key.startswith("MODEL.")} - read - _ELSEWHERE
-        return sorted(key for key in candidates if key in usual and now.get(key) != usual[key])
-
-    name = cfg.MODEL.META_ARCHITECTURE
-    if unread := without_effect(opts[::2]):
+    unread, name = _unread(cfg, trainer), cfg.MODEL.META_ARCHITECTURE
+    given = [key for key, _ in flat(read_files(find_config(config_file))[0])]
+    refused, lines = unread.keys() & opts[::2], unread.keys() & given
+    if lines and len(given) < len(defaults()) / 2:
+        with contextlib.suppress(UserError):  # it may need the pairs
+            refused = refused or _unread(read_config(config_file), trainer).keys() & lines
+    if refused:
+        key = min(refused)
         raise UserError(
-            f"{unread[0]} is {now[unread[0]]!r}, but no part of this config's {name} reads it: leave it out"
+            f"{key} is {shortened(unread[key])}, but no part of this config's {name} reads it: leave it out"
         )
-    if unread := without_effect(key for key, _ in _flat(read_files(find_config(config_file))[0])):
+    if lines:
         logging.getLogger(__name__).warning(
-            "%s: without effect on this %s: %s", config_file, name, ", ".join(unread)
+            "%s: without effect on this %s: %s", config_file, name, ", ".join(sorted(lines))
         )
 
 
-def _flat(node: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(full key, value) of a config, or of the content of a YAML file."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _unread(cfg: CfgNode, trainer) -> dict[str, object]:
+    """The keys that are not the default and are not read, with their values.
+
+    What keeps a config may read it later, so nothing is said about its section.
+    """
+    copy, sections, usual, now = cfg.clone(), [], defaults(), dict(flat(cfg))
+
+    def ours(*methods: str) -> bool:
+        pairs = (
+            [getattr(owner, name).__func__ for owner in (trainer, AutoPanopticTrainer)] for name in methods
+        )
+        return all(a is b for a, b in pairs)
+
+    def keeps_config(part) -> bool:
+        return any(isinstance(value, CfgNode) for value in getattr(part, "__dict__", {}).values())
+
+    with _watching(copy) as read:
+        model = meta_model(copy)
+        if not any(map(keeps_config, model.modules())):
+            sections.append("MODEL.")
+        if ours("build_optimizer", "build_lr_scheduler") and any(True for _ in model.parameters()):
+            sections.append("SOLVER.")
+            build_lr_scheduler(copy, build_optimizer(copy, model))
+        mappers = [build_mapper(copy, is_train) for is_train in (True, False)]
+        if ours("build_train_loader", "build_test_loader") and not any(map(keeps_config, mappers)):
+            sections.append("INPUT.")
+
+    def has_effect(key: str) -> bool:
+        switch = f"{key.rpartition('.')[0]}.ENABLED"
+        if now.get(switch) is False:
+            return key == switch
+        return key in read | _ELSEWHERE or not key.startswith(tuple(sections))
+
+    return {k: v for k, v in now.items() if k in usual and v != usual[k] and not has_effect(k)}
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from detectron2.config import CfgNode as CN
 from ...validate import CONDITIONS, PROBABILITY, RULES, TEXT, choice, number, several, whole
 
 RULES |= {
-    "MODEL.SEM_SEG_HEAD.NUM_LAYERS": whole(0, 1000),
+    "MODEL.SEM_SEG_HEAD.NUM_LAYERS": whole(0, 100),
     "MODEL.CROSS_ATTENTION.F2B_LEVELS": several(TEXT, least=1),
     "MODEL.CROSS_ATTENTION.RATIOS": several(whole(1, 10**5), least=1),
     "MODEL.PANOPTIC_FPN.COMBINE.METHOD": choice("detectron2", "supplement", "reference"),
