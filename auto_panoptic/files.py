@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import socket
 import stat
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .errors import UserError, disk_problem
@@ -75,9 +76,28 @@ def write_text(path: str | os.PathLike, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def plain(value):
+    """``value`` in the types JSON has, equal to what will be read back; NaN and infinity are None.
+
+    Raises:
+        TypeError: it holds something else than mappings, lists, texts and numbers, numpy's included.
+    """
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, str | bool | int) or value is None:
+        return value
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be written as JSON")
+
+
 def write_json(path: str | os.PathLike, content) -> None:
-    """:func:`write_bytes` of JSON; a list in one line, a mapping with a line for each key."""
-    write_text(path, json.dumps(content, indent=None if isinstance(content, list) else 1) + "\n")
+    """:func:`write_bytes` of :func:`plain` JSON; a list in one line, a mapping with a line for each key."""
+    write_text(path, json.dumps(plain(content), indent=None if isinstance(content, list) else 1) + "\n")
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:

@@ -12,9 +12,10 @@ from toy import answer_strongly, make_config
 from auto_panoptic.data import PanopticMapper, with_data_sets
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
-from auto_panoptic.modeling import apply_architecture
+from auto_panoptic.modeling import apply_architecture, choice_blocks
 from auto_panoptic.modeling.calibration import calibrated
 from auto_panoptic.search.candidate import CandidateEvaluator
+from auto_panoptic.search.executors.in_process import outcome_of
 from auto_panoptic.space import SearchSpace
 
 
@@ -106,3 +107,26 @@ def test_a_model_without_panoptic_maps_is_scored_by_miou(cfg, supernet, cycle, m
         UserError, match="--metrics has 'pq', but the model gives no .*; set --metrics to miou"
     ):
         CandidateEvaluator(cfg, supernet, ("pq", "miou"))(cycle[0])
+
+
+@pytest.mark.parametrize("place", ["weight", "statistics", "output"])
+def test_a_candidate_with_nan_is_a_failure_and_the_others_are_not(cfg, supernet, cycle, monkeypatch, place):
+    """In one operator of the first block: the paths with it fail, with a reason and no traceback."""
+    evaluate = CandidateEvaluator(cfg, supernet)
+    block = next(iter(choice_blocks(supernet).values()))
+    name, candidate = next(iter(block.candidates.items()))
+    with torch.no_grad():
+        if place == "weight":
+            next(candidate.parameters()).view(-1)[0] = torch.nan
+        if place == "statistics":  # infinite ones make outputs that are finite
+            weight = next(m for m in candidate.modules() if isinstance(m, torch.nn.Conv2d)).weight
+            weight *= 1e25
+        if place == "output":
+            candidate.register_forward_hook(lambda module, inputs, output: output * torch.nan)
+    for architecture in cycle:
+        outcome = outcome_of(evaluate, architecture)
+        if architecture.names()[block.site] == name:
+            assert outcome["status"] == "failed" and not outcome["metrics"]
+            assert "NaN or infin" in outcome["error"] and "\n" not in outcome["error"]
+        else:
+            assert outcome["status"] == "ok" and outcome["metrics"]["PQ"] >= 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detectron2.evaluation import DatasetEvaluator
 
-from ..files import append_to, write_json
+from ..files import append_to, plain, write_json
 from .evaluators import panoptic_evaluator_of
 from .tables import per_class_table, results_table, trim_table
 
@@ -18,7 +18,7 @@ def report_results(
     """Print and save the results of an evaluation.
 
     Writes ``inference/panoptic_NAME_per_class.json``, and appends a line to ``metrics.json``, in which the
-    metrics carry the name of their data set if there are several.
+    metrics carry the name of their data set if there are several; null where a value is undefined.
 
     Args:
         folder: OUTPUT_DIR.
@@ -41,5 +41,5 @@ def report_results(
                 flat |= {f"trim_study/{area}/{metric}": v for metric, v in values.items()}
         print("\n\n".join(lines))
         prefix = f"{name}/" if several else ""
-        line = json.dumps({prefix + key: value for key, value in flat.items()}) + "\n"
+        line = json.dumps(plain({prefix + key: value for key, value in flat.items()})) + "\n"
         append_to(Path(folder, "metrics.json"), line.encode())

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import WriterLock, append, end_last_line, open_own, read_bytes, sync_folder
+from ..files import WriterLock, append, end_last_line, open_own, plain, read_bytes, sync_folder
 
 FORMAT = "auto_panoptic.ledger/1"
 # Header keys that ledgers of earlier versions lack: compared where they are recorded.
@@ -83,7 +82,7 @@ class Ledger:
         except OSError as e:
             raise UserError(f"{self.path}: cannot create or lock the ledger: {e.strerror}") from e
         try:
-            self._open(_plain(dict(header)), resume, set(allow_changed), comparable)
+            self._open(plain(dict(header)), resume, set(allow_changed), comparable)
         except OSError as e:
             self.close()
             raise UserError(f"{self.path}: cannot open the ledger: {e.strerror}") from e
@@ -134,7 +133,7 @@ class Ledger:
         """
         if self._fd is None or not self._lock.held:  # a forked child does not hold its parent's lock
             raise ValueError(f"{self.path}: the ledger is not open for appending, use Ledger.open")
-        record = _plain(dict(record))
+        record = plain(dict(record))
         seq = len(self.records)
         if record.pop("seq", seq) != seq or "checksum" in record:
             raise ValueError(f"record {record!r}: 'seq' must be {seq} or absent, and 'checksum' absent")
@@ -225,21 +224,6 @@ def _checksum(record: dict) -> str:
 def _place(record: Mapping) -> tuple | None:
     """(cycle, index) of a candidate, by which it may succeed only once."""
     return (record["cycle"], record["index"]) if "cycle" in record and "index" in record else None
-
-
-def _plain(value):
-    """``value`` in the types JSON has, so that it is equal to what will be read back."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, str | bool | int) or value is None:
-        return value
-    if hasattr(value, "tolist"):  # numpy arrays and scalars
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be written to the ledger")
 
 
 def _flat(value, prefix: str = "") -> dict:

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import Diverged
 from .choice import choice_blocks
-from .finite import finite_problem, learned
+from .finite import finite_problem
 
 __all__ = ["active_batch_norms", "calibrated"]
 
@@ -48,7 +48,7 @@ def calibrated(model: nn.Module, batches: Sequence[list[dict]], momentum: float 
     Raises:
         ValueError: no batch.
         RuntimeError: the statistics did not move.
-        Diverged: statistics or weights of the layers are NaN or infinite.
+        Diverged: the new statistics are NaN or infinite.
     """
     if not batches:
         raise ValueError("BatchNorm calibration needs at least one batch")
@@ -65,8 +65,11 @@ def calibrated(model: nn.Module, batches: Sequence[list[dict]], momentum: float 
                 _run(model, batches, calls, momentum)
         if layers and all(torch.equal(m.running_var, buffers["running_var"]) for m, _, buffers in saved):
             raise RuntimeError("BatchNorm calibration did not change any statistics")
-        if problem := finite_problem(learned(nn.ModuleList(layers))):
-            raise Diverged(f"BatchNorm calibration: {problem}; the weights are of a run that diverged")
+        names = {module: name for name, module in model.named_modules()}
+        if problem := finite_problem(
+            {f"{names[m]}.{key}": value for m in layers for key, value in m.named_buffers()}
+        ):
+            raise Diverged(f"BatchNorm calibration: {problem}; the weights are those of a run that diverged")
         model.eval()
         yield
     finally:

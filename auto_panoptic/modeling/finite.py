@@ -94,7 +94,7 @@ def finite_outputs(model: torch.nn.Module, wait: bool = False) -> Iterator[None]
         sums.clear()
         if bad:
             part = bad[0] or "results"
-            problems.append(f"the network's {part} gives NaN or infinity on images {images_of(*inputs)}")
+            problems.append(f"NaN or infinity in the network's {part}, on images {images_of(*inputs)}")
             if not wait:
                 raise Diverged(problems[0])
 

@@ -175,7 +175,7 @@ def select_again(ledger: Ledger, costs: CostTables, request: Request) -> SearchR
 def _noise(good: list[tuple[Architecture, dict]]) -> RankingNoise | None:
     """How much the ranking by PQ means, equal architectures counted once."""
     unique = list({a.choices: metrics for a, metrics in good}.values())
-    if len(unique) < 2 or not all(metrics.get("bootstrap") for metrics in unique):
+    if len(unique) < 2 or any(None in (metrics.get("bootstrap") or [None]) for metrics in unique):
         return None
     return ranking_noise([m["PQ"] for m in unique], [m["bootstrap"] for m in unique])
 

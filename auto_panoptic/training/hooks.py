@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import chain, islice, repeat
 
@@ -13,6 +14,7 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 from ..errors import UserError
 from ..explore import passes_per_iteration
+from ..files import plain
 from ..space import SearchSpace
 
 
@@ -174,6 +176,19 @@ class PreciseBN(HookBase):
         with EventStorage():  # what the passes log is no metric of the training
             batches = chain.from_iterable(repeat(self.loader))  # a short loader is read again
             update_bn_stats(self.model, islice(batches, count), count)
+
+
+class JSONLines:
+    """The stream of Detectron2's JSONWriter; NaN, which no JSON has, is written as null."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, line: str) -> None:
+        self.stream.write(json.dumps(plain(json.loads(line))) + "\n")
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
 
 
 class RecentMetrics(HookBase):

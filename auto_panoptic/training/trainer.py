@@ -12,6 +12,7 @@ from detectron2.engine import DefaultTrainer, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.events import JSONWriter
 
 from ..data import data_set_for, with_data_sets
 from ..errors import Diverged, UserError, one_of
@@ -22,7 +23,7 @@ from ..modeling.fold import folded
 from ..validate import validate
 from .checkpoint import AtomicCheckpointer, newest_intact
 from .gradients import build_optimizer, model_space
-from .hooks import FairnessAudit, PreciseBN, RecentMetrics
+from .hooks import FairnessAudit, JSONLines, PreciseBN, RecentMetrics
 from .loader import SAMPLERS, PositionalLoader, build_test_loader, build_train_loader
 from .loop import FairCycleTrainer
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
@@ -142,6 +143,13 @@ class AutoPanopticTrainer(DefaultTrainer):
             # A supernet has no score of its own; the search scores its paths, each with its own statistics.
             built = [hook for hook in built if not isinstance(hook, hooks.EvalHook)]
         return built
+
+    def build_writers(self):
+        writers = super().build_writers()
+        for writer in writers:
+            if isinstance(writer, JSONWriter):
+                writer._file_handle = JSONLines(writer._file_handle)
+        return writers
 
     def _precise_bn(self) -> PreciseBN:
         cfg = self._seeded_config()
