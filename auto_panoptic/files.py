@@ -68,7 +68,9 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
         with replacing(path) as partial:
             partial.write_bytes(content)
     except OSError as error:
-        raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
+        raise UserError(
+            f"{path}: cannot write: {error.strerror or error}; make room, or name another place"
+        ) from error
 
 
 def write_text(path: str | os.PathLike, content: str) -> None:

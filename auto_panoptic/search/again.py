@@ -10,7 +10,8 @@ from ..explore.budget import check_budget
 from ..space import CostTables
 from .arguments import check_continuation, check_options, rescore_parser, selection_request
 from .costs import origin, store_tables, stored_tables
-from .selection import ledger_path, recorded_space, select_again
+from .records import recorded_space
+from .selection import ledger_path, select_again
 from .summary import summary
 
 

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..explore import Ledger, Policy
 from ..space import Architecture, CostTables
 from .executors.in_process import Executor
+from .records import check_content
 from .selection import Request, SearchResult, fitness_name, fitness_of, write_selection
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def run_search(
         UserError: the ledger holds other candidates than the policy names; see also :meth:`Ledger.append`,
             :func:`write_selection` and :meth:`Executor.run`.
     """
+    check_content(ledger, policy.space)
     return _Search(policy, ledger, costs).run(executor, request, retry_failed)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
 from ..explore import Ledger, Scoreboard
 from ..explore.budget import Point
 from ..explore.selection import Selection, front, select
@@ -139,22 +138,6 @@ def write_selection(
     if points is not None:
         write_json(directory / "pareto.json", [_point(space, point) for point in points])
     return SearchResult(selected, directory, len(good), total - len(good), noise, selection)
-
-
-def recorded_space(path: Path, space: SearchSpace) -> dict:
-    """The header of a ledger, which must be of ``space``.
-
-    Raises:
-        UserError: there is no ledger, or it is of another space.
-    """
-    header = Ledger(path).header
-    recorded = SearchSpace.from_dict(header["space"])
-    if recorded != space:
-        raise UserError(
-            f"{path}: a search of another space than the config's (recorded first): "
-            f"{recorded.difference(space)}; give the config of the search"
-        )
-    return header
 
 
 def select_again(ledger: Ledger, costs: CostTables, request: Request) -> SearchResult:

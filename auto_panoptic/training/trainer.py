@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter
 
 from ..data import data_set_for, with_data_sets
-from ..errors import Diverged, UserError, one_of
+from ..errors import Diverged, UserError, disk_problem, one_of
 from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
 from ..modeling.finite import finite_outputs
@@ -32,7 +32,12 @@ from .weights import load_weights
 
 # Detectron2 logs the traceback of whatever ends the loop; these are told in one line.
 logging.getLogger("detectron2.engine.train_loop").addFilter(
-    lambda record: not (record.exc_info and isinstance(record.exc_info[1], (UserError, Diverged)))
+    lambda record: (
+        not (
+            record.exc_info
+            and (isinstance(error := record.exc_info[1], UserError | Diverged) or disk_problem(error))
+        )
+    )
 )
 
 

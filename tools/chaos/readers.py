@@ -217,7 +217,8 @@ def _sealed(record):
 
 @reader(corpus.of_lines(_sealed), _searched)
 def ledger(path: Path, folder: Path):
-    from auto_panoptic.search.selection import Request, recorded_space, select_again
+    from auto_panoptic.search.records import recorded_space
+    from auto_panoptic.search.selection import Request, select_again
 
     tables = kept("costs", small_tables)
     header = recorded_space(path, pure.SPACE)
