@@ -129,19 +129,20 @@ def test_a_model_that_declares_nothing_takes_the_set_that_is_named(tmp_path, for
         assert (data_set_for(cfg, name), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (name, labels)
 
 
-def test_a_set_without_things_trains_a_semantic_model_only(tmp_path, forget_data_sets):
-    own = write_own(tmp_path)
-    path = Path(own["panoptic_json"])
-    content = json.loads(path.read_text())
-    content["categories"] = [{**c, "isthing": 0} for c in CATEGORIES]
-    path.write_text(json.dumps(content))
+@pytest.mark.parametrize("kind, metrics", [(0, ["pq", "miou"]), (1, ["pq", "ap"])])
+def test_a_set_of_one_kind_is_scored_by_what_it_has(tmp_path, kind, metrics, forget_data_sets):
+    """Stuff alone, with any model; things alone have one label, whose IoU says nothing."""
+    own = write_own(tmp_path, categories=[{**c, "isthing": kind} for c in CATEGORIES])
     register_coco_panoptic("own", **own)
-    setup_datasets(config("LabelsAll", TRAIN=("own",), TEST=("own",)))
-    assert len(DatasetCatalog.get("own")) == 2
-    with pytest.raises(
-        UserError, match="own has no thing class, and MODEL.META_ARCHITECTURE AutoPanopticFPN"
+    for cfg in (
+        config("LabelsAll", TRAIN=("own",), TEST=("own",)),
+        config_with(TRAIN=("own",), TEST=("own",)),
     ):
-        setup_datasets(config_with(TRAIN=("own",), TEST=()))
+        setup_datasets(cfg)
+    assert [cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES] == [4 * kind, 5 - 4 * kind]
+    assert sorted(build_evaluators(cfg, "own").by_metric) == sorted(metrics)
+    with pytest.raises(UserError, match="is evaluated by"):
+        build_evaluators(cfg, "own", metrics=sorted({"ap", "miou"} - set(metrics)))
 
 
 @pytest.mark.parametrize("architecture", ["LabelsAll", "AutoPanopticFPN"])

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import yaml
 from data_util import CATEGORIES, config_with, write_own, write_scenes
@@ -17,7 +16,6 @@ from toy import ROOT, SIZES, _own_logging
 
 from auto_panoptic.data import register_coco_panoptic
 from auto_panoptic.data.formats.panoptic_png import read_panoptic
-from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import PanopticQualityEvaluator
 from auto_panoptic.training import build_train_loader
 
@@ -129,15 +127,13 @@ def test_colors_are_made_where_they_are_missing(tmp_path, forget_data_sets):
     assert len(colors) > 120 and all(0 <= v <= 255 for color in colors for v in color)
 
 
-def test_a_set_without_any_object_is_refused_or_trained_on(tmp_path, forget_data_sets):
+def test_a_set_without_any_object_is_trained_on(tmp_path, caplog, forget_data_sets):
     register_coco_panoptic("own", **write_scenes(tmp_path / "x", ["stuff only", "crowd only", "all void"]))
     cfg = config_with(TRAIN=("own",), TEST=())
     cfg.MODEL.MASK_ON, cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH = True, 0, 3
-    with pytest.raises(UserError, match="no image with objects .*FILTER_EMPTY_ANNOTATIONS False"):
-        build_train_loader(cfg, seed=0)
-    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     batch = next(iter(build_train_loader(cfg, seed=0)))
     assert [len(sample["instances"]) for sample in batch] == [0, 0, 0]
+    assert "no image has objects that are no crowds; all are used" in caplog.text
     kinds = {tuple(sample["sem_seg"].unique().tolist()) for sample in batch}
     assert kinds == {(1, 255), (0, 255), (255,)}
 

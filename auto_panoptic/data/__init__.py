@@ -21,12 +21,13 @@ from .sets.ade20k import register_ade20k
 from .sets.cityscapes import register_cityscapes
 from .sets.coco import register_coco_splits
 from .sets.imagenet import find_image_folder, register_image_folder, register_imagenet
-from .setup import log_ids, setup_datasets
+from .setup import check_ground_truth, log_ids, setup_datasets
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
     "PanopticMapper",
     "build_mapper",
+    "check_ground_truth",
     "data_set_for",
     "declare_inputs",
     "ensure_shapes",

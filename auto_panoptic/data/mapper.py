@@ -11,7 +11,11 @@ import torch
 from detectron2.data import DatasetMapper
 from fvcore.common.registry import Registry
 
-from ..errors import one_of
+from ..errors import UserError, one_of
+from .formats.findings import raise_first
+from .formats.instances_json import mask_problem
+from .formats.panoptic_png import read_labels
+from .formats.photo import check_photo
 from .labels import inputs_of
 
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
@@ -62,6 +66,14 @@ def build_mapper(cfg, is_train: bool) -> Callable[[dict], dict]:
     return DATASET_MAPPER_REGISTRY.get(mapper_name(cfg))(cfg, is_train)
 
 
+def _check_files(record: dict) -> None:
+    """Raise UserError for the first file of a record that is missing, damaged or of another size."""
+    image_id, size = record.get("image_id"), (record.get("width"), record.get("height"))
+    raise_first(check_photo(record["file_name"], image_id, size)[1])
+    if "sem_seg_file_name" in record:
+        raise_first(read_labels(record["sem_seg_file_name"], image_id, "the JSON says", size)[1])
+
+
 @DATASET_MAPPER_REGISTRY.register()
 class PanopticMapper(DatasetMapper):
     """Detectron2's mapper for images with instances and a semantic map.
@@ -78,11 +90,18 @@ class PanopticMapper(DatasetMapper):
     """
 
     def __call__(self, dataset_dict: dict) -> dict:
-        with seeded(dataset_dict.get("sample_seed")):
-            return super().__call__(dataset_dict)
+        try:
+            with seeded(dataset_dict.get("sample_seed")):
+                return super().__call__(dataset_dict)
+        except Exception:
+            _check_files(dataset_dict)
+            raise
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
-        mapper = self
+        mapper, size = self, (dataset_dict["width"], dataset_dict["height"])
+        for instance in dataset_dict["annotations"]:  # pycocotools trusts what it is given
+            if isinstance(mask := instance.get("segmentation"), dict) and (wrong := mask_problem(mask, size)):
+                raise UserError(f"{dataset_dict['file_name']}: the mask of an instance: {wrong[1]}")
         if any(isinstance(a.get("segmentation"), dict) for a in dataset_dict["annotations"]):
             mapper = copy.copy(self)
             mapper.instance_mask_format = "bitmask"

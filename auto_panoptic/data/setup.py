@@ -6,15 +6,18 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError
 from .classes import KINDS, class_difference, class_record
 from .consistency import check_metadata
-from .formats.panoptic_json import read_categories
+from .derive.engine import Derivation, derive
+from .derive.once import datasets_root
+from .formats.panoptic_json import read_categories, read_panoptic_json
 from .id_table import id_rows, id_table, is_main_process
-from .labels import SEMANTIC, SEPARATED, check_kind, data_set_for, data_set_names, inputs_of
+from .labels import ALL, SEMANTIC, SEPARATED, check_kind, data_set_for, data_set_names, inputs_of
 from .mapper import build_mapper, mapper_name
 from .register import find_source, register_coco_panoptic
 from .sets.imagenet import find_image_folder, register_image_folder
@@ -114,11 +117,6 @@ def _check_metadata(cfg, name: str, evaluated: bool) -> None:
     path = metadata.get("panoptic_json")
     there = path is not None and os.path.isfile(path)
     check_metadata(name, metadata, read_categories(path) if there else None, evaluated, labels)
-    if labels == SEPARATED and not metadata["thing_classes"]:
-        raise UserError(
-            f"data set {name} has no thing class, and MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} "
-            "trains boxes and masks of things; give it a set with things, or another model"
-        )
 
 
 def _check_same_classes(cfg, classes: dict[str, dict]) -> None:
@@ -205,3 +203,35 @@ def log_ids(cfg) -> None:
             model = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
             logger.info("Read as %s, which has the labels that %s needs", ", ".join(other), model)
         logger.info("%s", id_table(pairs[0][1], title=", ".join(name for name, _ in pairs)))
+
+
+def check_ground_truth(cfg) -> None:
+    """Compare the files of the panoptic sets to score on with each other, before anything else takes time.
+
+    What was compared once is only read again where it has changed. The sets to train on are compared as they
+    are loaded, but for those that somebody else registered.
+
+    Raises:
+        UserError: the first error, with file, image and remedy.
+    """
+    for name in data_set_names(cfg):
+        chosen = data_set_for(cfg, name)
+        source, metadata = find_source(chosen), MetadataCatalog.get(chosen)
+        if source is not None and name in (*cfg.DATASETS.TEST, *cfg.DATASETS.get("SEARCH", ())):
+            source.ready(SEPARATED if chosen == source.names[SEPARATED] else ALL)
+        elif source is None and all(metadata.get(key, None) for key in _METADATA_PATHS):
+            path = Path(metadata.panoptic_json)
+            task = Derivation(
+                title=name,
+                panoptic_json=path,
+                panoptic_root=Path(metadata.panoptic_root),
+                categories=read_panoptic_json(str(path))["categories"],
+                folder=datasets_root() / "derived" / chosen.replace(os.sep, "_"),
+                given_maps=Path(metadata.sem_seg_root),
+                photo=functools.partial(_photo, metadata.image_root),
+            )
+            derive(task)
+
+
+def _photo(root: str, image: Mapping) -> str:
+    return os.path.join(root, image["file_name"])

@@ -139,16 +139,14 @@ class PanopticSource:
                     "correct the path, or set DETECTRON2_DATASETS (see datasets/README.md)."
                 )
 
-    def load(self, labels: str = SEPARATED) -> list:
-        """Load in Detectron2's standard format, as for ``coco_2017_*_panoptic_separated``.
-
-        Args:
-            labels: "all" or "separated".
+    def ready(self, labels: str = SEPARATED) -> tuple[dict, dict | None]:
+        """Check all that is to be read, and derive what is missing or no longer fresh.
 
         Returns:
-            list of dicts, by image id: file_name, image_id, height, width, annotations (contiguous category
-            ids, crowds marked), sem_seg_file_name, pan_seg_file_name, segments_info (contiguous category ids
-            and "isthing", for drawing).
+            the entries of the JSON, and the instances if they are given, both by image id.
+
+        Raises:
+            UserError: the first error, with file, image and remedy.
         """
         self.check_files()
         categories = self.effective_categories
@@ -167,6 +165,21 @@ class PanopticSource:
                 f"{coco.IGNORE - 1}."
             )
         derive(self.derivation(labels))
+        return entries, instances
+
+    def load(self, labels: str = SEPARATED) -> list:
+        """Load in Detectron2's standard format, as for ``coco_2017_*_panoptic_separated``.
+
+        Args:
+            labels: "all" or "separated".
+
+        Returns:
+            list of dicts, by image id: file_name, image_id, height, width, annotations (contiguous category
+            ids, crowds marked), sem_seg_file_name, pan_seg_file_name, segments_info (contiguous category ids
+            and "isthing", for drawing).
+        """
+        entries, instances = self.ready(labels)
+        categories = self.effective_categories
         paths, maps = self.paths(labels), panoptic_metadata(categories, labels)
         things, stuff = maps["thing_dataset_id_to_contiguous_id"], maps["stuff_dataset_id_to_contiguous_id"]
         if instances is None:
@@ -208,6 +221,7 @@ class PanopticSource:
             instances_json=None if self.instances_json else folder / "instances.json",
             panoptic_copy=folder / "panoptic.json" if self._rewrites_json else None,
             given_maps=given,
+            photo=None if self.prepare else self.image_path,
         )
 
 

@@ -99,11 +99,16 @@ def check_metrics(cfg, metrics: Sequence[str]) -> None:
 def metrics_of(dataset_name: str, metrics: Sequence[str]) -> list[str]:
     """Those of ``metrics`` that a data set can be evaluated by; of classified images always "accuracy".
 
+    Without a thing class there is no "ap"; where things are all there is, the one label makes no "miou".
+
     Raises:
         UserError: none of them.
     """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
-    possible = _METRICS_OF.get(kind, METRICS)
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type", None)
+    lacking = {"ap"} if metadata.get("thing_classes", None) == [] else set()
+    lacking |= {"miou"} if metadata.get("stuff_classes", None) == ["things"] else set()
+    possible = [metric for metric in _METRICS_OF.get(kind, METRICS) if metric not in lacking]
     if "accuracy" in possible:
         return ["accuracy"]
     chosen = [metric for metric in possible if metric in metrics]

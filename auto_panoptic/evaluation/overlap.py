@@ -71,6 +71,8 @@ def _by_id(segments: list, whose: str) -> dict:
         except (KeyError, TypeError):
             what = f"a {whose} segment is {segment!r}; expected integers as 'id' and 'category_id'"
             raise UserError(f"{' '.join(what.split())} (data set ids).") from None
+        if segment.get("iscrowd") not in (None, 0, 1):
+            raise UserError(f"{whose} segment {segment_id} has iscrowd {segment['iscrowd']!r}; write 0 or 1.")
         if category is not segment["category_id"]:  # of numpy or torch
             segment = {**segment, "category_id": category}
         if segment_id == VOID:

@@ -63,7 +63,7 @@ def calibration_batches(cfg, mapper) -> list[list[dict]]:
     """
     settings = cfg.NAS.BN_RECALIBRATION
     names = [data_set_for(cfg, name) for name in cfg.DATASETS.TRAIN]
-    dicts = get_detection_dataset_dicts(names, filter_empty=False)
+    dicts = get_detection_dataset_dicts(names, filter_empty=False, check_consistency=False)
     rng = np.random.default_rng(cfg.NAS.SEED)
     chosen = rng.permutation(len(dicts))[: settings.NUM_IMAGES]
     if len(chosen) < settings.NUM_IMAGES:

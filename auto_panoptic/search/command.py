@@ -11,7 +11,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..data import data_set_for, holds_classes, log_ids
+from ..data import check_ground_truth, data_set_for, holds_classes, log_ids
 from ..errors import UserError
 from ..evaluation import check_metrics
 from ..evaluation.evaluators import metrics_of
@@ -182,6 +182,7 @@ def search(args: argparse.Namespace, cfg, make_executor) -> None:
         if found := origin(args.config_file, args.opts):
             store_tables(path.parent, found[0], args.costs)
         log_ids(cfg)
+        check_ground_truth(cfg)
         with make_executor() as executor:
             request = selection_request(args) if by_ranks else None
             result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed)

@@ -35,9 +35,7 @@ def class_layers(cfg: CfgNode) -> list[str]:
         others = _shapes(more)
         series = {_any_number(name) for name in others.keys() - shapes.keys()}
         _KNOWN[text] = [
-            name
-            for name, shape in shapes.items()
-            if others.get(name) != shape or _any_number(name) in series
+            name for name, shape in shapes.items() if others.get(name) != shape or _any_number(name) in series
         ]
     return _KNOWN[text]
 

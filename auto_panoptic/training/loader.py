@@ -11,6 +11,7 @@ import torch
 from detectron2.data import (
     DatasetFromList,
     MapDataset,
+    MetadataCatalog,
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
@@ -124,16 +125,23 @@ def _no_collation(batch: list) -> list:
     return batch
 
 
+def _records(names: list[str], filter_empty: bool) -> list[dict]:
+    """Those of data sets; Detectron2 counts the objects of each class, which needs one."""
+    check = MetadataCatalog.get(names[0]).get("thing_classes", None) != []
+    return get_detection_dataset_dicts(names, filter_empty, check_consistency=check)
+
+
 def _training_images(cfg, names: list[str]) -> list[dict]:
     try:
-        return get_detection_dataset_dicts(names, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+        return _records(names, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     except AssertionError as error:
         if not str(error).startswith("No valid data found"):
             raise
-        raise UserError(
-            f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with objects that are no crowds; to "
-            "train on images without, set DATALOADER.FILTER_EMPTY_ANNOTATIONS False"
-        ) from None
+        shown = list(cfg.DATASETS.TRAIN)
+        logging.getLogger(__name__).warning(
+            "%s: no image has objects that are no crowds; all are used, for the stuff", shown
+        )
+        return _records(names, False)
 
 
 def _repeats(cfg, dicts: list[dict]) -> np.ndarray | None:
@@ -209,13 +217,14 @@ def build_test_loader(cfg, dataset_name: str) -> torch.utils.data.DataLoader:
     """
     mapper = build_mapper(cfg, is_train=False)
     dataset_name = data_set_for(cfg, dataset_name)
+    dicts = _records([dataset_name], filter_empty=False)
+    sampler, workers = InferenceSampler(len(dicts)), cfg.DATALOADER.NUM_WORKERS
     if not holds_classes(dataset_name):
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
-    dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+        return build_detection_test_loader(dicts, mapper=mapper, sampler=sampler, num_workers=workers)
     return torch.utils.data.DataLoader(
         MapDataset(DatasetFromList(dicts, copy=False), mapper),
         batch_size=TEST_BATCH,
-        sampler=InferenceSampler(len(dicts)),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        sampler=sampler,
+        num_workers=workers,
         collate_fn=_no_collation,
     )

@@ -12,7 +12,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..data import log_ids
+from ..data import check_ground_truth, log_ids
 from ..files import disk_errors, read_bytes, write_bytes, write_json, write_text
 from ..modeling import check_size, choice_blocks, meta_model
 from ..read_config import find_config
@@ -87,6 +87,7 @@ def _set_up(args, cfg) -> None:
     if kept:
         write_bytes(config, kept)
     log_ids(cfg)
+    check_ground_truth(cfg)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ and what to do about each, 130 after Ctrl-C with what was found until then.
 ``sets`` finds the paths in the config or the registered source. ``run`` reads the JSON files by the rules of
 ``formats``, which loading obeys too: it stops at the first error, the check lists all. One job per image,
 spread over processes, reads its photograph, panoptic PNG, label map and instances to the last byte
-(``images``, ``pictures``, ``instances``). ``formats.findings`` holds every kind of finding with its severity
+(``images``, ``instances``). ``formats.findings`` holds every kind of finding with its severity
 and remedy:
 
 - an *error* stops training, or makes training or evaluation wrong; those of the JSON files stop any command

@@ -19,8 +19,8 @@ from ..formats.panoptic_png import (
     read_labels,
     truth_problems,
 )
+from ..formats.photo import check_photo
 from .instances import check_instances
-from .pictures import check_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ def check_pair(roots: Roots, item: tuple) -> tuple[list[Finding], Counts]:
         counts.images = 1
         size = (image["width"], image["height"])
         path = roots.image_path(image)
-        shown, found = check_image(path, image["id"], size)
+        shown, found = check_photo(path, image["id"], size)
         findings += found
     if annotation is None:
         return findings, counts
@@ -168,4 +168,4 @@ def _check_labels(roots: Roots, annotation: dict, ids, segments: dict, expected:
 
 def check_file(path: str) -> tuple[list[Finding], Counts]:
     """Check that a classified image decodes (its orientation and size may be any)."""
-    return check_image(path, None, (None, None), turned=True)[1], Counts(images=1)
+    return check_photo(path, turned=True)[1], Counts(images=1)

@@ -73,7 +73,7 @@ class Report:
 def format_report(report: Report, all_lines: bool = False) -> str:
     """The classes, the findings by kind, the totals: what is wrong stands at the end of a long output.
 
-    All errors are listed, and the first warnings and notes of each kind.
+    All errors are listed, but for files of one wrong format, and the first warnings and notes of each kind.
     """
     lines, groups = [], collections.defaultdict(list)
     for finding in report.findings:
@@ -81,6 +81,9 @@ def format_report(report: Report, all_lines: bool = False) -> str:
     for kind, findings in groups.items():
         severity = findings[0].severity
         lines.append(f"{severity.upper()} {kind}: {len(findings)}")
+        if kind.endswith("-format") and not all_lines:
+            lines += _by_format(findings)
+            continue
         shown = findings if all_lines or severity == ERROR else findings[:_LISTED]
         lines += [f"  {finding.line()}" for finding in shown]
         if len(shown) < len(findings):
@@ -88,6 +91,19 @@ def format_report(report: Report, all_lines: bool = False) -> str:
                 f"  ... and {len(findings) - len(shown)} more; --all prints them, --json writes them"
             )
     return "\n".join([*_classes(report), *lines, *([""] if lines else []), *_totals(report)])
+
+
+def _by_format(findings: list) -> list[str]:
+    """One line for all files that are written in the same wrong way."""
+    groups = collections.defaultdict(list)
+    for finding in findings:
+        groups[finding.what].append(finding)
+    several = "  {} files: {}; {}; such as {} (--all lists them)"
+    return [
+        several.format(len(same), what, same[0].remedy, same[0].file) if len(same) > 3 else f"  {f.line()}"
+        for what, same in groups.items()
+        for f in (same[:1] if len(same) > 3 else same)
+    ]
 
 
 def _classes(report: Report) -> list[str]:

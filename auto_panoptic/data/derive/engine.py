@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -30,6 +30,7 @@ from ..formats.findings import findings_in, raise_first
 from ..formats.json_file import load_object, no_collection
 from ..formats.names import below, png_name
 from ..formats.panoptic_json import read_segments, replaced_categories
+from ..formats.photo import check_photo
 from ..labels import SEPARATED, label_map
 from .once import filling
 from .pool import parallel_map
@@ -54,6 +55,7 @@ class Derivation:
         instances_json: JSON of the thing classes, or None. Outside ``folder``, one made by others is kept.
         panoptic_copy: the panoptic JSON with ``categories``, or None.
         given_maps: folder of label maps "separated" that are there already and only looked at, or None.
+        photo: path of a photograph from its entry in the JSON; None where none is needed.
     """
 
     title: str
@@ -65,6 +67,7 @@ class Derivation:
     instances_json: Path | None = None
     panoptic_copy: Path | None = None
     given_maps: Path | None = None
+    photo: Callable[[dict], str] | None = None
 
     @property
     def things(self) -> set[int]:
@@ -114,6 +117,7 @@ def _digest(task: Derivation, product: Path, entries: list) -> str:
     names = [annotation["file_name"] for _, annotation in entries]
     labels = task.label_maps.get(product, SEPARATED if product == task.given_maps else None)
     files = [("", task.panoptic_json), *((name, os.path.join(task.panoptic_root, name)) for name in names)]
+    files += [("photo", task.photo(image)) for image, _ in entries if task.photo]
     if labels is None:
         files.append(("made", product))
     else:
@@ -194,8 +198,12 @@ def _make(task: Derivation, entries: list, wanted: list[Path], processes: int | 
     maps = {p: label_map(task.categories, labels) for p, labels in task.label_maps.items() if p in wanted}
     report = {}
     if wanted != [task.panoptic_copy]:
-        job = functools.partial(_make_image, task, maps, task.instances_json in wanted)
-        done = parallel_map(job, entries, processes, f"{task.title}: label maps and instances")
+        job = functools.partial(
+            _make_image, dataclasses.replace(task, photo=None), maps, task.instances_json in wanted
+        )
+        photos = [None if task.photo is None else task.photo(image) for image, _ in entries]
+        items = list(zip(entries, photos, strict=True))
+        done = parallel_map(job, items, processes, f"{task.title}: label maps and instances")
         for position, path in enumerate(maps):
             made = sum(flags[position] for flags, _ in done)
             report[path] = f"{made} made, {len(done) - made} kept"
@@ -224,9 +232,12 @@ def _write(path: Path, content: dict) -> str:
     return "made"
 
 
-def _make_image(task: Derivation, maps: dict, instances: bool, entry: tuple) -> tuple[list[bool], list]:
+def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> tuple[list[bool], list]:
     """Make the label maps of one image that differ; which were made, and its instances."""
-    annotation, ids, flags = entry[1], task.read_ids(entry), []
+    entry, photo = item
+    (image, annotation), ids, flags = entry, task.read_ids(entry), []
+    if photo is not None:
+        raise_first(check_photo(photo, image["id"], (image["width"], image["height"]), whole=False)[1])
     _check_given(task, entry)
     for folder, labels in maps.items():
         path = below(folder, png_name(annotation["file_name"]), task.panoptic_root)
@@ -239,7 +250,7 @@ def _make_image(task: Derivation, maps: dict, instances: bool, entry: tuple) -> 
                 raise UserError(f"{path} was written but reads back differently; check the disk and repeat")
     if not instances:
         return flags, []
-    return flags, coco.instance_annotations(ids, annotation["segments_info"], task.things, entry[0]["id"])
+    return flags, coco.instance_annotations(ids, annotation["segments_info"], task.things, image["id"])
 
 
 def _check_given(task: Derivation, entry: tuple) -> None:

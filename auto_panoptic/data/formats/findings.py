@@ -50,7 +50,10 @@ KINDS = {
     "duplicate-png-file": (ERROR, "let every annotation name a PNG of its own"),
     "annotation-without-image": (ERROR, "add the image to 'images', or remove the annotation"),
     "image-without-annotation": (WARNING, "annotate it, or remove it; training and evaluation leave it out"),
-    "bad-size": (ERROR, "write the size of the image file, in pixels, into height and width"),
+    "bad-size": (
+        ERROR,
+        "write the size of the image file, in pixels (89 million at most), into height and width",
+    ),
     # The photographs.
     "image-missing": (ERROR, _FETCH),
     "image-unreadable": (ERROR, _FETCH),

@@ -20,6 +20,7 @@ from .categories import Categories, check_categories
 from .findings import Problem, findings_in, raise_first
 from .json_file import is_box, is_id, is_number, load_object, no_collection
 from .names import name_problem, png_name
+from .picture_file import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,9 @@ class PanopticIndex:
             if problem or image_id is None:
                 continue
             width, height = entry.get("width"), entry.get("height")
-            if not (type(width) is type(height) is int and width > 0 < height):
+            if not (
+                type(width) is type(height) is int and width > 0 < height and width * height <= MAX_PIXELS
+            ):
                 yield "bad-size", number, f"{where} ({name}) has width {width!r} and height {height!r}"
                 entry = {**entry, "width": None, "height": None}
             if name in files:

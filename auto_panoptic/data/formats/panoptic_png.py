@@ -11,7 +11,7 @@ import numpy as np
 
 from .findings import Finding, Problem, findings_in, raise_first
 from .json_file import is_box, is_number
-from .picture_file import GREY, RGB, RGBA, png_problem, read_bytes
+from .picture_file import GREY, RGB, RGBA, open_plain, png_problem
 
 VOID = 0  # panoptic id of unlabelled pixels
 IGNORE = 255  # semantic label of unlabelled pixels
@@ -47,8 +47,11 @@ def read_labels(
 
 
 def _read(path, kind, image_id, allowed, who, size, flags) -> tuple[np.ndarray | None, list[Finding]]:
-    data, problem = read_bytes(path)
-    problem = problem or png_problem(data, allowed, who, size)
+    file, problem = open_plain(path)
+    if file is not None:
+        with file:
+            data = file.read()
+        problem = png_problem(data, allowed, who, size)
     if problem is None:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is not None:
@@ -152,7 +155,7 @@ def _box_problems(said: list, box: tuple, where: str, image_id) -> Iterator[Prob
 def _other_reading(found: Collection[int], listed: Collection[int]) -> str | None:
     """Another way to read the channels that gives the ids of the JSON, which the right one does not."""
     most = max(len(found & listed), len(listed) // 2, len(found) // 2)
-    for places in itertools.permutations(range(3)):
+    for places in itertools.permutations((2, 1, 0)):  # BGR, the likely one, first
         read = {sum((i >> 8 * place & 255) << 8 * n for n, place in enumerate(places)) for i in found}
         if len(read & listed) > most:
             return "{} + 256 {} + 65536 {}".format(*("RGB"[place] for place in places))

@@ -6,6 +6,7 @@ import os
 import stat
 import struct
 import zlib
+from typing import BinaryIO
 
 MAX_PIXELS = 89_478_485  # of a picture; from here on Pillow warns of decompression bombs
 MAX_BYTES = 1 << 30  # of a file
@@ -15,25 +16,28 @@ _SIGNATURES = {b"\xff\xd8\xff": "JPEG", _PNG: "PNG", b"GIF8": "GIF", b"II*\0": "
 _COLORS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
 
 
-def read_bytes(path: str) -> tuple[bytes, tuple[str, str] | None]:
-    """A file's content and what is wrong: None, or ("missing" or "unreadable", text).
+def open_plain(path: str) -> tuple[BinaryIO | None, tuple[str, str] | None]:
+    """A file, open for reading, and what is wrong: None, or ("missing" or "unreadable", text).
 
-    A pipe or a device, which may never end, is not opened for reading.
+    A pipe or a device, which may never end, is not read.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                return b"", ("unreadable", "it is no plain file but a folder, pipe or device")
-            if found.st_size > MAX_BYTES:
-                return b"", ("unreadable", f"the file has {found.st_size} bytes, allowed are {MAX_BYTES}")
-            data = file.read()
+        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except FileNotFoundError:
         dangling = " (a link that leads nowhere)" if os.path.islink(path) else ""
-        return b"", ("missing", f"the file does not exist{dangling}")
+        return None, ("missing", f"the file does not exist{dangling}")
     except (OSError, ValueError) as error:
-        return b"", ("unreadable", f"the file cannot be read: {getattr(error, 'strerror', error)}")
-    return data, None if data else ("unreadable", "the file is empty (0 bytes)")
+        return None, ("unreadable", f"the file cannot be read: {getattr(error, 'strerror', error)}")
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and 0 < found.st_size <= MAX_BYTES:
+        return file, None
+    file.close()
+    if not stat.S_ISREG(found.st_mode):
+        return None, ("unreadable", "it is no plain file but a folder, pipe or device")
+    size = (
+        "is empty (0 bytes)" if not found.st_size else f"has {found.st_size} bytes, allowed are {MAX_BYTES}"
+    )
+    return None, ("unreadable", f"the file {size}")
 
 
 def picture_type(data: bytes) -> str | None:
