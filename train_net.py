@@ -45,6 +45,7 @@ from auto_panoptic.training import (
     started,
     train_in,
 )
+from auto_panoptic.training.zoo import trust_pickle
 
 
 class Trainer(AutoPanopticTrainer):
@@ -141,6 +142,8 @@ def check(args):
     """The config, with everything that can be wrong found before anything is written."""
     cfg = build_config(args.config_file, args.opts)
     check_flags(args, cfg)
+    if args.trust_pickle:
+        trust_pickle(cfg.MODEL.WEIGHTS)
     if args.eval_only:
         check_evaluation(cfg)
     else:
@@ -154,6 +157,9 @@ def run():
     parser.add_argument("--per-class", action="store_true", help="with --eval-only: print PQ per class")
     parser.add_argument("--save-predictions", action="store_true", help="with --eval-only: JSON and PNGs")
     parser.add_argument("--trim-study", action="store_true", help="with --eval-only: compare TEST.TRIM_AREAS")
+    parser.add_argument(
+        "--trust-pickle", action="store_true", help="weights in a .pkl: read it, which runs code in it"
+    )
     args = parser.parse_args()
     hold_warnings()
     cfg = check(args)

@@ -46,8 +46,7 @@ def catalogue(tmp_path, monkeypatch):
             raise OSError(f"404 {path}\nmore")
         return path
 
-    manager = zoo._Catalogue(torch.nn.Module()).path_manager
-    monkeypatch.setattr(type(manager), "get_local_path", resolve)
+    monkeypatch.setattr(type(zoo.PathManager), "get_local_path", resolve)
     write(content)
     return content, write
 

@@ -32,6 +32,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     keys = "NAS.{}, NAS.RANDOM.{}, NAS.EVOLUTION.{}"
     add = parser.add_argument_group("search").add_argument
     add("--weights", default="", metavar="FILE", help="supernet (default: OUTPUT_DIR/model_final.pth)")
+    add("--trust-pickle", action="store_true", help="weights in a .pkl: read it, which runs code in it")
     add("--policy", metavar="NAME", help=f"one of {', '.join(POLICY_REGISTRY)} (default: NAS.POLICY)")
     default = keys.format("CYCLES", "CYCLES", "GENERATIONS")
     add("--cycles", type=int, metavar="T", help=f"search cycles, or generations (default: {default})")

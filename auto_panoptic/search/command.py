@@ -22,6 +22,7 @@ from ..modeling.counting import configured_costs
 from ..space import CostTables
 from ..training import build_config, check_unread, check_weights, launch_processes, processes
 from ..training.run_folder import check_room, only_run
+from ..training.zoo import trust_pickle
 from .again import rescore_command
 from .arguments import (
     METRICS,
@@ -58,6 +59,8 @@ def search_command(epilog: str | None = None) -> None:
     cfg = search_config(args)
     args.weights = args.weights or cfg.MODEL.WEIGHTS or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     check_room(cfg.OUTPUT_DIR)
+    if args.trust_pickle:
+        trust_pickle(args.weights)
     args.costs = check_search(args, cfg)
     launch_processes(main, args, cfg)
 

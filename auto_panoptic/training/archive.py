@@ -1,15 +1,26 @@
-"""Checkpoint files: what is in them, without running any of it."""
+"""Checkpoint files: what is in them, without running any of it, and not more than the file has bytes."""
 
 from __future__ import annotations
 
 import os
-import pickle
+import shlex
 import zipfile
 
 import torch
 
 from ..errors import UserError
-from .zoo import CATALOGUE
+
+CATALOGUE = "detectron2://"  # Detectron2's own models, downloaded from its authors
+_ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"  # of the catalogue
+_WRAPPERS = ("model", "model_state", "model_state_dict", "state_dict")
+_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+# Buffers that follow from the config, never from a checkpoint; its key is their name in capitals.
+DERIVED = ("pixel_mean", "pixel_std")
+
+
+def optional(name: str) -> bool:
+    """Whether a model does without: what follows from the config, counters, the settings of its layers."""
+    return name in DERIVED or name.endswith(("num_batches_tracked", "_extra_state"))
 
 
 def damage(path: str) -> str:
@@ -18,7 +29,11 @@ def damage(path: str) -> str:
     A flipped bit that no checksum covers changes no weight: it is padding, or torch cannot read the file.
     """
     try:
+        if not os.path.isfile(path):
+            return "is no plain file"
         with zipfile.ZipFile(path) as archive:
+            if problem := _swollen(archive.infolist(), os.path.getsize(path)):
+                return problem
             entry = archive.testzip()
     except Exception as error:  # a damaged directory leads zipfile to errors of many kinds
         size = os.path.getsize(path)
@@ -26,8 +41,26 @@ def damage(path: str) -> str:
     return f"is damaged (the checksum of {entry} does not hold)" if entry else ""
 
 
+def _swollen(entries: list[zipfile.ZipInfo], size: int) -> str:
+    """Why an archive of ``size`` bytes may hold more than that; "" if it does not."""
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            return f"is no checkpoint ({entry.filename} is compressed, which torch never does)"
+    entries = sorted(entries, key=lambda entry: entry.header_offset)
+    ends = [*(entry.header_offset for entry in entries[1:]), size]
+    for entry, end in zip(entries, ends, strict=True):
+        if entry.header_offset + entry.file_size >= end:
+            return f"is no checkpoint ({entry.filename} overlaps with what follows)"
+    return ""
+
+
 def read_checkpoint(
-    path: str, key: str = "MODEL.WEIGHTS", *, tested: bool = False, mmap: bool = False
+    path: str,
+    key: str = "MODEL.WEIGHTS",
+    *,
+    tested: bool = False,
+    mmap: bool = False,
+    model: torch.nn.Module | None = None,
 ) -> dict:
     """Read a checkpoint without running any code in it.
 
@@ -36,6 +69,7 @@ def read_checkpoint(
         key: the setting that named it, for errors.
         tested: :func:`damage` found nothing.
         mmap: leave the tensors on the disk until they are looked at.
+        model: the network, to whose size that of the file must be in proportion.
 
     Returns:
         a dict with "model": {name: tensor}, and whatever else the file holds.
@@ -43,26 +77,70 @@ def read_checkpoint(
     Raises:
         UserError: the file is missing, damaged, a pickle, or no checkpoint.
     """
-    if path.endswith(".pkl"):
-        raise UserError(
-            f"{key}: {path!r} is a pickle, and reading one runs code in it; for Detectron2's own models give "
-            f"the name in its catalogue ({CATALOGUE}ImageNetPretrained/MSRA/R-50.pkl), else a .pth file"
-        )
+    subject = f"{key}: {path!r}"
+    if path.startswith(_ADDRESS):
+        raise UserError(f"{subject} is no file; write it as {path.replace(_ADDRESS, CATALOGUE)}")
     if "://" in path:
-        raise UserError(f"{key}: {path!r} is no file; download it and give its path")
+        raise UserError(f"{subject} is no file; download it and give its path")
     if not os.path.isfile(path):
+        problem = f"{subject} is no plain file" if os.path.exists(path) else f"{key}: no file {path!r}"
         raise UserError(
-            f"{key}: no file {path!r}; give the path of a checkpoint (a training run writes "
-            "OUTPUT_DIR/model_final.pth)"
+            f"{problem}; give the path of a checkpoint (a training run writes OUTPUT_DIR/model_final.pth)"
         )
-    if not tested and zipfile.is_zipfile(path) and (problem := damage(path)):
-        raise UserError(f"{key}: {path!r} {problem}; give an intact copy")
+    is_archive = zipfile.is_zipfile(path)
+    if path.endswith(".pkl") and not is_archive:
+        files = shlex.quote(path), shlex.quote(path.removesuffix(".pkl") + ".pth")
+        raise UserError(
+            f"{subject} is a pickle, and reading one runs code in it; take the numbers out of it with "
+            f"python tools/convert_pickle.py {' '.join(files)} and give the latter, or add --trust-pickle"
+        )
+    if model is not None and (problem := _out_of_proportion(path, model)):
+        raise UserError(f"{subject} {problem}; give weights of this config")
+    if not tested and is_archive and (problem := damage(path)):
+        raise UserError(f"{subject} {problem}; give an intact copy")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_archive)
+    except Exception as error:  # a malformed file leads torch's reader to errors of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{key}: {path!r} cannot be read as a checkpoint ({reason})") from None
-    weights = data.get("model", data) if isinstance(data, dict) else None
-    if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise UserError(f"{key}: {path!r} holds no model weights; expected a dict of tensors under 'model'")
-    return data if "model" in data else {"model": data}
+        raise UserError(f"{subject} cannot be read as a checkpoint ({reason})") from None
+    data = data if isinstance(data, dict) else {}
+    weights = next((data[key] for key in _WRAPPERS if isinstance(data.get(key), dict)), data)
+    if not weights or not all(isinstance(v, torch.Tensor) and isinstance(k, str) for k, v in weights.items()):
+        raise UserError(f"{subject} holds no model weights; expected a dict of tensors under 'model'")
+    if problem := _odd_tensor(weights) or _odd_records(data):
+        raise UserError(f"{subject} {problem}; give an intact copy")
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), ""):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return {**(data if "model" in data else {}), "model": weights}
+
+
+def _out_of_proportion(path: str, model: torch.nn.Module) -> str:
+    """Why a file is too large to read for a network; "" if it is not.
+
+    A supernet with the state of its optimizer has perhaps 20 times the weights of a path.
+    """
+    own = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    size = os.path.getsize(path)
+    return "" if size <= 100 * own + 2**30 else f"has {size} bytes, the weights of the network have {own}"
+
+
+def _odd_tensor(weights: dict[str, torch.Tensor]) -> str:
+    """What is wrong with the first tensor that is not plain numbers, each of them in the file."""
+    for name, value in weights.items():
+        plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_nested
+        if not plain or value.is_quantized or value.is_complex():
+            return f"holds {name!r}, which is no tensor of plain numbers"
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            return f"holds {name!r} of shape {tuple(value.shape)}, but not as many numbers"
+    return ""
+
+
+def _odd_records(data: dict) -> str:
+    """What is wrong with what a checkpoint says of its model besides the weights."""
+    meta, space = data.get("meta", {}), data.get("space") or {}
+    if not isinstance(meta, dict) or not isinstance(meta.get("meta_architecture", ""), str):
+        return "has malformed records in 'meta'"
+    named = isinstance(space, dict) and all(isinstance(ops, list) for ops in space.values())
+    if not named or not all(isinstance(n, str) for site, ops in space.items() for n in (site, *ops)):
+        return "has malformed records in 'space'"
+    return ""

@@ -15,13 +15,11 @@ from ..modeling import choice_blocks, meta_model
 from ..modeling.finite import finite_problem
 from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
-from .archive import read_checkpoint
+from .archive import DERIVED, optional
 from .class_layers import anew_remedy, check_class_layers, layers_of, starting_anew
-from .zoo import CATALOGUE, load_from_catalogue, local_file
+from .zoo import read_weights, select_zoo_weights
 
 _CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
-# Buffers that follow from the config, never from a checkpoint; its key is their name in capitals.
-_DERIVED = ("pixel_mean", "pixel_std")
 
 
 # ------------------------------------------------------------------ what a model is
@@ -39,7 +37,7 @@ def model_meta(model: torch.nn.Module) -> dict:
     meta = {
         "meta_architecture": type(model).__name__,
         "architecture": {site: ops[0] for site, ops in blocks.items()} if fixed else None,
-        **{key: _pixels(getattr(model, key, None)) for key in _DERIVED},
+        **{key: _pixels(getattr(model, key, None)) for key in DERIVED},
     }
     for module in model.modules():
         meta |= module.weights_meta() if hasattr(module, "weights_meta") else {}
@@ -130,10 +128,12 @@ def _check_meta(subject: str, model: torch.nn.Module, meta: dict) -> None:
                 module.check_weights_meta(meta)
         except ValueError as error:
             raise UserError(f"{subject} holds {error}; set it as there, or give other weights") from None
+        except (AttributeError, KeyError, TypeError):
+            raise UserError(f"{subject} has malformed records in 'meta'; give an intact copy") from None
 
 
 def _check_pixels(subject: str, model: torch.nn.Module, meta: dict) -> None:
-    for name in _DERIVED:
+    for name in DERIVED:
         ours = _pixels(getattr(model, name, None))
         if meta.get(name) and ours and meta[name] != ours:
             setting = f"MODEL.{name.upper()}"
@@ -165,11 +165,6 @@ def _space_problem(theirs: dict[str, list[str]], ours: dict[str, list[str]]) -> 
     )
 
 
-def _optional(name: str) -> bool:
-    """Whether a model does without: what follows from the config, counters, the settings of its layers."""
-    return name in _DERIVED or name.endswith(("num_batches_tracked", "_extra_state"))
-
-
 def _check_layers(subject: str, model: torch.nn.Module, weights: dict) -> None:
     """Let layers refuse weights that were trained with other settings than theirs."""
     for name, module in model.named_modules():
@@ -183,15 +178,17 @@ def _check_layers(subject: str, model: torch.nn.Module, weights: dict) -> None:
 
 def _check_names(subject: str, weights: dict, own: dict, kinds: tuple, cfg: CfgNode | None) -> None:
     blocks = {match["block"] for match in map(_CANDIDATE.match, own) if match}
-    missing = [k for k in own if k not in weights and not _optional(k)]
+    missing = [k for k in own if k not in weights and not optional(k)]
     foreign = [
         k
         for k in weights
         if k not in own
         and not ((match := _CANDIDATE.match(k)) and match["block"] in blocks)
-        and not _optional(k)
+        and not optional(k)
     ]
-    shapes = [k for k in own if k in weights and own[k].shape != weights[k].shape and not _optional(k)]
+    shapes = [
+        k for k in own if k in weights and own[k].shape != weights[k].shape and not k.endswith("_extra_state")
+    ]
     for problem, keys in (
         ("lacks", missing),
         ("has another shape for", shapes),
@@ -236,42 +233,40 @@ def load_weights(
     Raises:
         UserError: as :func:`select_weights`.
     """
-    start = cfg if to_train else None
-    space, anew = {}, starting_anew(start)
-    logger = logging.getLogger(__name__)
-    if path.startswith(CATALOGUE):
-        load_from_catalogue(model, path, to_train, start)
-    else:
-        data = read_checkpoint(path)
-        space, classes = data.get("space") or {}, config_classes(cfg) if cfg is not None else None
-        selected = select_weights(model, data, path, to_train=to_train, cfg=start, classes=classes)
-        if classes and not anew and not data.get("classes"):
-            logger.info("%s does not say its classes: not compared with those of the data sets", path)
-        rest = model.state_dict().keys() - selected.keys() - set(anew)
-        rest = [name for name in rest if not _optional(name)]
-        model.load_state_dict(selected, strict=False)
-        if rest:
-            logger.info("%s holds a part only: the other %d weights stay as initialised", path, len(rest))
+    logger, start = logging.getLogger(__name__), cfg if to_train else None
+    data, anew = read_weights(path, model), starting_anew(start)
+    classes = config_classes(cfg) if cfg is not None else None
+    selected = _select(model, data, path, to_train, start, classes)
+    if classes and not anew and not data.get("classes"):
+        logger.info("%s does not say its classes: not compared with those of the data sets", path)
+    rest = model.state_dict().keys() - selected.keys() - set(anew)
+    rest = [name for name in rest if not optional(name)]
+    model.load_state_dict(selected, strict=False)
+    if rest:
+        logger.info("%s holds a part only: the other %d weights stay as initialised", path, len(rest))
     if anew:
         logger.info("Of other classes than %s, these layers start anew: %s", path, layers_of(anew))
     logger.info("Loaded %s", path)
-    return space
+    return data.get("space") or {}
+
+
+def _select(model, data: dict, path: str, to_train: bool, start, classes) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint, by name, or of Detectron2's zoo, by its rules."""
+    if "__author__" in data:
+        return select_zoo_weights(model, data, path, to_train=to_train, cfg=start)
+    return select_weights(model, data, path, to_train=to_train, cfg=start, classes=classes)
 
 
 def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Module | None = None) -> None:
-    """Raise UserError unless ``path`` fits the model of ``cfg``; allocates no model, reads no weights.
+    """Raise UserError unless ``path`` fits the model of ``cfg``; allocates no model.
 
-    ``model`` is that model on the meta device, if it is there already.
-
-    Weights of Detectron2's catalogue are only downloaded here; they are matched when they are loaded.
+    ``model`` is that model on the meta device, if it is there already. Weights of Detectron2's catalogue are
+    downloaded.
     """
     check_class_layers(cfg, path, to_train)
     model = model or meta_model(cfg)
-    if path.startswith(CATALOGUE):
-        local_file(path)
-        return
-    for name in _DERIVED:
+    for name in DERIVED:
         if hasattr(model, name):  # on the meta device the model's own have no values
             setattr(model, name, torch.tensor(getattr(cfg.MODEL, name.upper())))
-    data, classes = read_checkpoint(path, mmap=True), config_classes(cfg)
-    select_weights(model, data, path, to_train=to_train, cfg=cfg if to_train else None, classes=classes)
+    data, start = read_weights(path, model, mmap=True), cfg if to_train else None
+    _select(model, data, path, to_train, start, config_classes(cfg))

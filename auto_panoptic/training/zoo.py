@@ -1,37 +1,114 @@
-"""Weights of Detectron2's model zoo, downloaded from its authors and matched by its own code."""
+"""Weights of Detectron2's model zoo: where they come from; their names are matched by its own code."""
 
 from __future__ import annotations
 
+import logging
+import os
+import pickle
 import re
 
+import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 
 from ..errors import UserError
+from ..modeling.finite import finite_problem
+from .archive import CATALOGUE, optional, read_checkpoint
 from .class_layers import anew_remedy, starting_anew
+from .pickles import read_numbers
 
-CATALOGUE = "detectron2://"
 _NAME = re.compile(rf"{CATALOGUE}\w[\w.+-]*(/\w[\w.+-]*)*", re.ASCII)  # no way out of its folder
 _BACKBONE = "backbone.bottom_up."  # under an FPN, in Detectron2's models
+_TRUSTED = "AUTO_PANOPTIC_TRUSTED_PICKLE"  # a variable: processes that a command starts have it, too
 
 
-class _Catalogue(DetectionCheckpointer):
-    """Detectron2's checkpointer, which resolves the names of its catalogue and converts old formats."""
+def trust_pickle(path: str) -> None:
+    """Let this command read the pickle ``path`` as Python does, for ``--trust-pickle``.
 
-    def _load_model(self, checkpoint):
-        self.incompatible = super()._load_model(checkpoint)
-        return self.incompatible
+    Raises:
+        UserError: it is none.
+    """
+    if not path.endswith(".pkl"):
+        raise UserError(f"--trust-pickle is for weights in a pickle, {path!r} is no .pkl: leave it out")
+    os.environ[_TRUSTED] = path
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger(__name__).warning("--trust-pickle: reading a pickle runs code in it: %s", path)
+
+
+def read_weights(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
+    """A checkpoint as :func:`.read_checkpoint` returns it, or weights of the zoo, which have "__author__".
+
+    Args:
+        path: a file, or a name of Detectron2's catalogue, whose pickles are read without running code.
+        model: the network that they are for.
+        mmap: leave the tensors of a checkpoint on the disk until they are looked at.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
+    trusted = os.environ.get(_TRUSTED) == path
+    if not path.startswith(CATALOGUE) and not (trusted and os.path.isfile(path)):
+        return read_checkpoint(path, mmap=mmap, model=model)
+    file = local_file(path) if path.startswith(CATALOGUE) else path
+    if not file.endswith(".pkl"):
+        return {"__author__": CATALOGUE, **read_checkpoint(file, mmap=mmap, model=model)}
+    try:
+        return zoo_content(_read_pickle(file) if trusted else read_numbers(file))
+    except Exception as error:  # what a pickle is not, or what the code in it raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"MODEL.WEIGHTS: {path!r} cannot be read ({reason})"
+            + ("" if trusted else "; if you trust it, add --trust-pickle: reading a pickle runs code in it")
+        ) from None
+
+
+def _read_pickle(path: str):
+    with open(path, "rb") as stream:
+        return pickle.load(stream, encoding="latin1")  # only where --trust-pickle names it
+
+
+def zoo_content(content) -> dict:
+    """The content of a pickle of Detectron2's zoo, or of Caffe2's, as a checkpoint.
+
+    Returns:
+        {"model": {name: tensor}, "__author__": str, "matching_heuristics": whether names are to be matched}
+
+    Raises:
+        ValueError: it holds no weights.
+    """
+    content = content if isinstance(content, dict) else {}
+    known = "model" in content and "__author__" in content
+    weights = content["model"] if known else content.get("blobs", content)
+    arrays = {name: getattr(value, "values", value) for name, value in weights.items()}
+    tensors = {
+        name: torch.as_tensor(np.array(value))
+        for name, value in arrays.items()
+        if isinstance(value, np.ndarray | torch.Tensor) and (known or not name.endswith("_momentum"))
+    }
+    if not tensors:
+        raise ValueError("it holds no weights")
+    return {
+        "model": tensors,
+        "__author__": str(content["__author__"]) if known else "Caffe2",
+        "matching_heuristics": bool(content.get("matching_heuristics")) or not known,
+    }
 
 
 def local_file(name: str) -> str:
+    """The file of a name in the catalogue, which is downloaded unless it is there.
+
+    Raises:
+        UserError: it is no such name, or cannot be downloaded.
+    """
     if not _NAME.fullmatch(name):
         raise UserError(
             f"MODEL.WEIGHTS: {name!r} is no name of Detectron2's catalogue; expected one like "
             f"{CATALOGUE}ImageNetPretrained/MSRA/R-50.pkl"
         )
     try:
-        return _Catalogue(torch.nn.Module()).path_manager.get_local_path(name)
+        return PathManager.get_local_path(name)
     except Exception as error:  # whatever the download may raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -39,39 +116,45 @@ def local_file(name: str) -> str:
         ) from None
 
 
-def load_from_catalogue(
-    model: torch.nn.Module, name: str, to_train: bool, cfg: CfgNode | None = None
-) -> None:
-    """Load weights by Detectron2's matching of names.
+def select_zoo_weights(
+    model: torch.nn.Module, data: dict, path: str, *, to_train: bool = False, cfg: CfgNode | None = None
+) -> dict[str, torch.Tensor]:
+    """Select from weights of the zoo what ``model`` needs; what is more in them does not matter.
 
     Args:
-        name: in the catalogue.
+        model: may be on the meta device.
+        data: as :func:`read_weights` returns it.
+        path: named in errors.
         to_train: the backbone is enough.
         cfg: the config, where a training starts; its MODEL.WEIGHTS_CLASS_LAYERS counts.
 
     Raises:
-        UserError: a weight is missing, or has another shape.
+        UserError: a weight is missing, has another shape, or holds NaN or infinity.
     """
-    anew = starting_anew(cfg)
-    initial = {key: value.clone() for key, value in model.state_dict().items() if key in anew}
-    checkpointer = _Catalogue(model)
-    checkpointer.load(local_file(name), checkpointables=[])
-    model.load_state_dict(initial, strict=False)
-    own = model.state_dict()
-    backbone = _BACKBONE if any(key.startswith(_BACKBONE) for key in own) else "backbone."
-    found = checkpointer.incompatible
+    own, anew, weights = model.state_dict(), set(starting_anew(cfg)), data["model"]
+    if data.get("matching_heuristics"):
+        try:
+            caffe = data["__author__"] == "Caffe2"
+            weights = align_and_update_state_dicts(own, dict(weights), c2_conversion=caffe)
+        except Exception as error:  # of weights that its rules do not foresee
+            raise UserError(f"MODEL.WEIGHTS: {path!r} does not match the network ({error!r:.200})") from None
+    backbone = _BACKBONE if any(name.startswith(_BACKBONE) for name in own) else "backbone."
     missing = [
-        key
-        for key in found.missing_keys
-        if (key.startswith(backbone) or not to_train) and not key.endswith("num_batches_tracked")
+        name
+        for name in own
+        if not (optional(name) or name in anew)
+        and (name in weights or name.startswith(backbone) or not to_train)
+        and (name not in weights or weights[name].shape != own[name].shape)
     ]
-    missing = [key for key in (*missing, *(key for key, *_ in found.incorrect_shapes)) if key not in anew]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(
-            f"MODEL.WEIGHTS: {name!r} lacks {missing[0]!r}{more}; "
-            + (
-                anew_remedy(cfg, missing)
-                or "it belongs to another network: give one that fits MODEL.BACKBONE and MODEL.RESNETS"
-            )
+        remedy = anew_remedy(cfg, missing) or (
+            "it belongs to another network: give one that fits MODEL.BACKBONE and MODEL.RESNETS"
         )
+        raise UserError(f"MODEL.WEIGHTS: {path!r} lacks {missing[0]!r}{more}; {remedy}")
+    selected = {
+        k: weights[k] for k in own if k in weights and k not in anew and own[k].shape == weights[k].shape
+    }
+    if problem := finite_problem({k: v.to(own[k].dtype) for k, v in selected.items()}):
+        raise UserError(f"MODEL.WEIGHTS: {path!r}: {problem}; give others")
+    return selected
