@@ -457,8 +457,9 @@ class _Allocated(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
+        given = {arg.untyped_storage()._cdata for arg in args if isinstance(arg, torch.Tensor)}
         if isinstance(result, torch.Tensor) and result.device.type != "meta":
-            self.elements += result.numel()
+            self.elements += result.numel() if result.untyped_storage()._cdata not in given else 0
         return result
 
 
