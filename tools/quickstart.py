@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from auto_panoptic.data import ensure_shapes  # noqa: E402
 from auto_panoptic.errors import UserError  # noqa: E402
 from auto_panoptic.evaluation import results_table  # noqa: E402
-from auto_panoptic.files import WriterLock, digest  # noqa: E402
+from auto_panoptic.files import WriterLock, digest, open_own, read_bytes, read_json, write_json  # noqa: E402
 from auto_panoptic.training import build_config, run_command  # noqa: E402
 
 SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
@@ -50,19 +50,26 @@ class Stage:
         self.name, self.directory = name, directory
         self.state = directory / "stage.json"
         self.fingerprint = hashlib.sha256(inputs.encode()).hexdigest()
-        found = json.loads(self.state.read_text()) if self.state.is_file() else {}
+        found = self._found()
         if directory.is_dir() and os.listdir(directory) and not found:
             raise UserError(f"{directory} holds something else; remove it, or choose another --output")
-        if found and found["fingerprint"] != self.fingerprint:
+        if found and found.get("fingerprint") != self.fingerprint:
             shutil.rmtree(directory)
             found = {}
         self.done, self.begun = found.get("done", False), bool(found)
 
+    def _found(self) -> dict:
+        if not os.path.lexists(self.state):
+            return {}
+        try:
+            found = read_json(self.state, "record of a stage")
+        except UserError as error:
+            raise UserError(f"{error}; remove {self.directory}, or choose another --output") from None
+        return found if isinstance(found, dict) else {}
+
     def mark(self, done: bool) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        partial = self.state.with_suffix(".partial")
-        partial.write_text(json.dumps({"fingerprint": self.fingerprint, "done": done}) + "\n")
-        partial.replace(self.state)
+        write_json(self.state, {"fingerprint": self.fingerprint, "done": done})
 
     def run(self, command: list[str], total: int = 0) -> None:
         """Run a script unless it is done; with ``total`` it is a training run of so many iterations.
@@ -80,7 +87,7 @@ class Stage:
         self.mark(done=False)
         start = time.monotonic()
         log = self.directory / "stdout.txt"
-        with open(log, "a") as stream:
+        with os.fdopen(open_own(log), "ab") as stream:
             child = subprocess.Popen(
                 [sys.executable, *module, *command],
                 cwd=ROOT,
@@ -115,18 +122,37 @@ def _show_training(child: subprocess.Popen, metrics: Path, total: int) -> None:
                 text = stream.read()
             complete = text[: text.rfind("\n") + 1]
             seen += len(complete)
-            for line in map(json.loads, complete.splitlines()):
-                if "total_loss" in line:
+            for line in filter(None, map(_json, complete.splitlines())):
+                if "total_loss" in line and "iteration" in line:
                     step = min(line["iteration"] + 1, total)
                     bar.initial = bar.initial or step  # the time left counts this call's steps only
                     bar.n = step
                     bar.set_postfix(loss=f"{line['total_loss']:.2f}")
 
 
+def _json(line: str) -> dict:
+    """What a line of metrics.json holds; empty if it is damaged."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def final_results(metrics: Path) -> dict:
-    """The newest evaluation in a metrics.json: {task: {metric: value}}."""
+    """The newest evaluation in a metrics.json: {task: {metric: value}}.
+
+    Raises:
+        UserError: the file cannot be read, or a line is damaged.
+    """
     results: dict[str, dict[str, float]] = {}
-    for line in map(json.loads, metrics.read_text().splitlines()):
+    try:
+        lines = read_bytes(metrics).decode(errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{metrics}: {error.strerror}; remove {metrics.parent} and start again") from None
+    for number, text in enumerate(lines, start=1):
+        if not (line := _json(text)):
+            raise UserError(f"{metrics}: line {number} is damaged; delete that line and start again")
         for key, value in line.items():
             task, _, name = key.partition("/")
             if task in ("panoptic_seg", "bbox", "segm", "sem_seg") and name:
@@ -178,6 +204,9 @@ def retrain(output: Path, weights: Path, architecture: Path) -> Path:
 
 def report(results: dict, paths: dict[str, Path], seconds: float) -> None:
     """Print the tables, the paths of what was made, and the line for machines."""
+    if "PQ" not in results.get("panoptic_seg", {}):
+        metrics = paths["metrics"]
+        raise UserError(f"{metrics}: holds no evaluation; remove {metrics.parent} and start again")
     print(f"\n{results_table(results)}\n")
     for name, path in paths.items():
         print(f"{name:<16} {path}")

@@ -1,0 +1,87 @@
+"""What the quickstart reads of its earlier calls: damaged, cut short, or something else."""
+
+import json
+import os
+import sys
+
+import pytest
+from toy import ROOT
+
+from auto_panoptic.errors import UserError
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+import quickstart  # noqa: E402
+
+LINE = json.dumps({"panoptic_seg/PQ": 5.0, "bbox/AP": 3.0, "iteration": 7}) + "\n"
+
+
+def test_the_newest_evaluation_counts(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 1, "total_loss": 2.0}\n' + LINE.replace("5.0", "4.0") + LINE)
+    assert quickstart.final_results(path) == {"panoptic_seg": {"PQ": 5.0}, "bbox": {"AP": 3.0}}
+
+
+@pytest.mark.parametrize("content, problem", [
+    (LINE + '{"iteration": 1, "total_lo{"iteration": 2}\n' + LINE, "line 2 is damaged; delete that line"),
+    (LINE + "3\n", "line 2 is damaged; delete that line"),
+    ("[" * 10**5, "line 1 is damaged"),
+    (None, "No such file or directory; remove "),
+])  # fmt: skip
+def test_damaged_metrics_are_named(tmp_path, content, problem):
+    path = tmp_path / "metrics.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=f"metrics.json: {problem}"):
+        quickstart.final_results(path)
+
+
+@pytest.mark.parametrize("content", ["", '{"iteration": 1, "total_loss": 2.0}\n'])
+def test_metrics_without_an_evaluation_are_named(tmp_path, content):
+    path = tmp_path / "metrics.json"
+    path.write_text(content)
+    with pytest.raises(
+        UserError, match=f"metrics.json: holds no evaluation; remove {tmp_path} and start again"
+    ):
+        quickstart.report(quickstart.final_results(path), {"metrics": path}, 0.0)
+
+
+def test_a_line_that_a_resumed_run_removed_is_no_trouble_to_the_progress(tmp_path, capfd):
+    """The file shrinks while it is watched: what is read next begins within a line."""
+    path = tmp_path / "metrics.json"
+    path.write_text(LINE + "half a line")
+
+    class Child:
+        polls = iter([None, None, None, 0])
+
+        def poll(self):
+            line = json.dumps({"iteration": 1, "total_loss": 2.0}) + "\n"
+            path.write_text(LINE + 3 * line)
+            return next(self.polls)
+
+    quickstart._show_training(Child(), path, 2)
+    assert "loss=2.00" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("make, problem", [
+    (lambda p: p.write_text("{"), "is not valid JSON: .*; remove "),
+    (lambda p: os.mkfifo(p), "not a file; remove "),
+    (lambda p: p.symlink_to("/dev/zero"), "not a file; remove "),
+    (lambda p: p.write_text("[1]"), "holds something else; remove it"),
+])  # fmt: skip
+def test_a_damaged_stage_file_is_named(tmp_path, make, problem):
+    make(tmp_path / "stage.json")
+    with pytest.raises(UserError, match=problem):
+        quickstart.Stage("train", tmp_path, "inputs")
+    assert list(tmp_path.iterdir())
+
+
+def test_a_stage_is_begun_and_done(tmp_path):
+    stage = quickstart.Stage("train", tmp_path / "a", "inputs")
+    assert not stage.begun and not stage.done
+    for done in (False, True):
+        stage.mark(done)
+        stage = quickstart.Stage("train", tmp_path / "a", "inputs")
+        assert stage.begun and stage.done == done
+    (tmp_path / "a/stage.json").write_text('{"done": true}')  # of no fingerprint: another's
+    assert not quickstart.Stage("train", tmp_path / "a", "inputs").begun
