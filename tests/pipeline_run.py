@@ -1,5 +1,6 @@
 """The whole pipeline through its commands; test_pipeline.py runs it here and in a second process."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import torch
 from toy import run_script, write_config
 
+from auto_panoptic.explore import Ledger
 from auto_panoptic.space import Architecture
 
 RETRAIN = ("SOLVER.MAX_ITER", 40, "SOLVER.STEPS", "(30,)", "SOLVER.WARMUP_ITERS", 5, "SOLVER.BASE_LR", 0.02)
@@ -31,8 +33,17 @@ def run_pipeline(folder: Path, shapes: Path) -> dict:
         "scoreboard": (folder / "search/scoreboard.json").read_text(),
         "retrained": results(retrained.parent),
         "evaluated": results(evaluated),
-        "weights": float(sum(v.double().sum() for v in torch.load(retrained)["model"].values())),
+        "weights": [bits(supernet), bits(retrained)],
+        "scores": [record["metrics"] for record in Ledger(folder / "search/ledger.jsonl").records],
     }
+
+
+def bits(checkpoint: Path) -> str:
+    """A digest of all weights and statistics, to the last bit."""
+    total = hashlib.sha256()
+    for name, value in torch.load(checkpoint, weights_only=True)["model"].items():
+        total.update(name.encode() + value.contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def results(folder: Path) -> dict:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from data_util import write_own, write_scenes
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
@@ -14,9 +15,10 @@ from auto_panoptic.errors import UserError
 from auto_panoptic.explore import fair_cycle
 from auto_panoptic.modeling import apply_architecture, choice_blocks
 from auto_panoptic.modeling.calibration import calibrated
-from auto_panoptic.search.candidate import CandidateEvaluator
+from auto_panoptic.search.candidate import CandidateEvaluator, search_images
 from auto_panoptic.search.executors.in_process import outcome_of
 from auto_panoptic.space import SearchSpace
+from auto_panoptic.training.loader import build_test_loader
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +132,15 @@ def test_a_candidate_with_nan_is_a_failure_and_the_others_are_not(cfg, supernet,
             assert "NaN or infin" in outcome["error"] and "\n" not in outcome["error"]
         else:
             assert outcome["status"] == "ok" and outcome["metrics"]["PQ"] >= 0
+
+
+def test_only_images_of_one_shape_share_a_batch(tmp_path, shapes):
+    """GroupNorm and attention see padding: no score may depend on an image's neighbours."""
+    entries = [{"name": "scenes", **write_scenes(tmp_path / "scenes", ["objects"] * 3)}]
+    entries += [{"name": "own", **write_own(tmp_path / "own")}]  # one image upright, one not
+    names = {key: ["scenes", "own"] for key in ("TRAIN", "SEARCH", "TEST")}
+    cfg = make_config(tmp_path, shapes, DATASETS={"COCO_PANOPTIC": entries, **names})
+    sizes = [[len(batch) for batch in batches] for batches in search_images(cfg).search]
+    assert sizes == [[3], [1, 1]]
+    for name in names["TEST"]:
+        assert all(len(batch) == 1 for batch in build_test_loader(cfg, name))
