@@ -52,10 +52,10 @@ class Training:
         """Train in this process, into ``folder``/output; its losses go to ``folder``/losses."""
         write = FairCycleTrainer._write_metrics
 
-        def record(self, losses, data_time):
+        def record(self, *arguments):
+            write(self, *arguments)
             with open(folder / "losses", "a") as stream:
-                stream.write(f"{self.iter} {sum(float(v) for v in losses.values()).hex()}\n")
-            return write(self, losses, data_time)
+                stream.write(f"{self.iter} {sum(self.losses.values()).hex()}\n")
 
         FairCycleTrainer._write_metrics = record
         torch.set_num_threads(1)
