@@ -42,11 +42,10 @@ def boundaries(plan: Plan) -> Outcome:
     """What is left is the old or the new, never anything between, and one can go on from it."""
     outcome = Outcome("SIGKILL before each write, sync, rename and removal of each save")
     os.sched_getaffinity = lambda _: {0}  # no pools: everything happens in one process
-    step = plan.number(1, 7)
     for name, save in saves(plan.folder / "common").items():
         total = counted(plan.folder / f"{name}_whole", save)
         outcome.expect(total > 2, f"{name}: {total} boundaries")
-        for number in range(1, total + 1, step):
+        for number in range(1, total + 1, plan.number(1, max(1, total // 8))):
             folder = plan.folder / f"{name}_{number}"
             outcome.count += 1
             if failure := killed_at(folder, save, number):

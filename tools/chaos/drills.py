@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .boundaries import boundaries
+from .changed import changed
 from .clock import clock
 from .damage import damage
 from .full import full
@@ -13,12 +14,18 @@ from .images import images
 from .journal import journal
 from .kill import kill
 from .lock import lock
+from .malformed import malformed
 from .memory import memory
 from .numbers import numbers
 from .order import order
+from .orphans import orphans
 from .pickles import pickles
+from .preflight import preflight
+from .quickstart_kill import quickstart
+from .ranks import ranks
 from .real import real
 from .report import Outcome, Plan
+from .signals import signals
 from .train_kill import train_kill
 from .worker import worker
 
@@ -29,6 +36,9 @@ DRILLS: dict[str, Callable[[Plan], Outcome]] = {
     "train_kill": train_kill,
     "kill": kill,
     "boundaries": boundaries,
+    "signals": signals,
+    "malformed": malformed,
+    "ranks": ranks,
     "full": full,
     "pickles": pickles,
     "numbers": numbers,
@@ -39,9 +49,13 @@ DRILLS: dict[str, Callable[[Plan], Outcome]] = {
     "journal": journal,
     "lock": lock,
     "images": images,
+    "orphans": orphans,
+    "changed": changed,
+    "preflight": preflight,
+    "quickstart": quickstart,
     "real": real,
 }
-ASKED_FOR = ("real",)  # with --only
+ASKED_FOR = ("quickstart", "real")  # with --only
 FAULTS = {
     "kill": "F1 F4",
     "train_kill": "F2",
@@ -52,10 +66,18 @@ FAULTS = {
     "images": "F8",
     "numbers": "F9",
     "worker": "F10",
+    "ranks": "F11",
     "lock": "F12",
     "clock": "F13",
+    "malformed": "F14",
+    "fuzz": "F14",
     "pickles": "F15",
+    "signals": "F16",
+    "changed": "F17",
+    "preflight": "F18",
     "memory": "F19",
     "order": "F20",
+    "orphans": "",
+    "quickstart": "F1 F2 F16",
     "real": "F1",
 }

@@ -26,7 +26,7 @@ from .report import Outcome, Plan
 LIMIT = 10.0  # seconds for a case
 MEMORY = 3 * 2**30  # bytes that a case may take
 _RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
-_CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
+_CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
 
 
 class Hang(BaseException):
@@ -50,12 +50,14 @@ class Watch:
             writes = any(c in mode for c in "wax+") if mode else flags & (os.O_WRONLY | os.O_RDWR)
             if writes and not self._may(path):
                 self.seen.append(f"{event} {path}")
-        elif event in _CHANGES and not self._may(args[0]):
+        elif event in _CHANGES and not self._may(args[0], args[-1]):
             self.seen.append(f"{event} {args[0]}")
 
-    def _may(self, path) -> bool:
+    def _may(self, path, folder=-1) -> bool:
         if isinstance(path, int):
             return True
+        if isinstance(folder, int) and folder >= 0:  # what the path is relative to
+            path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(path))
         path = os.path.abspath(os.fsdecode(path))
         return path == os.devnull or path.startswith(self.allowed + os.sep)
 
