@@ -94,7 +94,7 @@ def _forget() -> None:
         MetadataCatalog.remove(name)
 
 
-@reader(corpus.of_yaml, _config, share=0.5)
+@reader(corpus.of_yaml, _config)
 def config(path: Path, folder: Path):
     _forget()
     build_config(str(path), ["OUTPUT_DIR", str(folder / "out")])
@@ -235,7 +235,7 @@ def _scoreboard(folder: Path) -> Path:
     return _searched(folder).with_name("scoreboard.json")
 
 
-@reader(corpus.of_json, _scoreboard, share=0.3)
+@reader(corpus.of_json, _scoreboard)
 def scoreboard(path: Path, folder: Path):
     pure.search(folder / "out", None, cycles=1)
     json.loads(path.read_text())["sites"]  # made anew
@@ -355,6 +355,6 @@ def _lock(folder: Path) -> Path:
     return folder / "out/run.lock"
 
 
-@reader(corpus.of_json, _lock, share=0.3)
+@reader(corpus.of_json, _lock)
 def lock_file(path: Path, folder: Path):
     WriterLock(path, protects="it").release()
