@@ -15,6 +15,7 @@ import sys
 
 from auto_panoptic.errors import hold_warnings, run_command
 from auto_panoptic.search.again import rescore_command
+from auto_panoptic.signals import end_with_parent
 
 
 def run():
@@ -28,4 +29,5 @@ def run():
 
 
 if __name__ == "__main__":
+    end_with_parent()
     run_command(run)

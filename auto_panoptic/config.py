@@ -18,6 +18,10 @@ def _add_shared_config(cfg: CN) -> None:
     from .explore import POLICY_REGISTRY
     from .space import BACKBONE_OPS, HEAD_OPS
 
+    # Seconds without a sign of life after which the other processes of a run take one for stopped or lost,
+    # and end. However long it works alone, as in an evaluation, it gives signs.
+    cfg.RANK_TIMEOUT = 120.0
+
     # Modules to import before the rest is read, such as [my.module]. They may register components, and add
     # keys by a function add_config(cfg). They are found as python -m finds them. Honoured in the config that
     # a command names, not in its bases, and in KEY VALUE pairs.

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import errno
 import logging
 import math
 import numbers
 import os
+import re
+import signal
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
+
+from . import signals
+
+_FIRST = 3.0  # seconds that a process leaves to the one that failed first, to say why
+# What torch says of memory that there is not, and of a data loader's process that the system has killed.
+_MEMORY = re.compile("(out of|[Cc]an.?not allocate|can't allocate) memory|signal: Killed|exited unexpectedly")
 
 
 class UserError(ValueError):
@@ -105,29 +117,81 @@ def show_warnings(drop: bool = False) -> None:
         print("" if drop else "".join(held.texts), end="", file=sys.stderr)
 
 
-def run_command(main: Callable[[], object], quiet: bool | None = None) -> None:
-    """Run a command's ``main``; one line for a UserError, exit code 2, or Diverged, 3; Ctrl-C gives 130.
+class RankLost(UserError):
+    """Another process of the run has ended."""
 
-    A :func:`disk_problem` is as a UserError. Warnings that are held when it ends are shown, but for those
-    before such a line.
+
+_RESTART = "TORCHELASTIC_RESTART_COUNT"
+shared_store = None  # of the processes of a run, once they have met; those of torchrun have one before
+
+
+def first_to_say() -> bool:
+    """Whether this is the first process of a run that says why it ends: the others then have no need to."""
+    store = shared_store
+    try:
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            from torch.distributed import TCPStore
+
+            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            store = TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=5))
+        return store is None or store.add(f"said/{os.environ.get(_RESTART)}", 1) == 1
+    except RuntimeError:  # the process that held it has ended; where a launcher waits, that has been told
+        return "WORLD_SIZE" in os.environ
+
+
+def say_at_end(text: str) -> None:
+    """Print why the run ends, unless another process has."""
+    if first_to_say():
+        print(text, file=sys.stderr, flush=True)
+
+
+def run_command(main: Callable[[], object], alone: bool | None = None) -> None:
+    """Run a command's ``main``. Of all processes of a run, the first to fail says why, and only that one.
+
+    Exit codes: 2 after a UserError, or an error of the machine (memory, disk), with one line; 3 after
+    Diverged, likewise; 130 and 143 after Ctrl-C and SIGTERM; 1 after any other, with its traceback.
+    Warnings that are held when it ends are shown, but for those before an error in one line.
 
     Args:
         main: the command.
-        quiet: print nothing, another process does; by default so in all but the first of torchrun's ranks.
+        alone: no other process works on the same; by default so without torchrun's variables.
     """
-    if quiet is None:
-        quiet = os.environ.get("LOCAL_RANK", "0") != "0"
+    if alone is None:
+        alone = "RANK" not in os.environ
     try:
-        main()
-    except (UserError, Diverged, OSError) as error:
-        line = disk_problem(error) if isinstance(error, OSError) else str(error)
-        if not line:
+        with signals.raised():
+            main()
+    except KeyboardInterrupt as error:
+        say_at_end(str(error) or "interrupted by SIGINT")
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))
+    except Exception as error:
+        line = one_line(error)
+        if line is None and alone:
             raise
-        show_warnings(drop=True)
-        print("" if quiet else f"error: {line}\n", end="", file=sys.stderr)
-        sys.exit(3 if isinstance(error, Diverged) else 2)
-    except KeyboardInterrupt:
-        print("" if quiet else "interrupted; --resume continues\n", end="", file=sys.stderr)
-        sys.exit(130)
+        if isinstance(error, RankLost):
+            with contextlib.suppress(KeyboardInterrupt):  # of a launcher that ends the others
+                time.sleep(_FIRST)
+        if line is not None:
+            show_warnings(drop=True)
+        say_at_end(traceback.format_exc().rstrip() if line is None else f"error: {line}")
+        sys.exit(1 if line is None else 3 if isinstance(error, Diverged) else 2)
     finally:
         show_warnings()
+
+
+def one_line(error: Exception) -> str | None:
+    """What to say of an error that is no fault of the program; None if it may be one."""
+    lines = str(error).splitlines() or [""]
+    if "Original Traceback (most recent call last):" in lines:  # of a data loader's process
+        lines = [lines[-1].partition(": ")[2]]
+    if isinstance(error, (UserError, Diverged)):
+        return "\n".join(lines)
+    kind, text = type(error).__name__, lines[0]
+    if isinstance(error, MemoryError) or _MEMORY.search(text):
+        return f"out of memory ({kind}: {text}): use fewer or smaller images, or fewer processes"
+    if problem := disk_problem(error):
+        return problem
+    if isinstance(error, OSError) and text.startswith("[Errno"):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{kind} from the system: {text} (in {os.path.basename(frame.filename)}, line {frame.lineno})"
+    return None

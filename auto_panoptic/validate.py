@@ -139,6 +139,7 @@ RULES: dict[str, Rule] = {
     "NAS.SCOREBOARD": choice("exact", "reference"),
     "NAS.GRADIENTS": choice("mean", "sum", "lr_scale"),
     "NAS.SAMPLING": choice("fair", "uniform"),
+    "RANK_TIMEOUT": number(1),
     "INPUT.FORMAT": choice("BGR", "RGB"),
     "INPUT.MASK_FORMAT": choice("polygon", "bitmask"),
     "INPUT.MIN_SIZE_TRAIN": several(WIDTH, least=1),

@@ -83,4 +83,5 @@ def main(args, cfg):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     arguments = SimpleNamespace(folder=Path(sys.argv[1]), shapes=Path(sys.argv[2]))
-    launch_processes(main, arguments, SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu")))
+    config = SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu"), RANK_TIMEOUT=120.0)
+    launch_processes(main, arguments, config)

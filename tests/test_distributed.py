@@ -1,11 +1,13 @@
 """Two processes train what one trains, and stay equal."""
 
+import contextlib
 import importlib
 import inspect
 import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +16,10 @@ import distributed_run
 import pytest
 import torch
 
+from auto_panoptic import errors
 from auto_panoptic.errors import UserError
 from auto_panoptic.training import launch_processes
+from auto_panoptic.training.ranks import PATIENCE
 
 launch_module = importlib.import_module("auto_panoptic.training.launch")
 
@@ -154,7 +158,8 @@ def test_detectron2_starts_the_processes_of_gpus_and_machines(monkeypatch):
     launch_processes(print, args, cfg)
     ((positional, named),) = calls
     bound = inspect.signature(detectron2.engine.launch).bind(*positional, **named).arguments
-    assert bound.pop("main_func").args == (print,)
+    assert bound.pop("main_func").args == (print, os.getpid())
+    assert bound.pop("timeout") == PATIENCE
     assert bound == {
         "num_gpus_per_machine": 8,
         "num_machines": 4,
@@ -184,32 +189,35 @@ def fail_together(args, cfg):
     raise args.error
 
 
-def spawn(main, processes, args, **_):
+def spawn(store, main, processes, args, **_):
     """Stands in for Detectron2's launcher, which starts nothing without GPUs."""
-    torch.multiprocessing.spawn(start, (main, args), processes)
+    torch.multiprocessing.spawn(start, (store, main, args), processes)
 
 
-def start(rank, main, args):
+def start(rank, store, main, args):
     launch_module.comm.get_local_rank = lambda: rank
     launch_module.setup_datasets = lambda cfg: None
+    launch_module.among_ranks = lambda limit: contextlib.nullcontext()
+    errors.shared_store = torch.distributed.FileStore(str(store), 2)
     main(*args)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "error, code, message",
-    [(UserError("no"), 2, "error: no\n"), (KeyboardInterrupt(), 130, "interrupted; --resume continues\n")],
+    [(UserError("no"), 2, "error: no\n"), (KeyboardInterrupt(), 130, "interrupted by SIGINT\n")],
 )
-def test_started_processes_end_with_one_message_and_its_exit_code(monkeypatch, capfd, error, code, message):
+def test_started_processes_end_with_one_message(monkeypatch, capfd, tmp_path, error, code, message):
+    """And with its exit code."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(launch_module, "launch", spawn)
+    monkeypatch.setattr(launch_module, "launch", partial(spawn, tmp_path / "store"))
     args = SimpleNamespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto", error=error)
     with pytest.raises(SystemExit) as end:
-        launch_processes(fail_together, args, SimpleNamespace(IMPORTS=()))
+        launch_processes(fail_together, args, SimpleNamespace(IMPORTS=(), RANK_TIMEOUT=120.0))
     assert end.value.code == code
     lines = [line for line in capfd.readouterr().err.splitlines(True) if "SIGTERM" not in line]
-    assert lines in ([message], [])  # none if the silent process was the first to end
+    assert lines == [message]
 
 
 @pytest.mark.parametrize(
@@ -238,13 +246,14 @@ def test_missing_variables_of_a_launcher_are_named(monkeypatch):
     for name in ("RANK", "MASTER_ADDR", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MASTER_PORT", "1")
-    cfg = SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu"))
+    cfg = SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu"), RANK_TIMEOUT=120.0)
     with pytest.raises(UserError, match="WORLD_SIZE is 2, but RANK and MASTER_ADDR not set: start the proc"):
         launch_processes(None, None, cfg)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     seen = []
-    monkeypatch.setattr(launch_module.dist, "init_process_group", seen.append)
+    monkeypatch.setattr(launch_module.dist, "init_process_group", lambda backend, **_: seen.append(backend))
+    monkeypatch.setattr(launch_module, "among_ranks", lambda limit: contextlib.nullcontext())
     monkeypatch.setattr(launch_module.dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(launch_module.dist, "get_rank", lambda: 1)
     monkeypatch.setattr(launch_module.dist, "new_group", lambda ranks: ranks)

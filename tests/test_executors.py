@@ -23,7 +23,7 @@ from auto_panoptic.training import launch_processes
 
 SPACE = toy_space()
 ITEMS = [((0, i), a) for i, a in enumerate(fair_cycle(SPACE, seed=0, cycle=0))]
-CPU = SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu"))
+CPU = SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu"), RANK_TIMEOUT=120.0)
 HEADER = {
     "space": SPACE.to_dict(),
     "seed": 0,
@@ -184,7 +184,7 @@ def test_a_lost_rank_ends_the_run(tmp_path, lost):
     assert len(records(tmp_path)) == 4
     if lost:
         last = (tmp_path / "logs/0.log").read_text().splitlines()[-1]
-        assert last.startswith("error: another rank of the run has ended (") and "--resume" in last
+        assert last.startswith("error: another process of the run has ended") and "--resume" in last
 
 
 def test_two_ranks_search_as_one_process(tmp_path, shapes):

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "auto_panoptic"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
+    "signals",
     "errors",
     "files",
     "config_files",

@@ -19,6 +19,7 @@ from ..explore import POLICY_REGISTRY, Ledger
 from ..explore.budget import check_budget
 from ..files import disk_errors
 from ..modeling.counting import configured_costs
+from ..signals import resumable
 from ..space import CostTables
 from ..training import build_config, check_unread, check_weights, launch_processes, processes
 from ..training.run_folder import check_room, only_run
@@ -170,6 +171,7 @@ def executor_of_one(args: argparse.Namespace, cfg):
     return contextlib.nullcontext(InProcess(load_evaluator(cfg, args.weights, args.metrics)))
 
 
+@resumable()
 def search(args: argparse.Namespace, cfg, make_executor) -> None:
     """Search, select, and print what came of it."""
     policy = search_policy(cfg, args.costs.space)

@@ -31,6 +31,7 @@ from .weights import model_meta, select_weights
 
 _PERIODIC = re.compile(r"model_(\d+)\.pth")
 POINTER = "last_checkpoint"
+INTERRUPTED = "model_interrupted"  # saved after a signal; in the way of nothing: the next save removes it
 _START = "MODEL.WEIGHTS"
 RECORD = "run.json"  # what a training run writes first
 logger = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 "earlier checkpoints are intact: make room, then continue with --resume"
             ) from error
         self._remove_old(_iteration(data))
+        if name != INTERRUPTED:
+            Path(self.save_dir, f"{INTERRUPTED}.pth").unlink(missing_ok=True)
 
     def _remove_old(self, iteration: float) -> None:
         """Remove old periodic files; later ones than what was just saved are of a run that was left."""

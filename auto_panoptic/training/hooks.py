@@ -15,6 +15,7 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from ..errors import UserError
 from ..explore import passes_per_iteration
 from ..files import plain
+from ..signals import Interrupted
 from ..space import SearchSpace
 
 
@@ -137,6 +138,21 @@ class FairnessAudit(HookBase):
 
     def load_state_dict(self, state: dict) -> None:
         self.counter.load_state_dict(state)
+
+
+class Interruption(HookBase):
+    """Leaves after the step in which a signal came to any process: all do, and save the same iteration.
+
+    Attributes:
+        done: the last iteration that everything before this hook has seen whole.
+    """
+
+    done = -1
+
+    def after_step(self) -> None:
+        self.done = self.trainer.iter
+        if self.trainer._trainer.signal:
+            raise Interrupted(self.trainer._trainer.signal)
 
 
 class PreciseBN(HookBase):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -19,6 +21,8 @@ from .. import systems  # noqa: F401  registers their parts: a started process b
 from ..data import setup_datasets
 from ..errors import UserError, run_command, show_warnings
 from ..read_config import import_modules
+from ..signals import end_with_parent
+from .ranks import PATIENCE, among_ranks, lost_ranks_told
 
 
 def processes(args) -> int:
@@ -38,10 +42,12 @@ def launch_processes(main: Callable, args, cfg) -> None:
         UserError: more GPUs asked for than there are, or variables of a launcher that make no sense.
     """
     if _number("WORLD_SIZE", 1, least=1) > 1:
-        _join_torchrun(cfg)
-        show_warnings()
+        end_with_parent()
         try:
-            main(args, cfg)
+            with lost_ranks_told():
+                _join_torchrun(cfg)
+                show_warnings()
+                _among_ranks(main, args, cfg)
         finally:
             _leave_torchrun()
         return
@@ -54,26 +60,48 @@ def launch_processes(main: Callable, args, cfg) -> None:
     several = args.num_gpus * args.num_machines > 1
     try:
         launch(
-            partial(_started, main) if several else main,
+            partial(_started, main, os.getpid()) if several else main,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
             args=(args, cfg),
+            timeout=PATIENCE,
         )
     except ProcessExitedException as error:
         if error.exit_code > 0:  # by sys.exit, and it has said why
             sys.exit(error.exit_code)
-        raise
-    except KeyboardInterrupt:
-        for process in multiprocessing.active_children():  # else Python waits for them
-            process.terminate()
+        raise UserError(f"{error}, perhaps for want of memory; --resume continues") from error
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        if 128 + number in _stop(multiprocessing.active_children(), number):  # and it has said so
+            sys.exit(128 + number)
         raise
 
 
-def _started(main: Callable, args, cfg) -> None:
+def _stop(processes: list, number: int) -> list[int | None]:
+    """Pass a signal on to processes that Detectron2 started, which may save; their exit codes."""
+    for process in processes:
+        os.kill(process.pid, number)
+    deadline = time.monotonic() + 30
+    try:
+        for process in processes:
+            process.join(max(deadline - time.monotonic(), 0))
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.exitcode for process in processes]
+
+
+def _started(main: Callable, parent: int, args, cfg) -> None:
     """In a process that Detectron2 started, which has inherited no registered data set."""
-    run_command(partial(_registered, main, args, cfg), quiet=comm.get_local_rank() > 0)
+    end_with_parent(parent)
+    run_command(partial(_among_ranks, partial(_registered, main), args, cfg), alone=False)
+
+
+def _among_ranks(main: Callable, args, cfg) -> None:
+    with lost_ranks_told(), among_ranks(cfg.RANK_TIMEOUT):
+        main(args, cfg)
 
 
 def _registered(main: Callable, args, cfg) -> None:
@@ -84,7 +112,8 @@ def _registered(main: Callable, args, cfg) -> None:
 
 def _leave_torchrun() -> None:
     """Forget the groups, too: threads of one that lives until the interpreter ends may then abort it."""
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
     for name, value in vars(comm).items():
         if isinstance(value, dist.ProcessGroup):
             setattr(comm, name, None)
@@ -118,11 +147,11 @@ def _join_torchrun(cfg) -> None:
     _number("RANK", 0, most=size - 1)
     _number("MASTER_PORT", 0, most=65535)
     local_size = _number("LOCAL_WORLD_SIZE", 1, least=1, most=size)
-    local_rank = _number("LOCAL_RANK", 0, most=size - 1)
+    local_rank = _number("LOCAL_RANK" if "LOCAL_RANK" in os.environ else "SLURM_LOCALID", 0, most=size - 1)
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(local_size)
     else:  # Detectron2 0.6 has no function for it

@@ -18,6 +18,7 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
+from .. import signals
 from ..errors import Diverged, UserError
 from ..explore import check_sampling, sampled_paths
 from ..modeling import apply_architecture, choice_blocks
@@ -52,6 +53,7 @@ class FairCycleTrainer(TrainerBase):
         counter: activations of every operator, counted after each pass that ran.
         skipped_steps: optimizer steps left out because float16 gradients overflowed.
         losses: of the latest step, averaged over passes and processes.
+        signal: number of one that came to any process by the end of the latest step; 0 if none did.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class FairCycleTrainer(TrainerBase):
         self.precision = precision or Precision()
         self.scaler = self.precision.scaler()
         self.counter = PassCounter(self.space, sampling)
-        self.skipped_steps = self._skipped_in_a_row = 0
+        self.skipped_steps = self._skipped_in_a_row = self.signal = 0
         self.cycle: list[Architecture] = []
         self.losses: dict[str, float] = {}
         self._norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
@@ -210,14 +212,16 @@ class FairCycleTrainer(TrainerBase):
         for losses, _ in passes:
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value / len(self.cycle)
-        gathered = comm.all_gather(({name: float(value) for name, value in totals.items()}, data_time))
-        if not math.isfinite(sum(sum(losses.values()) for losses, _ in gathered)):
+        own = {name: float(value) for name, value in totals.items()}
+        gathered = comm.all_gather((own, data_time, signals.pending()))
+        self.signal = max(number for *_, number in gathered)
+        if not math.isfinite(sum(sum(losses.values()) for losses, *_ in gathered)):
             accounts = filter(None, comm.all_gather(self._account(passes)))
             raise self._diverged(f"{next(accounts, 'the loss overflows')}; no step was taken")
-        self.losses = {name: float(np.mean([losses[name] for losses, _ in gathered])) for name in totals}
+        self.losses = {name: float(np.mean([losses[name] for losses, *_ in gathered])) for name in totals}
         if comm.is_main_process():
             storage = get_event_storage()
-            storage.put_scalar("data_time", max(seconds for _, seconds in gathered))
+            storage.put_scalar("data_time", max(seconds for _, seconds, _ in gathered))
             storage.put_scalars(total_loss=sum(self.losses.values()), **self.losses)
 
     def _account(self, passes: list[tuple[dict[str, torch.Tensor], str]]) -> str:

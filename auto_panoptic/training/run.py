@@ -12,6 +12,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from .. import signals
 from ..data import check_ground_truth, log_ids
 from ..files import disk_errors, read_bytes, write_bytes, write_json, write_text
 from ..modeling import check_size, choice_blocks, meta_model
@@ -105,7 +106,7 @@ def _recorded(args, cfg) -> Iterator[None]:
 
 def train_in(args, cfg, trainer=AutoPanopticTrainer) -> AutoPanopticTrainer:
     """Train in this process of a run that :func:`check_run` has checked; returns the trainer."""
-    with started(args, cfg):
+    with signals.resumable(), started(args, cfg):
         made = trainer(cfg)
         made.resume_or_load(resume=args.resume)
         made.train()

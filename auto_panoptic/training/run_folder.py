@@ -19,7 +19,7 @@ from .checkpoint import POINTER, RECORD
 
 LOCK = "run.lock"
 _IN_PLACE = re.compile(r"metrics\.json|config\.yaml|log\.txt(\.rank\d+)?")  # written so by Detectron2
-_CHECKPOINT = re.compile(r"model_(final|\d+)\.pth")
+_CHECKPOINT = re.compile(r"model_(final|interrupted|\d+)\.pth")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems without locks say
 
 

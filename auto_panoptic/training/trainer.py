@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from functools import partial
 from itertools import count
 
 import torch
@@ -14,31 +15,26 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter
 
+from .. import signals
 from ..data import data_set_for, with_data_sets
-from ..errors import Diverged, UserError, disk_problem, one_of
+from ..errors import Diverged, UserError, one_of
 from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
 from ..modeling.finite import finite_outputs
 from ..modeling.fold import folded
 from ..validate import validate
-from .checkpoint import AtomicCheckpointer, newest_intact
+from .checkpoint import INTERRUPTED, AtomicCheckpointer, newest_intact
 from .gradients import build_optimizer, model_space
-from .hooks import FairnessAudit, JSONLines, PreciseBN, RecentMetrics
+from .hooks import FairnessAudit, Interruption, JSONLines, PreciseBN, RecentMetrics
 from .loader import SAMPLERS, PositionalLoader, build_test_loader, build_train_loader
 from .loop import FairCycleTrainer
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
+from .ranks import by_first
 from .schedule import build_lr_scheduler, check_schedule
 from .weights import load_weights
 
-# Detectron2 logs the traceback of whatever ends the loop; these are told in one line.
-logging.getLogger("detectron2.engine.train_loop").addFilter(
-    lambda record: (
-        not (
-            record.exc_info
-            and (isinstance(error := record.exc_info[1], UserError | Diverged) or disk_problem(error))
-        )
-    )
-)
+# Who calls the trainer hears of its error once, by the exception.
+logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
 
 
 def check_training(cfg) -> None:
@@ -141,6 +137,9 @@ class AutoPanopticTrainer(DefaultTrainer):
         built = super().build_hooks()
         built.insert(0, FairnessAudit(self._trainer.counter, self.cfg.NAS.AUDIT_PERIOD))
         built.append(RecentMetrics())
+        self._interruption = Interruption()
+        evaluations = [i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook)]
+        built.insert(evaluations[0] if evaluations else len(built), self._interruption)
         for i, hook in enumerate(built):
             if isinstance(hook, hooks.PreciseBN):
                 built[i] = self._precise_bn()
@@ -196,13 +195,27 @@ class AutoPanopticTrainer(DefaultTrainer):
                 self.start_iter,
                 self.max_iter,
             )
-        try:
-            TrainerBase.train(self, self.start_iter, self.max_iter)
-        except Diverged as error:
-            raise Diverged(f"{error}. {self._remedy()}") from None
+        signal = None
+        with signals.deferred():
+            try:
+                TrainerBase.train(self, self.start_iter, self.max_iter)
+            except Diverged as error:
+                raise Diverged(f"{error}. {self._remedy()}") from None
+            except KeyboardInterrupt as error:
+                signal, message = error, self._save_interrupted(error)
+        if signal:
+            signals.leave(signal, message)
         if comm.is_main_process():
             verify_results(self.cfg, self.last_results)
         return self.last_results
+
+    def _save_interrupted(self, error: KeyboardInterrupt) -> str:
+        """Save the iteration after which a signal ends the run, unless it is the last; what to say."""
+        said = f"{error} at iteration {self.iter}"
+        if self._interruption.done == self.iter < self.max_iter - 1:
+            by_first(partial(self.checkpointer.save, INTERRUPTED, iteration=self.iter))
+            said += f"; saved {os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED)}.pth"
+        return f"{said}; --resume continues"
 
     def after_train(self):
         if self.iter < self.max_iter:  # something went wrong: no time for an evaluation
@@ -303,7 +316,7 @@ class AutoPanopticTrainer(DefaultTrainer):
             Diverged: in every process, if the model gives NaN or infinity.
         """
         network = folded(model)
-        with finite_outputs(network, wait=comm.get_world_size() > 1):
+        with signals.at_once(), finite_outputs(network, wait=comm.get_world_size() > 1):
             results = super().test(with_data_sets(cfg), network, evaluators)
         names = {data_set_for(cfg, name): name for name in cfg.DATASETS.TEST}
         return type(results)((names.get(key, key), value) for key, value in results.items())

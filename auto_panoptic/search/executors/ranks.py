@@ -20,10 +20,6 @@ from ..candidate import CandidateEvaluator, load_evaluator
 from .in_process import Evaluate, outcome_of
 
 
-class RankLost(UserError):
-    """Another rank of the run has ended."""
-
-
 class Ranks:
     """Evaluates one candidate per rank at a time; for the main rank, within :func:`leading`.
 
@@ -47,7 +43,7 @@ class Ranks:
             yield from zip((key for key, _ in dealt), outcomes, strict=True)
 
     def _round(self, architectures: list[Architecture]) -> list[dict]:
-        _exchange(architectures)
+        comm.all_gather(architectures)
         outcomes = self._rank.play(architectures)
         for rank, outcome in enumerate(outcomes):
             if isinstance(outcome, UserError):
@@ -60,22 +56,17 @@ def leading() -> Iterator[None]:
     """In the main rank: the others leave :func:`follow` at the end of the block, an exception included."""
     try:
         yield
-    except RankLost:
-        raise
     except Exception:
-        _exchange(None)
+        with contextlib.suppress(RuntimeError):  # they have ended
+            comm.all_gather(None)
         raise
-    _exchange(None)
+    comm.all_gather(None)
 
 
 def follow(make_evaluate: Callable[[], Evaluate]) -> None:
-    """In the other ranks: evaluate what :class:`Ranks` of the main rank deals out, until its end.
-
-    Raises:
-        RankLost: another rank has ended.
-    """
+    """In the other ranks: evaluate what :class:`Ranks` of the main rank deals out, until its end."""
     rank = _Rank(make_evaluate)
-    while (architectures := _exchange()[0]) is not None:
+    while (architectures := comm.all_gather(None)[0]) is not None:
         rank.play(architectures)
 
 
@@ -95,20 +86,7 @@ class _Rank:
                 outcome = outcome_of(self._evaluate, architecture)
         except UserError as error:
             outcome = error
-        return _exchange(outcome)
-
-
-def _exchange(value=None) -> list:
-    """The values of all ranks; all call it equally often.
-
-    Raises:
-        RankLost: one of them has ended.
-    """
-    try:
-        return comm.all_gather(value)
-    except RuntimeError as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise RankLost(f"another rank of the run has ended ({reason}); --resume continues") from error
+        return comm.all_gather(outcome)
 
 
 def rank_evaluator(cfg, weights: str, metrics: Sequence[str]) -> CandidateEvaluator:
