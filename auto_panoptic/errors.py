@@ -121,28 +121,41 @@ class RankLost(UserError):
     """Another process of the run has ended."""
 
 
-_RESTART = "TORCHELASTIC_RESTART_COUNT"
 shared_store = None  # of the processes of a run, once they have met; those of torchrun have one before
+_SAID = f"said/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
 
 
-def first_to_say() -> bool:
-    """Whether this is the first process of a run that says why it ends: the others then have no need to."""
-    store = shared_store
-    try:
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            from torch.distributed import TCPStore
+def _store():
+    """The store that the processes of a run share; None if there is none."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return shared_store
+    from torch.distributed import TCPStore
 
-            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            store = TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=5))
-        return store is None or store.add(f"said/{os.environ.get(_RESTART)}", 1) == 1
-    except RuntimeError:  # the process that held it has ended; where a launcher waits, that has been told
-        return "WORLD_SIZE" in os.environ
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=5))
 
 
 def say_at_end(text: str) -> None:
-    """Print why the run ends, unless another process has."""
-    if first_to_say():
+    """Print why the run ends, unless another of its processes has."""
+    try:
+        first = (store := _store()) is None or store.add(_SAID, 1) == 1
+    except RuntimeError:  # what held it has ended; Detectron2's launcher, which waits for it, has told so
+        first = "WORLD_SIZE" in os.environ
+    if first:
         print(text, file=sys.stderr, flush=True)
+    if shared_store is not None:
+        time.sleep(1)  # this process may hold it
+
+
+def _others_say() -> bool:
+    """Whether the process that failed first says why. It also ends first: its exit code is the run's."""
+    said = False
+    with contextlib.suppress(RuntimeError, KeyboardInterrupt):  # a launcher may end the others
+        store, end = _store(), time.monotonic() + _FIRST
+        while time.monotonic() < end:
+            said = said or (store is not None and store.check([_SAID]))
+            time.sleep(0.1)
+    return said
 
 
 def run_command(main: Callable[[], object], alone: bool | None = None) -> None:
@@ -168,12 +181,10 @@ def run_command(main: Callable[[], object], alone: bool | None = None) -> None:
         line = one_line(error)
         if line is None and alone:
             raise
-        if isinstance(error, RankLost):
-            with contextlib.suppress(KeyboardInterrupt):  # of a launcher that ends the others
-                time.sleep(_FIRST)
         if line is not None:
             show_warnings(drop=True)
-        say_at_end(traceback.format_exc().rstrip() if line is None else f"error: {line}")
+        if not (isinstance(error, RankLost) and _others_say()):
+            say_at_end(traceback.format_exc().rstrip() if line is None else f"error: {line}")
         sys.exit(1 if line is None else 3 if isinstance(error, Diverged) else 2)
     finally:
         show_warnings()
@@ -192,6 +203,7 @@ def one_line(error: Exception) -> str | None:
     if problem := disk_problem(error):
         return problem
     if isinstance(error, OSError) and text.startswith("[Errno"):
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{kind} from the system: {text} (in {os.path.basename(frame.filename)}, line {frame.lineno})"
+        frames = traceback.extract_tb(error.__traceback__)[-1:]
+        places = [f" (in {os.path.basename(frame.filename)}, line {frame.lineno})" for frame in frames]
+        return f"{kind} from the system: {text}{''.join(places)}"
     return None

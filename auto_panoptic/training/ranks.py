@@ -31,8 +31,8 @@ def among_ranks(limit: float) -> Iterator[None]:
     """
     left = threading.Event()
     try:
-        errors.shared_store = dist.distributed_c10d._get_default_store().clone()
-        ours = _Signs(dist.distributed_c10d._get_default_store().clone(), limit, left)
+        errors.shared_store = dist.distributed_c10d._get_default_store()  # outlives the groups
+        ours = _Signs(errors.shared_store.clone(), limit, left)
         yield
         ours.say("left")
     finally:
