@@ -126,9 +126,11 @@ def test_images_without_labelled_pixels(model):
     assert all(loss.isfinite() for loss in losses.values())
 
 
-def test_detectron2s_semantic_head_on_images_without_labelled_pixels():
+@pytest.mark.parametrize("name", ["AutoPanopticFPN", "PanopticFPN"])
+def test_detectron2s_semantic_head_on_images_without_labelled_pixels(name):
     """Zero, not the NaN of a mean over nothing; parameters keep gradients, so ranks stay in step."""
     cfg = make_cfg("MODEL.CROSS_ATTENTION.ENABLED", False, "MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead")
+    cfg.MODEL.META_ARCHITECTURE = name
     model = make_model(cfg)
     inputs = make_input()
     inputs["sem_seg"][:] = 255

@@ -67,6 +67,22 @@ class ChoiceBlock(nn.Module):
         self.ops = tuple(ops) or tuple(op(name) for name in candidates)
         self.candidates = nn.ModuleDict(candidates)
         self._active = next(iter(candidates))
+        self.register_load_state_dict_post_hook(check_complete)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        start = f"{prefix}candidates."
+        held = {key[len(start) :].partition(".")[0] for key in state_dict if key.startswith(start)}
+        if not self.training and len(self.candidates) > 1:
+            raise UserError(
+                "this config builds a supernet, which predicts nothing; add NAS.ARCHITECTURE FILE"
+            )
+        if not self.training and held > self.candidates.keys():
+            raise UserError(
+                f"these weights are a supernet's, with {len(held)} operators at site {self.site!r}: their "
+                "BatchNorm statistics are not this network's; train it, or let train_net.py --eval-only "
+                "compute them"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def active(self) -> str:
@@ -92,6 +108,23 @@ class ChoiceBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"site={self.site!r}, active={self._active!r}"
+
+
+def check_complete(module: nn.Module, incompatible) -> None:
+    """A hook after ``load_state_dict``: a network in evaluation mode never keeps random weights.
+
+    Detectron2's predictor loads what fits by name and leaves the rest as initialised.
+
+    Raises:
+        UserError: weights are missing, or were left out for their shape.
+    """
+    missing = [key for key in incompatible.missing_keys if not key.endswith("num_batches_tracked")]
+    if missing and not module.training:
+        raise UserError(
+            f"{len(missing)} weights of this network, such as {missing[0]}, are not in the file, or have "
+            "another shape there, and would be random; give weights of this config, with NAS.ARCHITECTURE as "
+            "they were trained"
+        )
 
 
 class Choices:

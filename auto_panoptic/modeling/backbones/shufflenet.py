@@ -57,6 +57,9 @@ def shuffle_split(x: torch.Tensor, method: int = 1) -> tuple[torch.Tensor, torch
     """
     if method == 2:
         return x[:, 0::2], x[:, 1::2]
+    if torch.onnx.is_in_onnx_export():  # which has no channel_shuffle
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w).chunk(2, dim=1)
     return F.channel_shuffle(x, 2).chunk(2, dim=1)  # channels-last stays channels-last
 
 

@@ -50,6 +50,8 @@ def deform_conv2d(
     Raises:
         ValueError: the shapes do not fit each other.
     """
+    if torch.jit.is_tracing() and (input.device.type == "cpu" or torch.onnx.is_in_onnx_export()):
+        return _traced(input, offset, weight, bias, padding, mask)
     n, _, h, w = input.shape
     kh, kw = weight.shape[-2:]
     taps, size = kh * kw, (h + 2 * padding - kh + 1, w + 2 * padding - kw + 1)
@@ -75,6 +77,22 @@ def deform_conv2d(
     corner_weights, index = _corners(offset, mask, h, w, kh, kw, padding, group)
     out = _WeightedTaps.apply(input, corner_weights, index, weight, bias, group)
     return out.view(n, *size, -1).permute(0, 3, 1, 2)
+
+
+def _traced(input, offset, weight, bias, padding: int, mask):
+    """The same in operators that TorchScript and ONNX store, for any size: one sampled image per tap."""
+    (h, w), (ho, wo), k = input.shape[-2:], offset.shape[-2:], weight.shape[-1]
+    rows, columns = (torch.arange(size, dtype=offset.dtype, device=offset.device) for size in (ho, wo))
+    out = 0
+    for tap in range(weight.shape[-2] * k):
+        y = rows[:, None] + (tap // k - padding) + offset[:, 2 * tap]
+        x = columns + (tap % k - padding) + offset[:, 2 * tap + 1]
+        grid = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], dim=-1)
+        sampled = F.grid_sample(input, grid, align_corners=False)
+        if mask is not None:
+            sampled = sampled * mask[:, tap : tap + 1]
+        out = out + F.conv2d(sampled, weight[:, :, tap // k, tap % k, None, None])
+    return out if bias is None else out + bias.view(-1, 1, 1)
 
 
 def _corners(offset, mask, h: int, w: int, kh: int, kw: int, padding: int, group: int):

@@ -47,6 +47,8 @@ def upsampled_mean(x: torch.Tensor, size: Sequence[int], align_corners: bool = T
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
+    if torch.jit.is_tracing():  # for images of any size
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners).mean(dim=(2, 3))
     h, w = x.shape[-2:]
     if (h, w) == tuple(size):
         return x.mean(dim=(2, 3))

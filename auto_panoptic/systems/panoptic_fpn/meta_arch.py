@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN
-from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from detectron2.structures import ImageList
 
 from auto_panoptic.errors import UserError
+from auto_panoptic.modeling.choice import check_complete
 
 from .attention import CrossAttention
 from .fusion import check_method, combine, semantic_labels
@@ -48,6 +48,7 @@ class AutoPanopticFPN(PanopticFPN):
         """
         super().__init__(**kwargs)
         check_method(combine_method)
+        self.register_load_state_dict_post_hook(check_complete)
         self.attention = attention
         self.combine_method = combine_method
         self.combine_high_score_thresh = combine_high_score_thresh
@@ -175,9 +176,6 @@ class AutoPanopticFPN(PanopticFPN):
         """(logits, losses) of the semantic head from the result of :meth:`attended_features`."""
         head = self.sem_seg_head
         if self.attention is None:
-            if isinstance(head, SemSegFPNHead) and labels is not None and (labels == head.ignore_value).all():
-                # Its mean over no pixel would be NaN; every parameter still gets a gradient, of zero.
-                return None, {"loss_sem_seg": head.layers(features).float().sum() * 0}
             return head(features, labels)
         return head.predict(subnet_features, gates, labels)
 

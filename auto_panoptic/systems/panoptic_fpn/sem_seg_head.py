@@ -3,13 +3,14 @@
 Shape shorthand: N images, C channels per level, K classes, H x W the size of the finest level (stride 4).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,6 +19,18 @@ from auto_panoptic.modeling.layers.head_ops import build_head_op
 from auto_panoptic.space import OpSpec, domain
 
 __all__ = ["SearchableSemSegFPNHead"]
+
+
+def _losses_without_labels(
+    head, predictions, targets, losses: Callable[..., dict] = SemSegFPNHead.losses
+) -> dict[str, torch.Tensor]:
+    """Those of Detectron2's head, but 0 where no pixel has a label: its mean over none would be NaN."""
+    if (targets == head.ignore_value).all():
+        return {"loss_sem_seg": predictions.float().sum() * 0}  # every parameter still gets a gradient
+    return losses(head, predictions, targets)
+
+
+SemSegFPNHead.losses = _losses_without_labels
 
 
 class LevelClassifier(nn.Conv2d):
