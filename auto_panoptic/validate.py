@@ -164,7 +164,7 @@ RULES: dict[str, Rule] = {
     "TEST.TRIM_AREAS": several(whole(0), least=1),
     "SEED": whole(-1, 2**32 - 1 - 10**4),  # the rank is added
     "VERSION": choice(2),
-    "OUTPUT_DIR": TEXT,
+    "OUTPUT_DIR": Rule(lambda v: TEXT.allows(v) and "://" not in v, "a folder of this machine"),
 }
 
 # Keys of Detectron2 that nothing here obeys: (key, the only value it may have, why).

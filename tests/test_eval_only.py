@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from toy import PREFIX, make_config, run_script, write_config
 
 from auto_panoptic.space import SearchSpace
-from auto_panoptic.training import AtomicCheckpointer, zoo
+from auto_panoptic.training import AtomicCheckpointer, weights
 
 FLAGS = ("--per-class", "--save-predictions", "--trim-study")
 VAL, OTHER = f"{PREFIX}_val", f"{PREFIX}_nas_val"
@@ -133,12 +133,12 @@ def _refused(network, capsys, tmp_path, options, message):
 def test_weights_are_read_once(network, tmp_path, monkeypatch):
     """To check them, they are looked at on the disk."""
     config, options = network
-    names_only, read = [], zoo.read_checkpoint
+    names_only, read = [], weights.read_checkpoint
 
     def reading(path, *args, **kwargs):
         names_only.append(kwargs.get("mmap", False))
         return read(path, *args, **kwargs)
 
-    monkeypatch.setattr(zoo, "read_checkpoint", reading)
+    monkeypatch.setattr(weights, "read_checkpoint", reading)
     run_script("train_net", *config, "--eval-only", *options, "OUTPUT_DIR", tmp_path / "output")
     assert names_only == [True, False]

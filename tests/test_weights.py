@@ -13,7 +13,7 @@ from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import apply_architecture, choice_blocks
 from auto_panoptic.modeling.extract import extract
 from auto_panoptic.space import Architecture, SearchSpace
-from auto_panoptic.training import AtomicCheckpointer, check_weights, load_weights, zoo
+from auto_panoptic.training import AtomicCheckpointer, check_weights, load_weights, weights
 from auto_panoptic.training.weights import model_meta
 
 CLASSIFIER = ("MODEL.CLASSIFIER.NUM_CLASSES", 7)
@@ -465,8 +465,8 @@ class _Allocated(TorchDispatchMode):
 
 def test_checking_weights_allocates_no_model(saved, monkeypatch):
     cfg, model, path = saved()
-    data = zoo.read_checkpoint(path)
-    monkeypatch.setattr(zoo, "read_checkpoint", lambda path, **_: data)
+    data = weights.read_checkpoint(path)
+    monkeypatch.setattr(weights, "read_checkpoint", lambda path, **_: data)
     size = sum(parameter.numel() for parameter in model.parameters())
     with _Allocated() as watch:
         check_weights(cfg, path)

@@ -29,11 +29,9 @@ def damage(path: str) -> str:
     A flipped bit that no checksum covers changes no weight: it is padding, or torch cannot read the file.
     """
     try:
-        if not os.path.isfile(path):
-            return "is no plain file"
+        if problem := swollen(path):
+            return problem
         with zipfile.ZipFile(path) as archive:
-            if problem := _swollen(archive.infolist(), os.path.getsize(path)):
-                return problem
             entry = archive.testzip()
     except Exception as error:  # a damaged directory leads zipfile to errors of many kinds
         size = os.path.getsize(path)
@@ -41,13 +39,21 @@ def damage(path: str) -> str:
     return f"is damaged (the checksum of {entry} does not hold)" if entry else ""
 
 
-def _swollen(entries: list[zipfile.ZipInfo], size: int) -> str:
-    """Why an archive of ``size`` bytes may hold more than that; "" if it does not."""
+def swollen(path: str) -> str:
+    """Why reading the archive ``path`` may take more than its own bytes, or never end; "" if it does not.
+
+    Raises:
+        Exception: of many kinds; it is damaged.
+    """
+    if not os.path.isfile(path):
+        return "is no plain file"
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             return f"is no checkpoint ({entry.filename} is compressed, which torch never does)"
     entries = sorted(entries, key=lambda entry: entry.header_offset)
-    ends = [*(entry.header_offset for entry in entries[1:]), size]
+    ends = [*(entry.header_offset for entry in entries[1:]), os.path.getsize(path)]
     for entry, end in zip(entries, ends, strict=True):
         if entry.header_offset + entry.file_size >= end:
             return f"is no checkpoint ({entry.filename} overlaps with what follows)"
@@ -105,10 +111,8 @@ def read_checkpoint(
         raise UserError(f"{subject} cannot be read as a checkpoint ({reason})") from None
     data = data if isinstance(data, dict) else {}
     weights = next((data[key] for key in _WRAPPERS if isinstance(data.get(key), dict)), data)
-    if not weights or not all(isinstance(v, torch.Tensor) and isinstance(k, str) for k, v in weights.items()):
-        raise UserError(f"{subject} holds no model weights; expected a dict of tensors under 'model'")
-    if problem := _odd_tensor(weights) or _odd_records(data):
-        raise UserError(f"{subject} {problem}; give an intact copy")
+    if problem := odd_content({**data, "model": weights}):
+        raise UserError(f"{subject} {problem}; expected a dict of tensors under 'model'")
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), ""):
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return {**(data if "model" in data else {}), "model": weights}
@@ -124,19 +128,19 @@ def _out_of_proportion(path: str, model: torch.nn.Module) -> str:
     return "" if size <= 100 * own + 2**30 else f"has {size} bytes, the weights of the network have {own}"
 
 
-def _odd_tensor(weights: dict[str, torch.Tensor]) -> str:
-    """What is wrong with the first tensor that is not plain numbers, each of them in the file."""
+def odd_content(data: dict) -> str:
+    """What is wrong with a checkpoint; "" if its tensors are plain numbers, each of them in the file."""
+    weights = data.get("model")
+    if not isinstance(weights, dict) or not weights:
+        return "holds no model weights"
+    if not all(isinstance(v, torch.Tensor) and isinstance(k, str) for k, v in weights.items()):
+        return "holds no model weights, but other things"
     for name, value in weights.items():
         plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_nested
         if not plain or value.is_quantized or value.is_complex():
             return f"holds {name!r}, which is no tensor of plain numbers"
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             return f"holds {name!r} of shape {tuple(value.shape)}, but not as many numbers"
-    return ""
-
-
-def _odd_records(data: dict) -> str:
-    """What is wrong with what a checkpoint says of its model besides the weights."""
     meta, space = data.get("meta", {}), data.get("space") or {}
     if not isinstance(meta, dict) or not isinstance(meta.get("meta_architecture", ""), str):
         return "has malformed records in 'meta'"

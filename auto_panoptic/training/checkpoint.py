@@ -26,7 +26,7 @@ from ..errors import Diverged, UserError
 from ..files import PARTIAL, digest, read_bytes, read_json, replacing
 from ..modeling import choice_blocks
 from ..modeling.finite import finite_problem, learned, tensors_in
-from .archive import damage, read_checkpoint
+from .archive import damage, odd_content, read_checkpoint, swollen
 from .weights import model_meta, select_weights
 
 _PERIODIC = re.compile(r"model_(\d+)\.pth")
@@ -166,6 +166,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def has_checkpoint(self) -> bool:
         return bool(self.get_checkpoint_file())
 
+    def _load_file(self, filename: str) -> dict:
+        return read_checkpoint(filename)  # where Detectron2 would unpickle
+
     def get_checkpoint_file(self) -> str:
         """Path of the checkpoint to continue from, or ""."""
         return newest_intact(self.save_dir)[0]
@@ -260,7 +263,8 @@ def newest_intact(folder: str) -> tuple[str, list[str]]:
     for file in sorted(files, key=lambda file: (file == pointer, age[file], file), reverse=True):
         path = os.path.join(folder, file)
         problem = damage(path) if plain[file] else "is no plain file"
-        problem = problem or ("" if content[file] else "cannot be read")
+        problem = problem or ("" if content[file] else "cannot be read") or odd_content(content[file])
+        problem = problem or finite_problem(content[file]["model"])
         if not problem and _iteration(content[file]) >= 0:
             if file == pointer:
                 later = sorted(other for other in files if age[file] < age[other] < math.inf)
@@ -291,7 +295,7 @@ def _checkpoint_files(folder: str) -> list[str]:
 def _peek(path: str) -> dict:
     """A checkpoint without reading its tensors; empty if it is none."""
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        data = {} if swollen(path) else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # whatever a damaged archive makes of torch's reader; :func:`damage` tells
         return {}
     return data if isinstance(data, dict) else {}

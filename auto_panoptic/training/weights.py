@@ -15,9 +15,9 @@ from ..modeling import choice_blocks, meta_model
 from ..modeling.finite import finite_problem
 from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
-from .archive import DERIVED, optional
+from .archive import DERIVED, optional, read_checkpoint
 from .class_layers import anew_remedy, check_class_layers, layers_of, starting_anew
-from .zoo import read_weights, select_zoo_weights
+from .zoo import is_of_zoo, read_zoo, select_zoo_weights
 
 _CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
 
@@ -234,7 +234,7 @@ def load_weights(
         UserError: as :func:`select_weights`.
     """
     logger, start = logging.getLogger(__name__), cfg if to_train else None
-    data, anew = read_weights(path, model), starting_anew(start)
+    data, anew = _read(path, mmap=False, model=model), starting_anew(start)
     classes = config_classes(cfg) if cfg is not None else None
     selected = _select(model, data, path, to_train, start, classes)
     if classes and not anew and not data.get("classes"):
@@ -248,6 +248,10 @@ def load_weights(
         logger.info("Of other classes than %s, these layers start anew: %s", path, layers_of(anew))
     logger.info("Loaded %s", path)
     return data.get("space") or {}
+
+
+def _read(path: str, **options) -> dict:
+    return read_zoo(path, **options) if is_of_zoo(path) else read_checkpoint(path, **options)
 
 
 def _select(model, data: dict, path: str, to_train: bool, start, classes) -> dict[str, torch.Tensor]:
@@ -268,5 +272,5 @@ def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Mod
     for name in DERIVED:
         if hasattr(model, name):  # on the meta device the model's own have no values
             setattr(model, name, torch.tensor(getattr(cfg.MODEL, name.upper())))
-    data, start = read_weights(path, model, mmap=True), cfg if to_train else None
+    data, start = _read(path, mmap=True, model=model), cfg if to_train else None
     _select(model, data, path, to_train, start, config_classes(cfg))

@@ -37,8 +37,13 @@ def trust_pickle(path: str) -> None:
         logging.getLogger(__name__).warning("--trust-pickle: reading a pickle runs code in it: %s", path)
 
 
-def read_weights(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
-    """A checkpoint as :func:`.read_checkpoint` returns it, or weights of the zoo, which have "__author__".
+def is_of_zoo(path: str) -> bool:
+    """Whether :func:`read_zoo` reads it: a name of the catalogue, or what --trust-pickle names."""
+    return path.startswith(CATALOGUE) or (path == os.environ.get(_TRUSTED) and os.path.isfile(path))
+
+
+def read_zoo(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
+    """Weights as :func:`.read_checkpoint` returns them; that they are of the zoo, "__author__" says.
 
     Args:
         path: a file, or a name of Detectron2's catalogue, whose pickles are read without running code.
@@ -49,8 +54,6 @@ def read_weights(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
         UserError: it is missing or cannot be read.
     """
     trusted = os.environ.get(_TRUSTED) == path
-    if not path.startswith(CATALOGUE) and not (trusted and os.path.isfile(path)):
-        return read_checkpoint(path, mmap=mmap, model=model)
     file = local_file(path) if path.startswith(CATALOGUE) else path
     if not file.endswith(".pkl"):
         return {"__author__": CATALOGUE, **read_checkpoint(file, mmap=mmap, model=model)}
@@ -123,7 +126,7 @@ def select_zoo_weights(
 
     Args:
         model: may be on the meta device.
-        data: as :func:`read_weights` returns it.
+        data: as :func:`read_zoo` returns it.
         path: named in errors.
         to_train: the backbone is enough.
         cfg: the config, where a training starts; its MODEL.WEIGHTS_CLASS_LAYERS counts.
