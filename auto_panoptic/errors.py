@@ -31,6 +31,11 @@ class UserError(ValueError):
     print it without a traceback and exit with code 2.
     """
 
+    def __init__(self, *args):
+        if args and str(args[0]).startswith("Caught UserError in DataLoader"):  # and its traceback, as text
+            args = (str(args[0]).strip().rpartition("UserError: ")[2],)
+        super().__init__(*args)
+
 
 class Diverged(FloatingPointError):
     """NaN or infinity where numbers should be: training has diverged, or did so before.

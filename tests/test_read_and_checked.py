@@ -1,5 +1,6 @@
 """What is read is checked where it is read: check, training and evaluation refuse the same, in one line."""
 
+import itertools
 import json
 import os
 import struct
@@ -23,6 +24,7 @@ from auto_panoptic.data.formats.panoptic_png import areas_of, boxes_of, read_pan
 from auto_panoptic.data.register import find_source
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import PanopticQualityEvaluator
+from auto_panoptic.training.loader import build_test_loader, build_train_loader
 
 PATHS = ("panoptic_json", "panoptic_root", "image_root", "instances_json", "sem_seg_root")
 
@@ -311,6 +313,23 @@ def test_a_damaged_file_is_named_by_the_mapper(own):
             mapper(dict(first))
 
 
+def test_an_error_of_a_worker_is_one_line(own):
+    """A data loader's workers send their traceback with it."""
+    register_coco_panoptic("own", **own, show_ids=False)
+    cfg = config_with(TRAIN=("own",), TEST=("own",))
+    cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH = 1, 2
+    setup_datasets(cfg)
+    photo = Path(DatasetCatalog.get("own_separated")[0]["file_name"])
+    loaders = build_train_loader(cfg, seed=0), build_test_loader(cfg, "own")
+    photo.write_bytes(photo.read_bytes()[:-200])
+    for loader in loaders:
+        with pytest.raises(
+            UserError, match=f"^{photo} .image 41.: JPEG is cut or damaged: .*; fetch"
+        ) as caught:
+            list(itertools.islice(loader, 5))
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "mask",
     [
@@ -335,9 +354,7 @@ def test_a_size_beyond_the_bound_is_refused_in_the_json(own):
     content = json.loads(path.read_text())
     content["images"][0].update(width=100_000, height=100_000)
     path.write_text(json.dumps(content))
-    with pytest.raises(
-        UserError, match="width 100000 and height 100000; .*89 million at most"
-    ):
+    with pytest.raises(UserError, match="width 100000 and height 100000; .*89 million at most"):
         register_coco_panoptic("own", **own, show_ids=False)
         DatasetCatalog.get("own")
 
