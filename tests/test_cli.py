@@ -218,7 +218,7 @@ def test_no_cycles(capfd, tmp_path, toy, weights):
         (("--accept", "weights"), "--accept continues a search: add --resume"),
         (
             ("--resume", "--accept", "seed"),
-            "--accept seed: expected one of config, data, libraries, metrics, versions, weights",
+            "--accept seed: expected one of config, content, data, libraries, metrics, versions, weights",
         ),
     ],
 )

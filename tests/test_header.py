@@ -1,12 +1,15 @@
 """What identifies a search, and which changes a resumed search notices."""
 
 import json
+from pathlib import Path
 
 import pytest
 from data_util import write_own
 from toy import make_config
 
 from auto_panoptic.data import register_coco_panoptic, register_shapes
+from auto_panoptic.data.formats.panoptic_json import read_segments
+from auto_panoptic.data.register import find_source
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger
 from auto_panoptic.search.arguments import ACCEPTABLE
@@ -136,7 +139,7 @@ def test_another_set_of_metrics_is_refused_where_it_was_recorded(tmp_path):
         assert ledger.header == before
     with pytest.raises(UserError, match=r'metrics: \["pq"\] -> \["ap", "pq"\]; restore'):
         Ledger.open(tmp_path / "new", now, resume=True)
-    assert {"metrics", "libraries"} <= set(ACCEPTABLE)
+    assert {"metrics", "libraries", "content"} <= set(ACCEPTABLE)
     with Ledger.open(tmp_path / "new", now, resume=True, allow_changed=["metrics"]) as ledger:
         assert ledger.header == header
 
@@ -178,3 +181,21 @@ def test_of_the_config_only_what_scores_follow_from_must_be_the_same(tmp_path, s
         cfg.merge_from_list([key, value])
         assert f"config.{key}: " in resumes()
         cfg = changed
+
+
+def test_the_header_changes_with_the_content_of_the_pngs(tmp_path, shapes):
+    """Not only with the JSON: a repainted PNG scores differently."""
+    cfg = make_config(tmp_path, shapes)
+    (tmp_path / "a.pth").write_bytes(b"a")
+    base = header_of(cfg, tmp_path / "a.pth")["content"]
+    source = find_source(cfg.DATASETS.SEARCH[0])
+    _, annotation = next(iter(read_segments(source.panoptic_json).values()))
+    path = Path(source.panoptic_root, annotation["file_name"])
+    original = path.read_bytes()
+    try:
+        path.write_bytes(original + b" ")
+        now = header_of(cfg, tmp_path / "a.pth")["content"]
+    finally:
+        path.write_bytes(original)
+    (search,), (training,) = cfg.DATASETS.SEARCH, cfg.DATASETS.TRAIN
+    assert now[training] == base[training] and now[search]["PNGs"] != base[search]["PNGs"]

@@ -330,3 +330,10 @@ def test_other_data_under_the_same_name_is_refused(tmp_path, shapes, resumable):
     assert state["images"] == 14
     with pytest.raises(UserError, match="--resume: DATASETS.TRAIN .* had 15 images, now it has 14; rest"):
         trainer.load_state_dict(state | {"images": 15})
+    before = state["contents"]["toy_panoptic_nas_train"]
+    assert set(before) == {"labels", "PNGs", "photos", "label maps", "instances JSON"}
+    changed = {"toy_panoptic_nas_train": {**before, "labels": "0", "photos": "0"}}
+    with pytest.raises(UserError, match="changed: labels of toy_.*, photos of toy_panoptic_nas_train; rest"):
+        trainer.load_state_dict(state | {"contents": changed})
+    del state["contents"]  # of an earlier version
+    trainer.load_state_dict(state)

@@ -18,7 +18,7 @@ from ..files import WriterLock, append, end_last_line, open_own, plain, read_byt
 
 FORMAT = "auto_panoptic.ledger/1"
 # Header keys that ledgers of earlier versions lack: compared where they are recorded.
-LATER_KEYS = ("metrics", "libraries")
+LATER_KEYS = ("metrics", "libraries", "content")
 _HEADER_START = f'{{"format": "{FORMAT}"'.encode()
 
 

@@ -12,7 +12,7 @@ from .selection import Request
 
 # Header keys of a ledger whose change may be accepted. With another space, seed or policy the candidates are
 # others.
-ACCEPTABLE = ("config", "data", "libraries", "metrics", "versions", "weights")
+ACCEPTABLE = ("config", "content", "data", "libraries", "metrics", "versions", "weights")
 METRICS = ("pq", "ap", "miou")
 
 

@@ -17,6 +17,7 @@ from detectron2.data import MetadataCatalog
 
 from .. import __version__
 from ..config import add_auto_panoptic_config
+from ..data.content import contents
 from ..data.register import find_source
 from ..explore import POLICY_REGISTRY, Policy
 from ..space import SearchSpace
@@ -42,8 +43,8 @@ def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("
     """First line of the ledger: everything that the candidates and their scores depend on.
 
     "config" holds the settings, of which :func:`comparable` says what must be the same in a resumed search.
-    Of the data, the panoptic JSON files of DATASETS.SEARCH and, where statistics are recalibrated, of
-    DATASETS.TRAIN are read; not the images.
+    Of the data, DATASETS.SEARCH and, where statistics are recalibrated, DATASETS.TRAIN count: "data" is of
+    their panoptic JSON files, "content" also of PNGs and photographs (:func:`.content`).
 
     Args:
         cfg: of the supernet.
@@ -53,7 +54,8 @@ def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("
             NAS.SCOREBOARD is stated where it is not "exact".
     """
     recalibration = cfg.NAS.BN_RECALIBRATION
-    calibration = _data_digest(cfg.DATASETS.TRAIN if recalibration.ENABLED else ())
+    training = cfg.DATASETS.TRAIN if recalibration.ENABLED else ()
+    calibration = _data_digest(training)
     if recalibration.ENABLED and recalibration.MOMENTUM:
         calibration += " shuffled"  # ledgers of earlier versions had landscape images first
     kept = cfg.clone()
@@ -69,6 +71,7 @@ def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("
         "config": yaml.safe_load(kept.dump()),
         "weights": _digest([weights]),
         "data": {"search": _data_digest(cfg.DATASETS.SEARCH), "calibration": calibration},
+        "content": contents(cfg, dict.fromkeys((*cfg.DATASETS.SEARCH, *training)), store=False),
         "metrics": sorted(metrics),
         "versions": {"auto_panoptic": __version__, "torch": torch.__version__},
         "libraries": {m.__name__: m.__version__ for m in (detectron2, numpy, PIL)},  # decode, resize, paste

@@ -17,6 +17,7 @@ from detectron2.utils.events import JSONWriter
 
 from .. import signals
 from ..data import data_set_for, with_data_sets
+from ..data.content import content_difference, contents
 from ..errors import Diverged, UserError, one_of
 from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
@@ -104,6 +105,8 @@ class AutoPanopticTrainer(DefaultTrainer):
             path_seed=cfg.NAS.SEED,
             precision=Precision.from_config(cfg),
         )
+        read = contents(cfg, cfg.DATASETS.TRAIN) if comm.is_main_process() else None
+        self._contents = comm.all_gather(read)[0]
         log_first_convolution(model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(
@@ -272,7 +275,7 @@ class AutoPanopticTrainer(DefaultTrainer):
     def state_dict(self) -> dict:
         state = TrainerBase.state_dict(self)
         state["_trainer"] = self._trainer.state_dict()
-        state.update(processes=comm.get_world_size(), images=self._images)
+        state.update(processes=comm.get_world_size(), images=self._images, contents=self._contents)
         return state
 
     def load_state_dict(self, state: dict) -> None:
@@ -288,11 +291,14 @@ class AutoPanopticTrainer(DefaultTrainer):
         if self.seed != self._trainer.seed:
             self.seed = self._trainer.seed
             self.data_loader = self.build_train_loader(self._seeded_config())
+        different = content_difference(state.get("contents", {}), self._contents)
+        problem = f"has changed: {different}" if different else ""
         if None not in (state["images"], self._images) and state["images"] != self._images:
+            problem = f"had {state['images']} images, now it has {self._images}"
+        if problem:
             raise UserError(
-                f"--resume: DATASETS.TRAIN {list(self.cfg.DATASETS.TRAIN)} had {state['images']} images, now "
-                f"it has {self._images}; restore the data, or start a new run in another OUTPUT_DIR with "
-                "MODEL.WEIGHTS"
+                f"--resume: DATASETS.TRAIN {list(self.cfg.DATASETS.TRAIN)} {problem}; restore the data, or "
+                "start a new run in another OUTPUT_DIR with MODEL.WEIGHTS"
             )
 
     @classmethod
