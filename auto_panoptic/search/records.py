@@ -54,7 +54,7 @@ def _check(record: dict, space: SearchSpace, models: float, fitness: str) -> Non
 
 
 def _number(value) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def _expect(good: bool, problem: str) -> None:
