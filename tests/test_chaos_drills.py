@@ -17,7 +17,7 @@ from auto_panoptic import files
 from auto_panoptic.errors import UserError
 from auto_panoptic.training import checkpoint
 
-LONG = ("signals", "pickles", "memory", "ranks", "orphans", "numbers", "full")
+LONG = ("signals", "pickles", "memory", "ranks", "orphans", "nan", "full")
 SHORT = ("train_kill", "boundaries", "damage", "clock", "changed", "malformed", "images", "preflight")
 
 

@@ -16,7 +16,7 @@ from .kill import kill
 from .lock import lock
 from .malformed import malformed
 from .memory import memory
-from .numbers import numbers
+from .nan import nan
 from .order import order
 from .orphans import orphans
 from .pickles import pickles
@@ -41,7 +41,7 @@ DRILLS: dict[str, Callable[[Plan], Outcome]] = {
     "ranks": ranks,
     "full": full,
     "pickles": pickles,
-    "numbers": numbers,
+    "nan": nan,
     "order": order,
     "memory": memory,
     "clock": clock,
@@ -64,7 +64,7 @@ FAULTS = {
     "journal": "F6",
     "full": "F7",
     "images": "F8",
-    "numbers": "F9",
+    "nan": "F9",
     "worker": "F10",
     "ranks": "F11",
     "lock": "F12",

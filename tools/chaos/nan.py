@@ -16,7 +16,7 @@ from .training import ITERATIONS, PERIOD, Training, differences
 DIVERGED = 3  # exit code
 
 
-def numbers(plan: Plan) -> Outcome:
+def nan(plan: Plan) -> Outcome:
     """A candidate without a score is a failed one, ranked last; a training without a loss stops."""
     places = plan.number(pure.CYCLES * pure.MODELS, 6)
     losses = plan.number(ITERATIONS, 2)
