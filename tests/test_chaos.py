@@ -38,7 +38,7 @@ def test_damaged_ledgers(plan):
 
 def test_races(plan):
     outcome = lock.lock(plan)
-    assert outcome.failures == [] and outcome.count == 4
+    assert outcome.failures == [] and outcome.count == 5
 
 
 def forgetful(self, *arguments, whole=ledger.Ledger._open):

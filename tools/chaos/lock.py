@@ -12,6 +12,7 @@ import time
 from . import pure
 from .processes import error_line, fork
 from .report import Outcome, Plan
+from .training import Training, differences
 
 LIMIT = 5.0  # seconds until the loser is told
 SIZE = {"cycles": 1, "models": pure.MODELS}
@@ -20,7 +21,7 @@ SIZE = {"cycles": 1, "models": pure.MODELS}
 def lock(plan: Plan) -> Outcome:
     """Exactly one of two runs, the other says who holds the directory; a dead holder's lock is taken over."""
     count = plan.number(100, 4)
-    outcome = Outcome("races of two searches on one directory; every second winner SIGKILLed, taken over")
+    outcome = Outcome("races of two searches (every second winner SIGKILLed, taken over), of two trainings")
     bar = plan.bar(count, "lock")
     reference = plan.folder / "reference"
     pure.whole(reference, pure.Evaluate(plan.folder / "reference.log"), **SIZE)
@@ -33,8 +34,33 @@ def lock(plan: Plan) -> Outcome:
             outcome.expect(False, f"race_{number}: {failure}")
         bar.update()
     bar.close()
+    trainings(plan, outcome)
     outcome.numbers = {"slowest_refusal_seconds": round(slowest, 3)}
     return outcome
+
+
+def trainings(plan: Plan, outcome: Outcome) -> None:
+    """Races of two trainings: one trains, the other is refused by a line that names the first."""
+    training, reference = Training(plan.folder), plan.folder / "training_reference"
+    training.start(reference).wait()
+    for number in range(plan.number(10, 1)):
+        outcome.count += 1
+        folders = [plan.folder / f"training_{number}" / name for name in "ab"]
+        shared = plan.folder / f"training_{number}/output"
+        shared.mkdir(parents=True)
+        for folder in folders:
+            folder.mkdir()
+            (folder / "output").symlink_to(shared)
+        rivals = [training.start(folder) for folder in folders]
+        codes = [rival.wait() for rival in rivals]
+        lines = [error_line(folder / "output.log") for folder in folders]
+        if sorted(codes) != [0, 2]:
+            outcome.expect(False, f"training_{number}: exit codes {codes}: {lines}")
+            continue
+        winner, line = rivals[codes.index(0)].pid, lines[codes.index(2)]
+        outcome.expect(f"pid {winner}," in line, f"training_{number}: {winner} is not named: {line}")
+        different = differences(folders[codes.index(0)], reference)
+        outcome.expect(not different, f"training_{number}: other {', '.join(different)} than alone")
 
 
 def race(folder, reference, take_over: bool) -> tuple[list[str], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -30,12 +31,16 @@ def dies() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def diverges() -> float:
+    return math.nan  # what its losses are multiplied by
+
+
 def ranks(plan: Plan) -> Outcome:
     """Every process ends with an error within a minute; what went wrong is shown once."""
-    outcome = Outcome("trainings in 2 processes, one raises an error, a user's error, or is SIGKILLed")
+    outcome = Outcome("trainings in 2 processes, one raises an error, a user's error, NaN, or is SIGKILLed")
     training = Training(plan.folder)
     rng, slowest = plan.rng(), 0.0
-    cases = [(what, rank) for what in (raises, refuses, dies) for rank in (0, 1)]
+    cases = [(what, rank) for what in (raises, refuses, dies, diverges) for rank in (0, 1)]
     for what, rank in cases if not plan.quick else cases[1::2]:
         outcome.count += 1
         failure, seconds = lost(
@@ -57,7 +62,8 @@ def lost(training: Training, folder: Path, what, rank: int, iteration: int) -> t
             calls.append(None)
             if own == rank and len(calls) > 2 * iteration:
                 (folder / "moment").write_text(str(time.time()))
-                what()
+                factor = what()
+                return {name: loss * factor for name, loss in forward(self, batch).items()}
             return forward(self, batch)
 
         ToyNet.forward = poisoned
@@ -75,7 +81,9 @@ def lost(training: Training, folder: Path, what, rank: int, iteration: int) -> t
         return f"exit codes {codes}", seconds
     if seconds > LIMIT:
         return f"ended after {seconds:.0f} s", seconds
-    shown = text.count("the image cannot be drawn")
+    shown = text.count("training diverged at" if what is diverges else "the image cannot be drawn")
+    if what is diverges and codes != [3, 3]:
+        return f"exit codes {codes}, expected 3", seconds
     if what is not dies and shown != 1:
         return f"the error is shown {shown} times", seconds
     if what is refuses and ("Traceback" in text or codes[rank] != 2):
