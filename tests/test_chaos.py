@@ -37,7 +37,7 @@ def test_damaged_ledgers(plan):
 
 
 def test_races(plan):
-    outcome = lock.lock(plan)
+    outcome = command.drill({"lock": plan}, jobs=1)["lock"]
     assert outcome.failures == [] and outcome.count == 5
 
 
@@ -62,7 +62,8 @@ def forgetful(self, *arguments, whole=ledger.Ledger._open):
 def test_the_drills_find_a_broken_search(plan, monkeypatch, drill, place, name, broken, failure):
     monkeypatch.setattr(place, name, broken)
     monkeypatch.setattr(lock, "LIMIT", 2.0)
-    assert failure in " ".join(drill(plan).failures)
+    monkeypatch.setitem(command.DRILLS, "broken", drill)
+    assert failure in " ".join(command.drill({"broken": plan}, jobs=1)["broken"].failures)
 
 
 def test_the_command_says_what_failed(tmp_path, capfd, monkeypatch):

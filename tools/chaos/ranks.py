@@ -16,15 +16,16 @@ from auto_panoptic.errors import UserError
 from .report import Outcome, Plan
 from .training import Training
 
+MESSAGE = "the image cannot be drawn"
 LIMIT = 60.0  # seconds until every process has ended
 
 
 def raises() -> None:
-    raise RuntimeError("the image cannot be drawn")
+    raise RuntimeError(MESSAGE)
 
 
 def refuses() -> None:
-    raise UserError("the image cannot be drawn")
+    raise UserError(MESSAGE)
 
 
 def dies() -> None:
@@ -81,7 +82,7 @@ def lost(training: Training, folder: Path, what, rank: int, iteration: int) -> t
         return f"exit codes {codes}", seconds
     if seconds > LIMIT:
         return f"ended after {seconds:.0f} s", seconds
-    shown = text.count("training diverged at" if what is diverges else "the image cannot be drawn")
+    shown = text.count("training diverged at" if what is diverges else MESSAGE)
     if what is diverges and codes != [3, 3]:
         return f"exit codes {codes}, expected 3", seconds
     if what is not dies and shown != 1:

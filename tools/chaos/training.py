@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.engine import defaults
-from toy import TOY_NET, make_shapes, run_script, write_config
+from toy import PREFIX, TOY_NET, make_shapes, run_script, write_config
 
 from auto_panoptic.modeling import meta_model
 from auto_panoptic.training import FairCycleTrainer, build_config
@@ -40,6 +41,8 @@ class Training:
         steps += ("SOLVER.CHECKPOINT_PERIOD", PERIOD)
         self.options = tuple(map(str, (*TOY_NET, *steps, *options)))
         defaults.collect_env_info = lambda: "not asked for"  # asks compilers and other programs
+        for name in [name for name in DatasetCatalog.list() if name.startswith(PREFIX)]:
+            DatasetCatalog.remove(name)  # of another folder
         meta_model(self.cfg(folder))  # what it imports late is there in every fork
         importlib.import_module("train_net")
 
