@@ -27,7 +27,7 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 quickstart: $(VENV)/.installed
-	@$(RUN) tools/quickstart.py
+	@AUTO_PANOPTIC_PARENT=$$PPID exec $(RUN) tools/quickstart.py
 
 test: $(VENV)/.installed
 	@$(PYTEST) -m "not slow and not install"

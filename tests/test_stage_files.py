@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -85,3 +87,21 @@ def test_a_stage_is_begun_and_done(tmp_path):
         assert stage.begun and stage.done == done
     (tmp_path / "a/stage.json").write_text('{"done": true}')  # of no fingerprint: another's
     assert not quickstart.Stage("train", tmp_path / "a", "inputs").begun
+
+
+@pytest.mark.parametrize("trap, code", [('trap "exit 7" TERM', 7), ('trap "" TERM', -9)])
+def test_a_signal_is_passed_on_and_ends_the_command(monkeypatch, trap, code):
+    """Also one that does not hear."""
+    monkeypatch.setattr(quickstart, "GRACE", 1)
+    loop = f"{trap}; echo ready; while :; do sleep 0.1; done"
+    options = quickstart.signals.bound()
+    with subprocess.Popen(["bash", "-c", loop], stdout=subprocess.PIPE, **options) as child:
+        assert child.stdout.readline() == b"ready\n"
+        with pytest.raises(KeyboardInterrupt, match="the same command continues"), quickstart._ended(child):
+            raise quickstart.signals.Interrupted(signal.SIGTERM)
+    assert child.returncode == code
+
+
+def test_a_stage_of_which_only_the_beginning_was_written_begins(tmp_path):
+    (tmp_path / ".partial-1-stage.json").write_text("{")
+    assert not quickstart.Stage("train", tmp_path, "inputs").begun

@@ -8,15 +8,18 @@ the same settings is reused; what it began is continued.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,10 +27,19 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from auto_panoptic import signals  # noqa: E402
 from auto_panoptic.data import ensure_shapes  # noqa: E402
 from auto_panoptic.errors import UserError  # noqa: E402
 from auto_panoptic.evaluation import results_table  # noqa: E402
-from auto_panoptic.files import WriterLock, digest, open_own, read_bytes, read_json, write_json  # noqa: E402
+from auto_panoptic.files import (  # noqa: E402
+    PARTIAL,
+    WriterLock,
+    digest,
+    open_own,
+    read_bytes,
+    read_json,
+    write_json,
+)
 from auto_panoptic.training import build_config, run_command  # noqa: E402
 
 SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
@@ -35,6 +47,7 @@ PROCESSES = 2
 # Threads that wait for each other sleep instead of spinning: otherwise another job on the machine makes a
 # search many times slower.
 WAITING = {"OMP_WAIT_POLICY": "passive"}
+GRACE = 8  # seconds for a command to end after a signal, in which a training saves
 
 
 class Stage:
@@ -51,7 +64,8 @@ class Stage:
         self.state = directory / "stage.json"
         self.fingerprint = hashlib.sha256(inputs.encode()).hexdigest()
         found = self._found()
-        if directory.is_dir() and os.listdir(directory) and not found:
+        others = [f for f in os.listdir(directory) if not f.startswith(PARTIAL)] if directory.is_dir() else []
+        if others and not found:
             raise UserError(f"{directory} holds something else; remove it, or choose another --output")
         if found and found.get("fingerprint") != self.fingerprint:
             shutil.rmtree(directory)
@@ -93,20 +107,32 @@ class Stage:
                 cwd=ROOT,
                 stdout=stream if total else None,
                 stderr=stream if total else None,
-                env={**os.environ, "OMP_NUM_THREADS": "1" if total else str(PROCESSES), **WAITING},
+                **signals.bound(OMP_NUM_THREADS="1" if total else str(PROCESSES), **WAITING),
             )
-            try:
+            with _ended(child):
                 if total:
                     _show_training(child, self.directory / "metrics.json", total)
                 code = child.wait()
-            except KeyboardInterrupt:
-                child.wait()
-                raise
         if code:
             print("\n".join(log.read_text().splitlines()[-15:]) if total else "", file=sys.stderr)
             raise UserError(f"{self.name}: the command above ended with exit code {code}; its output: {log}")
         self.mark(done=True)
         print(f"   {time.monotonic() - start:.0f} s", flush=True)
+
+
+@contextlib.contextmanager
+def _ended(child: subprocess.Popen) -> Iterator[None]:
+    """Pass a signal on to a command, and leave none of its processes."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        child.send_signal(getattr(error, "number", signal.SIGINT))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE)
+        error.args = ("interrupted; the same command continues",)
+        raise
+    finally:
+        child.kill()  # which ends its own processes, too
 
 
 def _show_training(child: subprocess.Popen, metrics: Path, total: int) -> None:
@@ -229,6 +255,7 @@ def run():
         "--output", default="output/quickstart", help="folder of all results (default: %(default)s)"
     )
     output = Path(parser.parse_args().output)
+    signals.end_with_parent()
     start = time.monotonic()
     os.chdir(ROOT)
     output.mkdir(parents=True, exist_ok=True)

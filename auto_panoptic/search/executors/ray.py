@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import os
+import signal
 import socket
 import time
 import warnings
@@ -138,6 +139,7 @@ class RayExecutor:
     def _connect(self, address: str | None) -> None:
         if address not in (None, "auto"):
             _check_address(address)
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             self._ray.init(
                 address=address or "local",
@@ -150,6 +152,9 @@ class RayExecutor:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             self.close()
             raise UserError(f"{where}: {reason}; 'ray start --head' starts a cluster") from error
+        finally:
+            if signal.getsignal(signal.SIGTERM) is not handler:  # Ray's exits with another code
+                signal.signal(signal.SIGTERM, handler)
 
     def _plan(self, workers: int, gpus: bool) -> None:
         """Resources and threads of a worker."""
