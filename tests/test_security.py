@@ -43,7 +43,7 @@ REVIEWED = {
     },
     "auto_panoptic/training/pickles.py": {"_Unpickler": "find_class gives stand-ins only"},
     "auto_panoptic/training/zoo.py": {
-        "pickle.load": "of the file that --trust-pickle names",
+        "pickle.loads": "of the file that --trust-pickle names",
         "PathManager": "names of the catalogue, which lead to one host",
         "get_local_path": "the same",
     },

@@ -100,8 +100,16 @@ def read_checkpoint(
             f"{subject} is a pickle, and reading one runs code in it; take the numbers out of it with "
             f"python tools/convert_pickle.py {' '.join(files)} and give the latter, or add --trust-pickle"
         )
-    if model is not None and (problem := _out_of_proportion(path, model)):
-        raise UserError(f"{subject} {problem}; give weights of this config")
+    own = (
+        sum(v.numel() * v.element_size() for v in model.state_dict().values()) if model is not None else None
+    )
+    size = os.path.getsize(path)
+    if (
+        own is not None and size > 100 * own + 2**30
+    ):  # a supernet with its optimizer has 20 times that of a path
+        raise UserError(
+            f"{subject} has {size} bytes, the weights of the network have {own}; give its weights"
+        )
     if not tested and is_archive and (problem := damage(path)):
         raise UserError(f"{subject} {problem}; give an intact copy")
     try:
@@ -111,21 +119,12 @@ def read_checkpoint(
         raise UserError(f"{subject} cannot be read as a checkpoint ({reason})") from None
     data = data if isinstance(data, dict) else {}
     weights = next((data[key] for key in _WRAPPERS if isinstance(data.get(key), dict)), data)
-    if problem := odd_content({**data, "model": weights}):
+    data = {**(data if "model" in data else {}), "model": weights}  # records under other names are not ours
+    if problem := odd_content(data):
         raise UserError(f"{subject} {problem}; expected a dict of tensors under 'model'")
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), ""):
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return {**(data if "model" in data else {}), "model": weights}
-
-
-def _out_of_proportion(path: str, model: torch.nn.Module) -> str:
-    """Why a file is too large to read for a network; "" if it is not.
-
-    A supernet with the state of its optimizer has perhaps 20 times the weights of a path.
-    """
-    own = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    size = os.path.getsize(path)
-    return "" if size <= 100 * own + 2**30 else f"has {size} bytes, the weights of the network have {own}"
+    return {**data, "model": weights}
 
 
 def odd_content(data: dict) -> str:
@@ -141,10 +140,14 @@ def odd_content(data: dict) -> str:
             return f"holds {name!r}, which is no tensor of plain numbers"
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             return f"holds {name!r} of shape {tuple(value.shape)}, but not as many numbers"
-    meta, space = data.get("meta", {}), data.get("space") or {}
-    if not isinstance(meta, dict) or not isinstance(meta.get("meta_architecture", ""), str):
-        return "has malformed records in 'meta'"
-    named = isinstance(space, dict) and all(isinstance(ops, list) for ops in space.values())
-    if not named or not all(isinstance(n, str) for site, ops in space.items() for n in (site, *ops)):
-        return "has malformed records in 'space'"
-    return ""
+    try:
+        texts = [data.get("meta", {}).get("meta_architecture", "")]
+        texts += [text for site, ops in (data.get("space") or {}).items() for text in (site, *list.copy(ops))]
+        for key, rows in (data.get("classes") or {"labels": ""}).items():
+            texts += [rows] if key == "labels" else [name for _, name, _ in rows]
+        sound = all(isinstance(text, str) for text in texts) and "labels" in (
+            data.get("classes") or ["labels"]
+        )
+    except (AttributeError, TypeError, ValueError):
+        sound = False
+    return "" if sound else "has malformed records of its model"

@@ -77,16 +77,10 @@ def anew_remedy(cfg: CfgNode | None, names: Collection[str] = ()) -> str:
 
 def check_class_layers(cfg: CfgNode, weights: str, to_train: bool) -> None:
     """Raise UserError where MODEL.WEIGHTS_CLASS_LAYERS "anew" has nothing to act on, or nothing to learn."""
-    if cfg.MODEL.WEIGHTS_CLASS_LAYERS == "strict":
+    if cfg.MODEL.WEIGHTS_CLASS_LAYERS == "strict" or to_train and weights and class_layers(cfg):
         return
-    if not to_train:
-        reason = "what is scored must have learned its classes"
-    elif not weights:
-        reason = "without MODEL.WEIGHTS all layers start anew"
-    elif not class_layers(cfg):
-        reason = "no layer of this config's network depends on a NUM_CLASSES"
-    else:
-        return
-    raise UserError(
-        f"MODEL.WEIGHTS_CLASS_LAYERS is 'anew', but {reason}: add MODEL.WEIGHTS_CLASS_LAYERS strict"
-    )
+    reason = "no layer of this config's network depends on a NUM_CLASSES"
+    reason = reason if weights else "without MODEL.WEIGHTS all layers start anew"
+    reason = reason if to_train else "what is scored must have learned its classes"
+    key = "MODEL.WEIGHTS_CLASS_LAYERS"
+    raise UserError(f"{key} is 'anew', but {reason}: add {key} strict")

@@ -129,7 +129,7 @@ def _check_meta(subject: str, model: torch.nn.Module, meta: dict) -> None:
         except ValueError as error:
             raise UserError(f"{subject} holds {error}; set it as there, or give other weights") from None
         except (AttributeError, KeyError, TypeError):
-            raise UserError(f"{subject} has malformed records in 'meta'; give an intact copy") from None
+            raise UserError(f"{subject} has malformed records of its model; give an intact copy") from None
 
 
 def _check_pixels(subject: str, model: torch.nn.Module, meta: dict) -> None:

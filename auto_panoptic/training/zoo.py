@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -58,18 +59,14 @@ def read_zoo(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
     if not file.endswith(".pkl"):
         return {"__author__": CATALOGUE, **read_checkpoint(file, mmap=mmap, model=model)}
     try:
-        return zoo_content(_read_pickle(file) if trusted else read_numbers(file))
+        content = pickle.loads(Path(file).read_bytes(), encoding="latin1") if trusted else read_numbers(file)
+        return zoo_content(content)
     except Exception as error:  # what a pickle is not, or what the code in it raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"MODEL.WEIGHTS: {path!r} cannot be read ({reason})"
             + ("" if trusted else "; if you trust it, add --trust-pickle: reading a pickle runs code in it")
         ) from None
-
-
-def _read_pickle(path: str):
-    with open(path, "rb") as stream:
-        return pickle.load(stream, encoding="latin1")  # only where --trust-pickle names it
 
 
 def zoo_content(content) -> dict:
@@ -137,8 +134,7 @@ def select_zoo_weights(
     own, anew, weights = model.state_dict(), set(starting_anew(cfg)), data["model"]
     if data.get("matching_heuristics"):
         try:
-            caffe = data["__author__"] == "Caffe2"
-            weights = align_and_update_state_dicts(own, dict(weights), c2_conversion=caffe)
+            weights = align_and_update_state_dicts(own, dict(weights), data["__author__"] == "Caffe2")
         except Exception as error:  # of weights that its rules do not foresee
             raise UserError(f"MODEL.WEIGHTS: {path!r} does not match the network ({error!r:.200})") from None
     backbone = _BACKBONE if any(name.startswith(_BACKBONE) for name in own) else "backbone."
@@ -151,13 +147,11 @@ def select_zoo_weights(
     ]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        remedy = anew_remedy(cfg, missing) or (
-            "it belongs to another network: give one that fits MODEL.BACKBONE and MODEL.RESNETS"
-        )
+        remedy = "it belongs to another network: give one that fits MODEL.BACKBONE and MODEL.RESNETS"
+        remedy = anew_remedy(cfg, missing) or remedy
         raise UserError(f"MODEL.WEIGHTS: {path!r} lacks {missing[0]!r}{more}; {remedy}")
-    selected = {
-        k: weights[k] for k in own if k in weights and k not in anew and own[k].shape == weights[k].shape
-    }
+    usable = weights.keys() - anew
+    selected = {k: weights[k] for k in own if k in usable and own[k].shape == weights[k].shape}
     if problem := finite_problem({k: v.to(own[k].dtype) for k, v in selected.items()}):
         raise UserError(f"MODEL.WEIGHTS: {path!r}: {problem}; give others")
     return selected
