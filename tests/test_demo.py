@@ -1,0 +1,98 @@
+"""Photos without labels: overlays and predictions in COCO's format, the same as an evaluation's."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+from toy import answer_strongly, error_line, make_config, run_script
+
+from auto_panoptic.data.formats.panoptic_png import read_panoptic
+from auto_panoptic.space import SearchSpace
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, shapes):
+    """A folder with a config, the weights of a fixed network, and photos of several kinds."""
+    folder = tmp_path_factory.mktemp("demo")
+    space = SearchSpace.from_config(make_config(folder, shapes))
+    space.architecture([0] * len(space.sites)).save(folder / "architecture.json")
+    torch.manual_seed(0)
+    model = build_model(make_config(folder, shapes, "NAS.ARCHITECTURE", folder / "architecture.json"))
+    answer_strongly(model)
+    torch.save({"model": model.state_dict()}, folder / "weights.pth")
+    (folder / "photos").mkdir()
+    for path in sorted((shapes / "val").iterdir())[:2]:
+        shutil.copy(path, folder / "photos")
+    picture = Image.open(path)
+    picture.convert("L").save(folder / "photos/grey.png")
+    rotated = picture.resize((90, 50)).getexif()
+    rotated[0x0112] = 6
+    picture.resize((90, 50)).save(folder / "photos/rotated.jpg", exif=rotated)
+    (folder / "photos/notes.txt").write_text("no photo")
+    return folder
+
+
+def demo(folder, *arguments, photos="photos", opts=()):
+    opts = ("NAS.ARCHITECTURE", folder / "architecture.json", "MODEL.WEIGHTS", folder / "weights.pth", *opts)
+    config = ("--config-file", folder / "toy.yaml", "--input", folder / photos)
+    run_script("demo", *config, *arguments, "--opts", *opts)
+
+
+def test_overlays_and_predictions(world, tmp_path, shapes):
+    demo(world, "--output", tmp_path / "drawn", "--json", "--confidence-threshold", 0.3)
+    content = json.loads((tmp_path / "drawn/panoptic_demo.json").read_text())
+    truth = json.loads((shapes / "annotations/panoptic_val.json").read_text())
+    assert content["categories"] == truth["categories"] and len(content["annotations"]) == 4
+    known = {category["id"] for category in truth["categories"]}
+    images = {image["id"]: image for image in content["images"]}
+    assert {i["file_name"]: (i["width"], i["height"]) for i in images.values()}["rotated.jpg"] == (50, 90)
+    for annotation in content["annotations"]:
+        image = images[annotation["image_id"]]
+        ids = read_panoptic(tmp_path / "drawn/panoptic_demo" / annotation["file_name"])
+        assert ids.shape == (image["height"], image["width"])
+        found = dict(zip(*(x.tolist() for x in np.unique(ids[ids > 0], return_counts=True)), strict=True))
+        assert found == {s["id"]: s["area"] for s in annotation["segments_info"]}
+        assert {s["category_id"] for s in annotation["segments_info"]} <= known
+        overlay = Image.open(tmp_path / "drawn" / image["file_name"])
+        assert overlay.size == (image["width"], image["height"])
+    assert any(annotation["segments_info"] for annotation in content["annotations"])
+
+
+def test_predictions_are_those_of_an_evaluation(world, tmp_path):
+    limits = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3)
+    limits += ("MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", 0.3, "OUTPUT_DIR", tmp_path / "run")
+    weights = ("NAS.ARCHITECTURE", world / "architecture.json", "MODEL.WEIGHTS", world / "weights.pth")
+    script = ("train_net", "--config-file", world / "toy.yaml", "--eval-only", "--save-predictions")
+    run_script(*script, *weights, *limits)
+    demo(world, "--output", tmp_path / "drawn", "--json", "--confidence-threshold", "0.3")
+    (saved,) = (tmp_path / "run/inference").glob("panoptic_*_val/")
+    names = {path.stem for path in (world / "photos").glob("0*")}
+    assert len(names) == 2
+    for name in names:
+        drawn = read_panoptic(tmp_path / f"drawn/panoptic_demo/{name}.png")
+        assert np.array_equal(drawn, read_panoptic(saved / f"{name}.png"))
+
+
+def test_what_cannot_be_segmented(world, tmp_path, capfd):
+    def line(*arguments, **options):
+        with pytest.raises(SystemExit) as end:
+            demo(world, *arguments, **options)
+        assert end.value.code == 2
+        return error_line(capfd)
+
+    out = ("--output", tmp_path / "drawn")
+    assert "is no file and no folder" in line(*out, photos="nowhere")
+    assert "would be overwritten" in line("--output", world / "photos")
+    (world / "twice").mkdir()
+    for name in ("a.png", "a.jpg"):
+        shutil.copy(world / "photos/grey.png", world / "twice" / name)
+    assert "would have results of one name" in line(*out, photos="twice")
+    assert "expected a number" in line(*out, "--confidence-threshold", 2)
+    assert "needs weights" in line(*out, opts=("MODEL.WEIGHTS", "''"))
+    assert "builds a supernet" in line(*out, opts=("NAS.ARCHITECTURE", "''"))
+    assert not (tmp_path / "drawn").exists()
+    assert "cannot be read as a photo" in line(*out, photos="photos/notes.txt")
