@@ -1,6 +1,5 @@
 """What is read is checked where it is read: check, training and evaluation refuse the same, in one line."""
 
-import itertools
 import json
 import os
 import struct
@@ -11,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from data_util import CATEGORIES, agree, config_with, write_own, write_scenes
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from auto_panoptic.data import PanopticMapper, check_ground_truth, register_coco_panoptic, setup_datasets
+from auto_panoptic.data import check_ground_truth, register_coco_panoptic
 from auto_panoptic.data.check import check_data_set, format_report, run_check
 from auto_panoptic.data.check.sets import from_paths
 from auto_panoptic.data.derive.engine import STATE
@@ -24,9 +23,9 @@ from auto_panoptic.data.formats.panoptic_png import areas_of, boxes_of, read_pan
 from auto_panoptic.data.register import find_source
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import PanopticQualityEvaluator
-from auto_panoptic.training.loader import build_test_loader, build_train_loader
 
 PATHS = ("panoptic_json", "panoptic_root", "image_root", "instances_json", "sem_seg_root")
+METADATA = (*PATHS[:3], "json_file", "sem_seg_root")
 
 
 @pytest.fixture
@@ -271,6 +270,35 @@ def semantic(own) -> Path:
     return Path(own["sem_seg_root"], "sub/b.png")
 
 
+def test_a_set_that_somebody_else_registered_is_looked_at(own, tmp_path, monkeypatch):
+    """As Detectron2's own: its loader reads label maps alone, which say nothing of wrong PNGs."""
+    given, paths = with_given_files(own), {}
+    for key, name in zip(PATHS, METADATA, strict=True):
+        paths[name] = given[key]
+    DatasetCatalog.register("theirs", list)
+    MetadataCatalog.get("theirs").set(**paths)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
+    cfg = config_with(TRAIN=("theirs",), TEST=())
+    check_ground_truth(cfg)
+    assert [p.name for p in (tmp_path / "sets").rglob("*") if p.suffix == ".json"] == [STATE]
+    one_pixels(lambda p, path: save(p[..., ::-1], path))(own)
+    with pytest.raises(UserError, match="65536 R"):
+        check_ground_truth(cfg)
+    DatasetCatalog.remove("theirs")
+    MetadataCatalog.remove("theirs")
+
+
+@pytest.mark.parametrize("key", ["panoptic_json", "instances_json"])
+def test_pipes_and_devices_in_place_of_a_json(own, key):
+    given = with_given_files(own)
+    register_coco_panoptic("own", **given, show_ids=False)
+    for replace in (fifo, device):
+        replace(Path(given[key]))
+        with pytest.raises(UserError, match=f"{given[key]}"):
+            DatasetCatalog.get("own")
+        assert [f.kind for f in errors_of(given)] == ["json-broken"]
+
+
 def test_given_files_are_used_where_nothing_can_be_written(own, monkeypatch):
     given = with_given_files(own)
     register_coco_panoptic("own", **given, show_ids=False)
@@ -290,63 +318,6 @@ def test_one_line_for_an_encoding_of_all_files(tmp_path, forget_data_sets):
     (line,) = [line for line in text.splitlines() if "65536 R" in line]
     assert "30 files: " in line and "such as" in line and "001.png" in line
     assert report.number("error") == 30
-
-
-def test_a_damaged_file_is_named_by_the_mapper(own):
-    cfg = config_with(TRAIN=("own",), TEST=())
-    register_coco_panoptic("own", **own, show_ids=False)
-    setup_datasets(cfg)
-    first = DatasetCatalog.get("own_separated")[0]
-    mapper = PanopticMapper(cfg, is_train=True)
-    mapper(dict(first))
-    photo = Path(first["file_name"])
-    for damage, message in (
-        (
-            lambda: photo.write_bytes(photo.read_bytes()[:-200]),
-            "b.jpg .image 41.: JPEG is cut or damaged",
-        ),
-        (lambda: photo.write_bytes(b"<html>"), "b.jpg .image 41.: it is no image"),
-        (photo.unlink, "b.jpg .image 41.: the file does not exist"),
-    ):
-        damage()
-        with pytest.raises(UserError, match=message):
-            mapper(dict(first))
-
-
-def test_an_error_of_a_worker_is_one_line(own):
-    """A data loader's workers send their traceback with it."""
-    register_coco_panoptic("own", **own, show_ids=False)
-    cfg = config_with(TRAIN=("own",), TEST=("own",))
-    cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH = 1, 2
-    setup_datasets(cfg)
-    photo = Path(DatasetCatalog.get("own_separated")[0]["file_name"])
-    loaders = build_train_loader(cfg, seed=0), build_test_loader(cfg, "own")
-    photo.write_bytes(photo.read_bytes()[:-200])
-    for loader in loaders:
-        with pytest.raises(
-            UserError, match=f"^{photo} .image 41.: JPEG is cut or damaged: .*; fetch"
-        ) as caught:
-            list(itertools.islice(loader, 5))
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "mask",
-    [
-        {"size": [10**5, 10**5], "counts": "52203"},
-        {"size": [20, 30], "counts": [5, 12000]},
-        {"size": [20, 30], "counts": b"\xff"},
-        {"size": [-1, -1], "counts": [0]},
-    ],
-)
-def test_no_mask_reaches_pycocotools_unseen(own, mask):
-    """Records of any loader: a size of its own makes pycocotools write where it may not."""
-    register_coco_panoptic("own", **own, show_ids=False)
-    record = dict(DatasetCatalog.get("own_separated")[0])
-    mapper = PanopticMapper(config_with(TRAIN=("own",), TEST=()), is_train=True)
-    record["annotations"] = [{**record["annotations"][0], "segmentation": mask}]
-    with pytest.raises(UserError, match="b.jpg: the mask of an instance: RLE"):
-        mapper(record)
 
 
 def test_a_size_beyond_the_bound_is_refused_in_the_json(own):

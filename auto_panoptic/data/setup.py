@@ -6,21 +6,20 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError
 from .classes import KINDS, class_difference, class_record
 from .consistency import check_metadata
-from .derive.engine import Derivation, derive
-from .derive.once import datasets_root
-from .formats.panoptic_json import read_categories, read_panoptic_json
+from .derive.engine import derive
+from .formats.panoptic_json import read_categories
 from .id_table import id_rows, id_table, is_main_process
 from .labels import ALL, SEMANTIC, SEPARATED, check_kind, data_set_for, data_set_names, inputs_of
 from .mapper import build_mapper, mapper_name
 from .register import find_source, register_coco_panoptic
 from .sets.imagenet import find_image_folder, register_image_folder
+from .source import PanopticSource
 
 logger = logging.getLogger(__name__)
 
@@ -219,19 +218,7 @@ def check_ground_truth(cfg) -> None:
         source, metadata = find_source(chosen), MetadataCatalog.get(chosen)
         if source is not None and name in (*cfg.DATASETS.TEST, *cfg.DATASETS.get("SEARCH", ())):
             source.ready(SEPARATED if chosen == source.names[SEPARATED] else ALL)
-        elif source is None and all(metadata.get(key, None) for key in _METADATA_PATHS):
-            path = Path(metadata.panoptic_json)
-            task = Derivation(
-                title=name,
-                panoptic_json=path,
-                panoptic_root=Path(metadata.panoptic_root),
-                categories=read_panoptic_json(str(path))["categories"],
-                folder=datasets_root() / "derived" / chosen.replace(os.sep, "_"),
-                given_maps=Path(metadata.sem_seg_root),
-                photo=functools.partial(_photo, metadata.image_root),
-            )
-            derive(task)
-
-
-def _photo(root: str, image: Mapping) -> str:
-    return os.path.join(root, image["file_name"])
+        paths = [metadata.get(key, None) for key in _METADATA_PATHS]
+        if source is None and all(paths) and is_main_process():
+            source = PanopticSource(chosen, *paths[:3], instances_json=paths[3], sem_seg_root=paths[4])
+            derive(source.derivation(SEPARATED))

@@ -198,11 +198,9 @@ def _make(task: Derivation, entries: list, wanted: list[Path], processes: int | 
     maps = {p: label_map(task.categories, labels) for p, labels in task.label_maps.items() if p in wanted}
     report = {}
     if wanted != [task.panoptic_copy]:
-        job = functools.partial(
-            _make_image, dataclasses.replace(task, photo=None), maps, task.instances_json in wanted
-        )
-        photos = [None if task.photo is None else task.photo(image) for image, _ in entries]
-        items = list(zip(entries, photos, strict=True))
+        plain = dataclasses.replace(task, photo=None)  # which may be of a kind that no process can be sent
+        job = functools.partial(_make_image, plain, maps, task.instances_json in wanted)
+        items = [(entry, task.photo and task.photo(entry[0])) for entry in entries]
         done = parallel_map(job, items, processes, f"{task.title}: label maps and instances")
         for position, path in enumerate(maps):
             made = sum(flags[position] for flags, _ in done)
