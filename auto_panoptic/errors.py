@@ -73,7 +73,7 @@ def at_least(key: str, value, minimum):
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ELOOP)
-_REFUSED += (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR)
+_REFUSED += (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def disk_problem(error: BaseException | None, place: str = "the disk") -> str:

@@ -195,13 +195,14 @@ MADE = {
 
 @pytest.mark.parametrize("kind", MADE)
 @pytest.mark.parametrize(
-    "name", ["metrics.json", "log.txt", "config.yaml", "model_0000003.pth", "last_checkpoint"]
+    "name",
+    ["metrics.json", "log.txt", "config.yaml", "inference/a.pth", "model_0000003.pth", "last_checkpoint"],
 )
 def test_what_only_has_the_name_of_our_file_is_refused(tmp_path, name, kind):
     """Files that are replaced may be links: the link is replaced, not what it names."""
     (tmp_path / "precious").write_text("precious")
     folder = tmp_path / "output"
-    folder.mkdir()
+    (folder / "inference").mkdir(parents=True)
     MADE[kind](folder / name, tmp_path / "precious")
     if "link" in kind and name in ("model_0000003.pth", "last_checkpoint"):
         with only_run(str(folder)):

@@ -72,6 +72,12 @@ def test_a_line_that_no_search_wrote_is_named(tmp_path, lines, number, change, p
         assert str(error.value).startswith(text)
 
 
+def test_a_finished_search_says_so(tmp_path, caplog):
+    for cycles, said in ((1, 0), (1, 1), (2, 1)):
+        search(tmp_path, resume=True, cycles=cycles)
+        assert caplog.text.count("Nothing is left to evaluate: the ledger holds all 24 candidates") == said
+
+
 def test_the_remedy_works(tmp_path, lines):
     """Lines 3 and later are gone; the search makes them again."""
     path = ledger_path(tmp_path)

@@ -55,6 +55,7 @@ class PredictionWriter:
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             if not self.records:
                 self.json_file.unlink(missing_ok=True)  # of an earlier run; its PNGs are about to change
+            (self.root / name).unlink(missing_ok=True)  # it may be a link
             write_panoptic(self.root / name, ids)
         except OSError as error:
             raise UserError(

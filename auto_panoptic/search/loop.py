@@ -70,7 +70,7 @@ class _Search:
         self.last_begun = max((cycle for cycle, _ in self.records), default=0)
 
     def run(self, executor: Executor, request: Request | None, retry_failed: bool) -> SearchResult:
-        done = len(self.records)
+        done, before = len(self.records), len(self.ledger.records)
         if done:
             logger.info("%d candidates are in the ledger", done)
         package = logging.getLogger(__package__.partition(".")[0])
@@ -86,6 +86,8 @@ class _Search:
                 bar.total = known + (self.policy.cycles - len(self.cycles)) * self.policy.models
                 bar.update(known - len(items) - bar.n)
                 self._evaluate(items, executor, bar)
+        if len(self.ledger.records) == before:
+            logger.warning("Nothing is left to evaluate: the ledger holds all %d candidates", done)
         return self._write(request)
 
     def _next_cycles(self, first: int, stop: int, retry_failed: bool) -> dict[Place, Architecture]:

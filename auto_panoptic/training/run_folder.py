@@ -18,7 +18,8 @@ from ..files import WriterLock, end_last_line, open_own
 from .checkpoint import POINTER, RECORD
 
 LOCK = "run.lock"
-_IN_PLACE = re.compile(r"metrics\.json|config\.yaml|log\.txt(\.rank\d+)?")  # written so by Detectron2
+# What Detectron2 writes in place: lines, and results of its evaluators.
+_IN_PLACE = re.compile(r"(metrics\.json|config\.yaml|log\.txt(?:\.rank\d+)?)|inference/.*\.(?:json|pth)")
 _CHECKPOINT = re.compile(r"model_(final|interrupted|\d+)\.pth")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems without locks say
 
@@ -112,11 +113,14 @@ def only_run(folder: str, fresh: bool = False, alone: bool = False) -> Iterator[
 
 def _mend(folder: str) -> None:
     """End the lines that a kill has cut; refuse what only has the name of a file of the run."""
-    for name in os.listdir(folder):
+    results = os.path.join(folder, "inference")
+    inner = [f"inference/{name}" for name in (os.listdir(results) if os.path.isdir(results) else ())]
+    for name in os.listdir(folder) + inner:
         path = os.path.join(folder, name)
-        if _IN_PLACE.fullmatch(name):
+        if match := _IN_PLACE.fullmatch(name):
             handle = open_own(path)
-            end_last_line(handle, b"}" if name == "metrics.json" else b"")
+            if match[1]:
+                end_last_line(handle, b"}" if name == "metrics.json" else b"")
             os.close(handle)
         elif (_CHECKPOINT.fullmatch(name) or name in (POINTER, RECORD)) and not os.path.isfile(path):
             raise UserError(f"{path}: is no plain file, but a run writes it: move it away")

@@ -46,7 +46,7 @@ def import_ray():
         import ray
     except ImportError as error:
         raise UserError(
-            f"--workers needs Ray ({error}); pip install 'auto-panoptic[cluster]', or leave --workers out"
+            f"--workers needs Ray ({error}); pip install 'ray>=2.40', or leave --workers out"
         ) from error
     return ray
 
