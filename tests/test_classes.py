@@ -81,7 +81,7 @@ def test_the_record_of_a_set(tmp_path):
     ],
     ids=["things", "stuff", "names", "kinds", "part"],
 )
-def test_weights_of_other_classes_are_refused(trained, tmp_path, categories, message, key):
+def test_weights_of_other_classes_are_refused(trained, tmp_path, monkeypatch, categories, message, key):
     changes = {} if len(categories) == 4 else {"annotations": [], "images": []}
     register_coco_panoptic(
         "other", **write_own(tmp_path / "b", categories=categories, **changes), show_ids=False
@@ -89,7 +89,6 @@ def test_weights_of_other_classes_are_refused(trained, tmp_path, categories, mes
     cfg = config_with(**{"TRAIN": (), "TEST": (), key: ("other",)})
     refused = []
     for attempt in (
-        lambda: check_weights(cfg, trained, to_train=True, model=torch.nn.Linear(1, 1)),
         lambda: check_weights(cfg, trained, model=torch.nn.Linear(1, 1)),
         lambda: load_weights(torch.nn.Linear(1, 1), trained, cfg=cfg),
     ):
@@ -99,6 +98,12 @@ def test_weights_of_other_classes_are_refused(trained, tmp_path, categories, mes
             attempt()
         refused.append(str(error.value))
     assert len(set(refused)) == 1 and "\n" not in refused[0]
+    monkeypatch.setattr("auto_panoptic.training.class_layers.class_layers", lambda cfg: ["fc.weight"])
+    with pytest.raises(UserError) as error:
+        check_weights(cfg, trained, to_train=True, model=torch.nn.Linear(1, 1))
+    assert str(error.value).startswith(
+        f"{refused[0]}; to start fc anew and load the rest, add MODEL.WEIGHTS_CL"
+    )
 
 
 def test_the_same_classes_under_other_ids_of_the_data_set_pass(trained, tmp_path):

@@ -323,7 +323,7 @@ def test_the_second_call_imports_no_framework(toy, tmp_path):
     assert len(json.loads((folder / "costs.json").read_text())) == 2
 
 
-def test_a_search_stores_its_costs(toy, tmp_path, monkeypatch):
+def test_a_search_stores_its_costs(toy, tmp_path, monkeypatch, caplog):
     """Damaged ones, or those of another config, are counted anew."""
     config, costs, command = toy
     folder = tmp_path / "output/search"
@@ -336,9 +336,21 @@ def test_a_search_stores_its_costs(toy, tmp_path, monkeypatch):
     run_script("search_net", *command)
     assert counts == [] and stored_tables(folder, key).to_json() == costs.to_json()
     content = (folder / "costs.json").read_text()
-    for damaged in ("{", "[]", content.replace('"fixed"', '"fixes"'), content.replace("1", "2"), "null"):
+    entry = json.loads(content)[key]
+    part = next(iter(entry["tables"]["fixed"]))
+    halved = {**entry, "tables": {**entry["tables"], "fixed": {**entry["tables"]["fixed"], part: [1, 1]}}}
+    entries = [json.dumps({key: changed}) for changed in (halved, {**entry, "sha256": "0"}, 1)]
+    for damaged in ("{", "[]", "null", content.replace('"fixed"', '"fixes"'), *entries):
         (folder / "costs.json").write_text(damaged)
+        caplog.clear()
         assert stored_tables(folder, key) is None
+        assert caplog.messages == [
+            f"{folder / 'costs.json'} was changed or is damaged: the costs are counted anew"
+        ]
+    caplog.clear()
+    (folder / "costs.json").write_text(json.dumps({"other": entry}))
+    assert stored_tables(folder, key) is None and not caplog.messages  # another config's are no damage
+    assert stored_tables(folder, "other") is None and caplog.messages  # but under another name they are
     run_script("search_net", *command)
     assert counts == [1] and stored_tables(folder, key).to_json() == costs.to_json()
     run_script("search_net", *command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 from pathlib import Path
 
 from ..config_files import read_files
@@ -43,12 +44,18 @@ def origin(config_file: str, opts: list[str]) -> tuple[str, str] | None:
 
 
 def stored_tables(directory: Path, key: str) -> CostTables | None:
-    """The tables that :func:`store_tables` stored; None if there are none, or they are damaged."""
+    """The tables that :func:`store_tables` stored; None where there are none, or, with a warning, others."""
+    path = directory / "costs.json"
     try:
-        entry = read_json(directory / "costs.json")[key]
-        return CostTables.from_json(entry["tables"]) if entry["sha256"] == _digest(entry["tables"]) else None
+        entries = read_json(path) if path.exists() else {}
+        if isinstance(entries, dict) and key not in entries:
+            return None
+        if entries[key]["sha256"] == _digest([key, entries[key]["tables"]]):
+            return CostTables.from_json(entries[key]["tables"])
     except (UserError, KeyError, TypeError, ValueError):
-        return None
+        pass
+    logging.getLogger(__name__).warning("%s was changed or is damaged: the costs are counted anew", path)
+    return None
 
 
 def store_tables(directory: Path, key: str, tables: CostTables) -> None:
@@ -68,8 +75,10 @@ def store_tables(directory: Path, key: str, tables: CostTables) -> None:
         stored = {}
     content = tables.to_json()
     stored = stored if isinstance(stored, dict) else {}
-    write_json(directory / "costs.json", stored | {key: {"sha256": _digest(content), "tables": content}})
+    write_json(
+        directory / "costs.json", stored | {key: {"sha256": _digest([key, content]), "tables": content}}
+    )
 
 
-def _digest(content: dict) -> str:
+def _digest(content: list) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
