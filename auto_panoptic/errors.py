@@ -36,6 +36,9 @@ class UserError(ValueError):
             args = (str(args[0]).strip().rpartition("UserError: ")[2],)
         super().__init__(*args)
 
+    def __str__(self) -> str:
+        return "\\n".join(super().__str__().splitlines())  # names and values of files may have several
+
 
 class Diverged(FloatingPointError):
     """NaN or infinity where numbers should be: training has diverged, or did so before.

@@ -131,7 +131,7 @@ def _unknown(cfg: CfgNode, source: str, key: str) -> UserError:
     """The error of a key that does not exist, with those that are spelt or end alike."""
 
     def likeness(known: str) -> float:
-        pairs = [(key, known), (key.rpartition(".")[2], known.rpartition(".")[2])]
+        pairs = [(key[:100], known), (key.rpartition(".")[2][:100], known.rpartition(".")[2])]
         whole, end = (SequenceMatcher(None, a.upper(), b, autojunk=False).ratio() for a, b in pairs)
         return max(whole, 0.9 * end + 0.1 * whole)
 

@@ -142,10 +142,10 @@ def test_a_prefix_of_some_is_none(path):
 
 
 @pytest.mark.parametrize("value", [None, 1, "text", [1], {"a": 1}, {1: ["a"]}, {"a": [None]}])
-@pytest.mark.parametrize("key", ["meta", "space", "classes"])
+@pytest.mark.parametrize("key", ["meta", "space", "classes", "settings"])
 def test_malformed_records(path, key, value):
     """What one may say of a model is a mapping; without any, the names and shapes of the weights count."""
-    sound = key == "meta" and isinstance(value, dict) or key != "meta" and value is None
+    sound = key == "meta" and isinstance(value, dict) or key in ("space", "classes") and value is None
     torch.save({"model": {"a": torch.ones(1)}, key: value}, path)
     if sound:
         read_checkpoint(path)

@@ -83,3 +83,7 @@ def test_commands_hold_what_is_said_before_they_start(capsys, toy, script):  # n
         run_script(script, "--config-file", toy, *options)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: MODEL.WEIGHTS: no file 'nowhere.pth'")
+
+
+def test_a_message_is_one_line_whatever_names_it_holds():
+    assert str(UserError("site 'a\nb\r\nc\u2028d' has no operator")) == "site 'a\\nb\\nc\\nd' has no operator"

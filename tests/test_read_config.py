@@ -193,6 +193,13 @@ def test_a_typo_tells_the_nearest_key(tmp_path, key, message):
         read_config(write(tmp_path / "c.yaml", f"VERSION: 2\n{nested}\n"))
 
 
+def test_a_key_of_a_million_letters_is_refused_at_once(tmp_path):
+    start = time.process_time()
+    with pytest.raises(UserError, match="unknown config key '?SOLVER.zzz"):
+        read_config(write(tmp_path / "c.yaml", "VERSION: 2\n"), ["SOLVER." + "z" * 10**6, "1"])
+    assert time.process_time() - start < 10
+
+
 def test_a_key_with_dots_in_a_file(tmp_path):
     with pytest.raises(UserError, match="a file has no dots in it but levels: SOLVER: {BASE_LR: ...}"):
         read_config(write(tmp_path / "c.yaml", "VERSION: 2\nSOLVER.BASE_LR: 1\n"))

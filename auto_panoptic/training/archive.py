@@ -141,7 +141,7 @@ def odd_content(data: dict) -> str:
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             return f"holds {name!r} of shape {tuple(value.shape)}, but not as many numbers"
     try:
-        texts = [data.get("meta", {}).get("meta_architecture", "")]
+        texts = [data.get("meta", {}).get("meta_architecture", ""), *data.get("settings", {}).values()]
         texts += [text for site, ops in (data.get("space") or {}).items() for text in (site, *list.copy(ops))]
         for key, rows in (data.get("classes") or {"labels": ""}).items():
             texts += [rows] if key == "labels" else [name for _, name, _ in rows]
