@@ -1,6 +1,7 @@
 """Files that are named as weights: never more is read than they have, and wrapped weights are found."""
 
 import os
+import resource
 import zipfile
 
 import pytest
@@ -68,6 +69,32 @@ def test_overlapping_entries(path):
         small.header_offset = 0
         archive._didModify = True
     assert "overlaps with what follows" in refusal(path)
+
+
+class Swelling:
+    """A few bytes of a pickle that torch allows, and very many in memory."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __reduce__(self):
+        return bytearray, (self.size,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_memory(path, legacy):
+    options = {"_use_new_zipfile_serialization": False} if legacy else {}
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    torch.save({"model": {"a": torch.ones(1)}, "more": Swelling(10)}, path, **options)
+    read_checkpoint(path)
+    torch.save({"model": {"a": torch.ones(1)}, "more": Swelling(3 * 10**9)}, path, **options)
+    assert "cannot be read as a checkpoint (MemoryError)" in refusal(path)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_very_many_entries(path):
+    rewrite(path, entries(path) | {f"model/{number}": b"" for number in range(50_000)})
+    assert "is no checkpoint (50008 entries)" in refusal(path)
 
 
 @pytest.mark.parametrize("mmap", [True, False])

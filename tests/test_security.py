@@ -38,7 +38,6 @@ REVIEWED = {
     "auto_panoptic/space/space.py": {"run_path": "tables of the package"},
     "auto_panoptic/training/archive.py": {"torch.load": "weights_only"},
     "auto_panoptic/training/checkpoint.py": {
-        "torch.load": "weights_only",
         "DetectionCheckpointer": "only its writing; _load_file reads by read_checkpoint",
     },
     "auto_panoptic/training/pickles.py": {"_Unpickler": "find_class gives stand-ins only"},

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import resource
 import shlex
 import zipfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -15,6 +20,7 @@ _ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"  # of the catalogue
 _WRAPPERS = ("model", "model_state", "model_state_dict", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 # Buffers that follow from the config, never from a checkpoint; its key is their name in capitals.
+ENTRIES = 50_000  # of an archive; a network has one for each of its tensors
 DERIVED = ("pixel_mean", "pixel_std")
 
 
@@ -49,6 +55,8 @@ def swollen(path: str) -> str:
         return "is no plain file"
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+    if len(entries) > ENTRIES:
+        return f"is no checkpoint ({len(entries)} entries)"
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             return f"is no checkpoint ({entry.filename} is compressed, which torch never does)"
@@ -113,7 +121,7 @@ def read_checkpoint(
     if not tested and is_archive and (problem := damage(path)):
         raise UserError(f"{subject} {problem}; give an intact copy")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_archive)
+        data = load(path, mmap and is_archive)
     except Exception as error:  # a malformed file leads torch's reader to errors of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{subject} cannot be read as a checkpoint ({reason})") from None
@@ -125,6 +133,33 @@ def read_checkpoint(
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), ""):
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return {**data, "model": weights}
+
+
+def load(path: str, mmap: bool):
+    """What torch reads from a file, with little more memory than the file has bytes.
+
+    Raises:
+        Exception: of many kinds; it is no checkpoint.
+    """
+    with bounded_memory(path):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+@contextlib.contextmanager
+def bounded_memory(path: str) -> Iterator[None]:
+    """Context in which this process gets four times the bytes of a file and 1 GiB; then a MemoryError."""
+    most = 4 * os.path.getsize(path) + 2**30
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with contextlib.suppress(
+        OSError, TypeError, ValueError
+    ):  # where Linux does not tell, or a limit is lower
+        used = int(re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+        limits = [limit for limit in (used + most, *before) if limit >= 0]
+        resource.setrlimit(resource.RLIMIT_DATA, (min(limits), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def odd_content(data: dict) -> str:

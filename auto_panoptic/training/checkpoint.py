@@ -26,7 +26,7 @@ from ..errors import Diverged, UserError
 from ..files import PARTIAL, digest, read_bytes, read_json, replacing
 from ..modeling import choice_blocks
 from ..modeling.finite import finite_problem, learned, tensors_in
-from .archive import damage, odd_content, read_checkpoint, swollen
+from .archive import damage, load, odd_content, read_checkpoint, swollen
 from .weights import model_meta, select_weights
 
 _PERIODIC = re.compile(r"model_(\d+)\.pth")
@@ -295,7 +295,7 @@ def _checkpoint_files(folder: str) -> list[str]:
 def _peek(path: str) -> dict:
     """A checkpoint without reading its tensors; empty if it is none."""
     try:
-        data = {} if swollen(path) else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        data = {} if swollen(path) else load(path, mmap=True)
     except Exception:  # whatever a damaged archive makes of torch's reader; :func:`damage` tells
         return {}
     return data if isinstance(data, dict) else {}

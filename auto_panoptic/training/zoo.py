@@ -16,7 +16,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import UserError
 from ..modeling.finite import finite_problem
-from .archive import CATALOGUE, optional, read_checkpoint
+from .archive import CATALOGUE, bounded_memory, optional, read_checkpoint
 from .class_layers import anew_remedy, starting_anew
 from .pickles import read_numbers
 
@@ -59,8 +59,10 @@ def read_zoo(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
     if not file.endswith(".pkl"):
         return {"__author__": CATALOGUE, **read_checkpoint(file, mmap=mmap, model=model)}
     try:
-        content = pickle.loads(Path(file).read_bytes(), encoding="latin1") if trusted else read_numbers(file)
-        return zoo_content(content)
+        if trusted:
+            return zoo_content(pickle.loads(Path(file).read_bytes(), encoding="latin1"))
+        with bounded_memory(file):
+            return zoo_content(read_numbers(file))
     except Exception as error:  # what a pickle is not, or what the code in it raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
