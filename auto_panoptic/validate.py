@@ -214,11 +214,11 @@ def _memory(cfg) -> str | None:
         ("TRAIN", sizes.MIN_SIZE_TRAIN, sizes.MAX_SIZE_TRAIN, batch),
         ("TEST", [sizes.MIN_SIZE_TEST], sizes.MAX_SIZE_TEST, 1),
     ):
-        need = 10 * count * min(max(sides), longest) * longest * 3 * 4
-        if need > machine_memory():
+        side = min(max(sides), longest)
+        if (need := 10 * count * side**2 * 3 * 4) > machine_memory():
             return (
-                f"INPUT.MAX_SIZE_{key} is {longest} and MIN_SIZE_{key} {max(sides)}: {count} such need "
-                f"{need >> 30} GiB or more, this machine has {machine_memory() >> 30}; take smaller ones"
+                f"INPUT.MIN_SIZE_{key} makes images of {side} x {side} pixels, and {count} of them need "
+                f"{need >> 30} GiB or more; this machine has {machine_memory() >> 30}: make them smaller"
             )
     return None
 

@@ -186,8 +186,15 @@ def test_the_defaults_are_right_with_lists_of_either_kind(cfg, key):
     ("SOLVER.IMS_PER_BATCH", 10**6, "INPUT.MAX_SIZE_TRAIN", 4000, "INPUT.MIN_SIZE_TRAIN", "(4000,)"),
 ])  # fmt: skip
 def test_images_beyond_the_memory(options):
-    with pytest.raises(UserError, match=r"INPUT.MAX_SIZE_T\w+ is .* need \d+ GiB or more, this machine has"):
+    with pytest.raises(
+        UserError, match=r"INPUT.MIN_SIZE_T\w+ makes .* need \d+ GiB or more; this machine has"
+    ):
         read_config(str(ROOT / "configs/quick/supernet.yaml"), [str(option) for option in options])
+
+
+def test_a_longest_side_may_mean_any(cfg):
+    cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = 10**5
+    validate(cfg)
 
 
 @pytest.mark.parametrize("key, value", [

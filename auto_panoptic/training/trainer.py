@@ -18,7 +18,7 @@ from detectron2.utils.events import JSONWriter
 from .. import signals
 from ..data import data_set_for, with_data_sets
 from ..data.content import content_difference, contents
-from ..errors import Diverged, UserError, one_of
+from ..errors import Diverged, UserError
 from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
 from ..modeling.finite import finite_outputs
@@ -27,7 +27,7 @@ from ..validate import validate
 from .checkpoint import INTERRUPTED, AtomicCheckpointer, newest_intact
 from .gradients import build_optimizer, model_space
 from .hooks import FairnessAudit, Interruption, JSONLines, PreciseBN, RecentMetrics
-from .loader import SAMPLERS, PositionalLoader, build_test_loader, build_train_loader
+from .loader import PositionalLoader, build_test_loader, build_train_loader
 from .loop import FairCycleTrainer
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
 from .ranks import by_first
@@ -45,7 +45,6 @@ def check_training(cfg) -> None:
     validate(cfg)
     check_precision(cfg)
     check_schedule(cfg)
-    one_of("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
     check_metrics(cfg, cfg.TEST.METRICS)
     check_expected_results(cfg)
     workers = cfg.SOLVER.REFERENCE_WORLD_SIZE
