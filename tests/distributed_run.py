@@ -16,6 +16,7 @@ from toy import Scale, make_config, toy_space
 from auto_panoptic.errors import Diverged
 from auto_panoptic.explore import cycle_indices
 from auto_panoptic.modeling import ChoiceBlock
+from auto_panoptic.modeling.finite import finite_outputs
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer, FairCycleTrainer, launch_processes
 from auto_panoptic.training.loader import PositionalBatchSampler
@@ -149,6 +150,17 @@ def train_nan(kind):
         return {"message": str(error), "weight": model.weight.detach()}
 
 
+def evaluate_nan():
+    """The message with which this process ends when the results of the other one's second image are NaN."""
+    model = nn.Identity()
+    try:
+        with finite_outputs(model, shared=True):
+            for value in (1.0, float("nan") if comm.get_rank() == 1 else 2.0, 3.0):
+                model([{"image_id": value, "image": torch.tensor(value)}])
+    except Diverged as error:
+        return str(error)
+
+
 def train_panoptic(folder, shapes):
     """One fair cycle of the panoptic supernet, each process initialised differently before the start."""
     cfg = make_config(folder, shapes, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", ())
@@ -204,6 +216,7 @@ def main(args, cfg):
         "partly": train_partly(),
         "overflow": train_overflow(),
         "nan": {kind: train_nan(kind) for kind in ("nan", "boxes", "overflow")},
+        "evaluated": evaluate_nan(),
         "cycles": torch.stack(
             [torch.from_numpy(cycle_indices(SearchSpace.default(), 3, cycle)) for cycle in range(20)]
         ),

@@ -130,6 +130,11 @@ def test_a_nan_on_one_process_stops_all(ranks, kind, text, weight):
         assert rank["nan"][kind]["weight"].tolist() == [weight, weight]  # the first step only
 
 
+def test_an_evaluation_with_nan_in_one_process_fails_in_all(ranks):
+    expected = "NaN or infinity in the network's results, on images nan"
+    assert [rank["evaluated"] for rank in ranks] == [expected] * len(ranks)
+
+
 def test_panoptic_weights_and_statistics_stay_equal(ranks):
     """Different at first, made equal before the first step, equal after it, and moved by it."""
     first, second = ranks[0]["panoptic"], ranks[1]["panoptic"]

@@ -2,15 +2,19 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
-from toy import TOY_NET, ToyNet, error_line, run_script, write_config
+from toy import TOY_NET, ToyNet, error_line, make_config, run_script, write_config
 
 from auto_panoptic.errors import Diverged
 from auto_panoptic.modeling.finite import finite_problem
-from auto_panoptic.training import AtomicCheckpointer, FairCycleTrainer
+from auto_panoptic.modeling.fold import folded
+from auto_panoptic.space import SearchSpace
+from auto_panoptic.training import AtomicCheckpointer, FairCycleTrainer, trainer
 from auto_panoptic.training.loop import MOST_SKIPPED
 from auto_panoptic.training.precision import Precision
 
@@ -169,3 +173,52 @@ def test_a_path_is_named_in_a_fair_cycle(tmp_path, shapes, capfd, monkeypatch):
     assert re.search(expected, message)
     assert f"on images {', '.join(calls[4])}; no step was taken" in message
     assert not checkpoints(tmp_path / "output") and "MODEL.WEIGHTS" not in message
+
+
+# ------------------------------------------------------------------ evaluation
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory, shapes):
+    """Options of a fixed network."""
+    folder = tmp_path_factory.mktemp("network")
+    space = SearchSpace.from_config(make_config(folder, shapes))
+    space.random(np.random.default_rng(0)).save(folder / "architecture.json")
+    return "NAS.ARCHITECTURE", folder / "architecture.json", "TEST.METRICS", "['pq']"
+
+
+def run_network(folder, shapes, *options):
+    config = write_config(folder / "toy.yaml", shapes)
+    run_script("train_net", "--config-file", config, *options, "OUTPUT_DIR", folder / "output")
+
+
+@pytest.mark.parametrize("period", [1, 0])
+def test_an_evaluation_within_the_training_stops_it(tmp_path, shapes, network, capfd, monkeypatch, period):
+    """In the middle, before the checkpoint of the end; or at the end, after the checkpoint was saved."""
+
+    def large(model):
+        copy = folded(model)
+        copy.sem_seg_head.predictor.weight.data *= 1e38
+        return copy
+
+    monkeypatch.setattr(trainer, "folded", large)
+    with pytest.raises(SystemExit) as end:
+        run_network(tmp_path, shapes, *network, "TEST.EVAL_PERIOD", period)
+    message = error_line(capfd)
+    assert end.value.code == 3 and "network's sem_seg_head.predictor, on images " in message
+    assert ("MODEL.WEIGHTS" in message) == (period == 0)
+    assert list(checkpoints(tmp_path / "output")) == ([] if period else ["model_final.pth"])
+    assert "PQ" not in (tmp_path / "output/metrics.json").read_text()
+
+
+def test_eval_only_scores_no_network_whose_outputs_overflow(tmp_path, shapes, network, capfd):
+    cfg = make_config(tmp_path, shapes, *network[:2])
+    model = build_model(cfg)
+    model.roi_heads.box_head.fc2.weight.data.fill_(1e20)
+    model.roi_heads.box_predictor.cls_score.weight.data.fill_(1e20)  # detections would vanish
+    AtomicCheckpointer(model, str(tmp_path)).save("large")
+    options = ("--eval-only", *network, "MODEL.WEIGHTS", tmp_path / "large.pth")
+    with pytest.raises(SystemExit) as end:
+        run_network(tmp_path, shapes, *options)
+    assert end.value.code == 3 and "network's roi_heads.box_" in error_line(capfd)
+    assert not (tmp_path / "output/metrics.json").exists()

@@ -86,7 +86,7 @@ def test_what_choosing_segments_would_hide_is_found(model, weight, lean, value):
             with finite_outputs(model):
                 inference(model, inputs)
         with pytest.raises(Diverged, match="images a.png, 7$"):
-            with finite_outputs(model, wait=True):
+            with finite_outputs(model, shared=True):
                 inference(model, inputs)
                 second = inference(model, inputs)
         assert len(second) == 2

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
+from detectron2.utils import comm
 
 from ..errors import Diverged
 
@@ -69,7 +70,7 @@ def images_of(batch, most: int = 16) -> str:
 
 
 @contextlib.contextmanager
-def finite_outputs(model: torch.nn.Module, wait: bool = False) -> Iterator[None]:
+def finite_outputs(model: torch.nn.Module, shared: bool = False) -> Iterator[None]:
     """Within the block, NaN or infinity in inference is an error: boxes and segments chosen from it hide it.
 
     Watched are the outputs of the model, of its parts and of theirs, read once per pass; minus infinity, as
@@ -77,7 +78,7 @@ def finite_outputs(model: torch.nn.Module, wait: bool = False) -> Iterator[None]
 
     Args:
         model: a meta-architecture.
-        wait: raise at the end of the block only, for processes that wait for each other within.
+        shared: the processes share the images; all enter and leave the block, and fail together at its end.
 
     Raises:
         Diverged: names the part and the images.
@@ -95,7 +96,7 @@ def finite_outputs(model: torch.nn.Module, wait: bool = False) -> Iterator[None]
         if bad:
             part = bad[0] or "results"
             problems.append(f"NaN or infinity in the network's {part}, on images {images_of(*inputs)}")
-            if not wait:
+            if not shared:
                 raise Diverged(problems[0])
 
     with contextlib.ExitStack() as hooks:
@@ -104,5 +105,6 @@ def finite_outputs(model: torch.nn.Module, wait: bool = False) -> Iterator[None]
                 hooks.callback(module.register_forward_hook(partial(add, name)).remove)
         hooks.callback(model.register_forward_hook(look).remove)
         yield
-    if problems:
-        raise Diverged(problems[0])
+    for found in comm.all_gather(problems) if shared else [problems]:
+        if found:
+            raise Diverged(found[0])

@@ -321,7 +321,7 @@ class AutoPanopticTrainer(DefaultTrainer):
             Diverged: in every process, if the model gives NaN or infinity.
         """
         network = folded(model)
-        with signals.at_once(), finite_outputs(network, wait=comm.get_world_size() > 1):
+        with signals.at_once(), finite_outputs(network, shared=comm.get_world_size() > 1):
             results = super().test(with_data_sets(cfg), network, evaluators)
         names = {data_set_for(cfg, name): name for name in cfg.DATASETS.TEST}
         return type(results)((names.get(key, key), value) for key, value in results.items())
