@@ -1,6 +1,7 @@
 """A run that diverges stops, says where and what to type, and leaves nothing that is not finite."""
 
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -127,6 +128,8 @@ def checkpoints(folder):
 @pytest.mark.parametrize("last", [True, False])
 def test_one_line_and_the_remedy_works_when_typed(tmp_path, shapes, capfd, monkeypatch, sampling, last):
     """The last step diverges, or one before; the run goes on from the checkpoint of the first."""
+    tmp_path = tmp_path / "a folder"
+    tmp_path.mkdir()
     iterations = 2 if last else 4
     options = ("NAS.SAMPLING", sampling, "SOLVER.MAX_ITER", iterations, "SOLVER.CHECKPOINT_PERIOD", 1)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
@@ -137,7 +140,7 @@ def test_one_line_and_the_remedy_works_when_typed(tmp_path, shapes, capfd, monke
     assert "diverged at iteration 1: " in message and "train/" in message
     found = checkpoints(tmp_path / "output")
     assert list(found) == ["model_0000000.pth"] and not finite_problem(found["model_0000000.pth"])
-    typed = message.partition("for example, ")[2].split()
+    typed = shlex.split(message.partition("for example, ")[2])
     assert typed[:4] == ["OUTPUT_DIR", f"{tmp_path}/output_2", "SOLVER.BASE_LR", "0.001"]
     assert typed[4:6] == ["MODEL.WEIGHTS", f"{tmp_path}/output/model_0000000.pth"]
     train(tmp_path, shapes, *options, *typed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import weakref
 from functools import partial
 from itertools import count
@@ -228,14 +229,15 @@ class AutoPanopticTrainer(DefaultTrainer):
         """What to add to the command of a run that diverged."""
         solver, folder = self.cfg.SOLVER, self.cfg.OUTPUT_DIR.rstrip("/")
         other = next(path for n in count(2) if not os.path.exists(path := f"{folder}_{n}"))
-        options = f"OUTPUT_DIR {other} SOLVER.BASE_LR {solver.BASE_LR / 10:g}"
+        options = ["OUTPUT_DIR", other, "SOLVER.BASE_LR", f"{solver.BASE_LR / 10:g}"]
         if path := newest_intact(folder)[0]:
-            options += f" MODEL.WEIGHTS {path}"
+            options += ["MODEL.WEIGHTS", path]
         if not solver.CLIP_GRADIENTS.ENABLED:
-            options += " SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.CLIP_GRADIENTS.CLIP_TYPE norm"
+            options += ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"]
         if solver.AMP.ENABLED:
-            options += " SOLVER.AMP.ENABLED False"
-        return f"Check these images and their labels, and start a new run with, for example, {options}"
+            options += ["SOLVER.AMP.ENABLED", "False"]
+        typed = shlex.join(options)
+        return f"Check these images and their labels, and start a new run with, for example, {typed}"
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from OUTPUT_DIR's newest intact checkpoint if asked, else start from MODEL.WEIGHTS.
