@@ -199,7 +199,8 @@ def test_a_run_goes_on_from_its_own_weights_only(tmp_path, command, capfd, caplo
     line = refused(capfd, tmp_path, *command("--resume", "MODEL.WEIGHTS", other))
     assert f'MODEL.WEIGHTS was ["{start}", "' in line and f'is ["{other}", "' in line
     shutil.move(start, tmp_path / "moved.pth")
-    for length, weights in enumerate(("moved.pth", "", start, "nowhere.pth"), start=2):
+    others = ("moved.pth", "", start, "output/model_final.pth", "nowhere.pth")
+    for length, weights in enumerate(others, start=1):
         run_script(*command("--resume", "MODEL.WEIGHTS", weights, "SOLVER.MAX_ITER", length))
     assert "start.pth': MODEL.WEIGHTS 'nowhere.pth' is not read" in caplog.text
     kept = torch.load(tmp_path / "output/model_final.pth", weights_only=True)["settings"]

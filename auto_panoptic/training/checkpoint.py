@@ -74,14 +74,15 @@ def run_settings(cfg: CfgNode) -> dict[str, str]:
 def check_settings(content: dict, now: dict[str, str], path: str) -> None:
     """Raise UserError if a setting that both know has changed; ``content`` is that of the file ``path``.
 
-    The weights it began from are not read by a run that goes on: they may be gone, but not be others.
+    The weights it began from are not read by a run that goes on: they may be gone, but not be another's.
     """
     before = content.get("settings") if isinstance(content, dict) else None
     before = before if isinstance(before, dict) else {}
     changed = [key for key in sorted(now) if before.get(key, now[key]) != now[key]]
     if _START in changed:
         (old, old_digest), (new, new_digest) = json.loads(before[_START]), json.loads(now[_START])
-        if not new_digest or old_digest == new_digest or (old and not old_digest):
+        own = os.path.realpath(os.path.dirname(new)) == os.path.realpath(os.path.dirname(path))
+        if own or not new_digest or old_digest == new_digest or (old and not old_digest):
             changed.remove(_START)
             if new not in ("", old):
                 logger.warning("%s began from %r: MODEL.WEIGHTS %r is not read", path, old, new)
