@@ -200,6 +200,16 @@ def test_what_the_check_passes_loads_and_scores(own, name):
     assert evaluator.evaluate()["panoptic_seg"]["PQ"] == 100
 
 
+def test_a_photo_that_is_turned_without_another_size_is_told(own, caplog):
+    """Whether its annotation was drawn before or after turning, nobody can see."""
+    exif, path = Image.Exif(), Path(own["image_root"], "sub/b.jpg")
+    exif[0x0112] = 3
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+    register_coco_panoptic("own", **own, show_ids=False)
+    DatasetCatalog.get("own")
+    assert "own, 1 photos, such as " in caplog.text and "b.jpg (image 41): EXIF orientation 3" in caplog.text
+
+
 def test_evaluation_compares_what_it_reads(own):
     """Also where a PNG is changed while a run is going on."""
     register_coco_panoptic("own", **own, show_ids=False)

@@ -3,6 +3,8 @@
 import itertools
 from pathlib import Path
 
+import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 from data_util import config_with, write_own
 from detectron2.data import DatasetCatalog
@@ -62,6 +64,7 @@ def test_an_error_of_a_worker_is_one_line(own):
         {"size": [20, 30], "counts": [5, 12000]},
         {"size": [20, 30], "counts": b"\xff"},
         {"size": [-1, -1], "counts": [0]},
+        [[0, 0, 1e9, 0, 1e9, 1e9]],
     ],
 )
 def test_no_mask_reaches_pycocotools_unseen(own, mask):
@@ -70,5 +73,24 @@ def test_no_mask_reaches_pycocotools_unseen(own, mask):
     record = dict(DatasetCatalog.get("own_separated")[0])
     mapper = PanopticMapper(config_with(TRAIN=("own",), TEST=()), is_train=True)
     record["annotations"] = [{**record["annotations"][0], "segmentation": mask}]
-    with pytest.raises(UserError, match="b.jpg: the mask of an instance: RLE"):
+    with pytest.raises(UserError, match="b.jpg: the mask of an instance: (RLE|polygons)"):
         mapper(record)
+
+
+@pytest.mark.parametrize("kind", [dict, list, bytes, tuple])
+def test_every_kind_of_sound_mask_is_mapped(own, kind):
+    register_coco_panoptic("own", **own, show_ids=False)
+    record = dict(DatasetCatalog.get("own_separated")[0])
+    mapper = PanopticMapper(config_with(TRAIN=("own",), TEST=()), is_train=False)
+    mapper.is_train = True  # without augmentation
+    instance = next(a for a in record["annotations"] if not a["iscrowd"])
+    truth = mask_util.decode(instance["segmentation"])
+    encoded = mask_util.encode(np.asfortranarray(truth))
+    masks = {
+        dict: instance["segmentation"],
+        bytes: encoded,
+        tuple: {**encoded, "size": tuple(encoded["size"])},
+        list: [[4, 5, 10, 5, 10, 15, 4, 15]],
+    }
+    record["annotations"] = [{**instance, "segmentation": masks[kind]}]
+    assert len(mapper(record)["instances"]) == 1 and truth.sum() == 60

@@ -100,7 +100,9 @@ class PanopticMapper(DatasetMapper):
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
         mapper, size = self, (dataset_dict["width"], dataset_dict["height"])
         for instance in dataset_dict["annotations"]:  # pycocotools trusts what it is given
-            if isinstance(mask := instance.get("segmentation"), dict) and (wrong := mask_problem(mask, size)):
+            mask = instance.get("segmentation")
+            wrong = mask_problem(mask, size) if isinstance(mask, (dict, list)) else None
+            if wrong and (isinstance(mask, dict) or wrong[0] == "mask-outside"):
                 raise UserError(f"{dataset_dict['file_name']}: the mask of an instance: {wrong[1]}")
         if any(isinstance(a.get("segmentation"), dict) for a in dataset_dict["annotations"]):
             mapper = copy.copy(self)

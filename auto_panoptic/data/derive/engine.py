@@ -202,15 +202,17 @@ def _make(task: Derivation, entries: list, wanted: list[Path], processes: int | 
         job = functools.partial(_make_image, plain, maps, task.instances_json in wanted)
         items = [(entry, task.photo and task.photo(entry[0])) for entry in entries]
         done = parallel_map(job, items, processes, f"{task.title}: label maps and instances")
+        if doubts := [line for *_, lines in done for line in lines]:
+            logger.warning("%s, %d photos, such as %s", task.title, len(doubts), doubts[0])
         for position, path in enumerate(maps):
-            made = sum(flags[position] for flags, _ in done)
+            made = sum(flags[position] for flags, *_ in done)
             report[path] = f"{made} made, {len(done) - made} kept"
     if task.instances_json in wanted:
         content = {
             "info": {},
             "licenses": [],
             "images": [image for image, _ in entries],
-            "annotations": coco.number_annotations([instances for _, instances in done]),
+            "annotations": coco.number_annotations([instances for _, instances, _ in done]),
             "categories": [c for c in task.categories if c["isthing"]],
         }
         report[task.instances_json] = _write(task.instances_json, content)
@@ -230,12 +232,14 @@ def _write(path: Path, content: dict) -> str:
     return "made"
 
 
-def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> tuple[list[bool], list]:
-    """Make the label maps of one image that differ; which were made, and its instances."""
+def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> tuple[list, list, list]:
+    """Make the label maps of one image that differ; which were made, instances, doubts about the photo."""
     entry, photo = item
-    (image, annotation), ids, flags = entry, task.read_ids(entry), []
+    (image, annotation), ids, flags, found = entry, task.read_ids(entry), [], []
     if photo is not None:
-        raise_first(check_photo(photo, image["id"], (image["width"], image["height"]), whole=False)[1])
+        _, found = check_photo(photo, image["id"], (image["width"], image["height"]), whole=False)
+        raise_first(found)
+    doubts = [finding.line() for finding in found]
     _check_given(task, entry)
     for folder, labels in maps.items():
         path = below(folder, png_name(annotation["file_name"]), task.panoptic_root)
@@ -247,8 +251,9 @@ def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> t
             if _label_problem(path, wanted):
                 raise UserError(f"{path} was written but reads back differently; check the disk and repeat")
     if not instances:
-        return flags, []
-    return flags, coco.instance_annotations(ids, annotation["segments_info"], task.things, image["id"])
+        return flags, [], doubts
+    made = coco.instance_annotations(ids, annotation["segments_info"], task.things, image["id"])
+    return flags, made, doubts
 
 
 def _check_given(task: Derivation, entry: tuple) -> None:

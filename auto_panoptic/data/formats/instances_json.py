@@ -165,11 +165,12 @@ def mask_problem(segmentation: object, size: tuple) -> tuple[str, str] | None:
 
 def _rle_problem(segmentation: dict, size: tuple) -> tuple[str, str] | None:
     runs, (width, height) = segmentation.get("counts"), size
-    if segmentation.get("size") != [height, width]:
+    said = segmentation.get("size")
+    if not isinstance(said, (list, tuple)) or list(said) != [height, width]:
         return "mask-size", f"RLE of size {segmentation.get('size')!r}, the image has [{height}, {width}]"
-    if isinstance(runs, str):
+    if isinstance(runs, (str, bytes)):  # bytes as pycocotools makes them
         try:
-            runs = decode_counts(runs)
+            runs = decode_counts(runs if isinstance(runs, str) else runs.decode("latin-1"))
         except ValueError as error:
             return "mask-format", f"RLE: {error}"
     if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
