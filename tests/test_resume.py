@@ -151,6 +151,17 @@ def test_a_finished_run_resumed_stays_as_it_is(tmp_path, shapes, uninterrupted):
     assert_same_state(final(tmp_path), final(uninterrupted))
 
 
+@pytest.mark.parametrize("cut", [None, 1000])
+def test_a_run_killed_before_its_last_file_writes_it(tmp_path, shapes, uninterrupted, cut):
+    """The last iteration may have a checkpoint of its own, and be killed between the two."""
+    options = ("SOLVER.CHECKPOINT_PERIOD", ITERATIONS)
+    make_trainer(tmp_path, shapes, *options).train()
+    path = tmp_path / "output/model_final.pth"
+    path.unlink() if cut is None else path.write_bytes(path.read_bytes()[:cut])
+    make_trainer(tmp_path, shapes, *options, resume=True).train()
+    assert_same_state(final(tmp_path), final(uninterrupted))
+
+
 def test_a_random_seed_is_resumed(tmp_path, shapes):
     """SEED -1 draws one; the resumed run continues with the drawn one."""
     first = make_trainer(tmp_path, shapes, "SEED", -1, "SOLVER.CHECKPOINT_PERIOD", 1)

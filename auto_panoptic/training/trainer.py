@@ -25,6 +25,7 @@ from ..evaluation.expected import check_expected_results, verify_results
 from ..modeling.finite import finite_outputs
 from ..modeling.fold import folded
 from ..validate import validate
+from .archive import damage
 from .checkpoint import INTERRUPTED, AtomicCheckpointer, newest_intact
 from .gradients import build_optimizer, model_space
 from .hooks import FairnessAudit, Interruption, JSONLines, PreciseBN, RecentMetrics
@@ -198,6 +199,9 @@ class AutoPanopticTrainer(DefaultTrainer):
                 self.start_iter,
                 self.max_iter,
             )
+            final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
+            if self.start_iter == self.max_iter and damage(final):
+                self.checkpointer.save("model_final", iteration=self.iter)  # killed before it was, say
         signal = None
         with signals.deferred():
             try:
