@@ -66,7 +66,7 @@ def spoiled(model, name, value):
 
 
 PLACES = {
-    "backbone.bottom_up.stem.0.weight": "backbone.bottom_up",
+    "backbone.bottom_up.stem.0.weight": "backbone",
     "proposal_generator.rpn_head.anchor_deltas.weight": "proposal_generator.rpn_head",
     "roi_heads.box_predictor.cls_score.weight": "roi_heads.box_predictor",
     "roi_heads.box_predictor.bbox_pred.bias": "roi_heads.box_predictor",

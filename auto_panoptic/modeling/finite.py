@@ -101,7 +101,7 @@ def finite_outputs(model: torch.nn.Module, shared: bool = False) -> Iterator[Non
 
     with contextlib.ExitStack() as hooks:
         for name, module in model.named_modules():
-            if name.count(".") < 2:
+            if name.count(".") < 2 and not name.startswith("backbone."):  # whose output tells of its parts
                 hooks.callback(module.register_forward_hook(partial(add, name)).remove)
         hooks.callback(model.register_forward_hook(look).remove)
         yield
