@@ -132,3 +132,14 @@ def test_weights_without_a_record_load_with_a_line_in_the_log(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         load_weights(torch.nn.Linear(1, 1), str(tmp_path / "model_final.pth"), cfg=cfg)
     assert sum("does not say its classes" in message for message in own_messages(caplog)) == 1
+
+
+@pytest.mark.parametrize(
+    "record", [1, "classes", ["things"], {"things": [1]}, {"things": [[]]}, {"things": []}]
+)
+def test_a_malformed_record_is_one_line(tmp_path, trained, record):
+    data = torch.load(trained, weights_only=True)
+    torch.save(data | {"classes": record}, trained)
+    cfg = config_of("own", tmp_path)
+    with pytest.raises(UserError, match="malformed record|different thing classes"):
+        load_weights(torch.nn.Linear(1, 1), trained, cfg=cfg)

@@ -72,7 +72,10 @@ def class_difference(first: dict, second: dict) -> str:
 
 def check_classes(subject: str, theirs: dict | None, ours: dict | None) -> None:
     """Raise UserError if weights, ``subject``, were trained on other classes than ``ours``; None: unknown."""
-    difference = class_difference(theirs, ours) if theirs and ours else ""
+    try:
+        difference = class_difference(theirs, ours) if theirs and ours else ""
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(f"{subject} has a malformed record 'classes'; give an intact copy") from None
     if not difference:
         return
     remedy = "give weights that were trained on the classes of the data sets"
