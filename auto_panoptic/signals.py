@@ -188,12 +188,25 @@ def _lives(pid: int) -> bool:
 
 
 def _leave_signals_to_parent() -> None:
-    """In forked children, which work for this process: it ends them."""
+    """In forked children, which work for this process: it ends them.
+
+    Signals to a whole group or job come to them, too, but a training still needs its data loader's processes.
+    """
     global _pending
-    _pending = None
+    needed, _pending = _pending is not None, None
     for number in _SIGNALS:
         if hasattr(signal.getsignal(number), "ours"):
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    if needed and hasattr(signal, "sigwaitinfo"):
+        die_with_parent()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_until_told, daemon=True).start()
+
+
+def _until_told() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 os.register_at_fork(after_in_child=_leave_signals_to_parent)

@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C save and leave; processes end with what started them; one process of a run speaks."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -75,6 +76,26 @@ def test_signals_change_nothing(tmp_path, shapes, uninterrupted, capsys):  # noq
     assert models(tmp_path) == ["model_0000005.pth", "model_final.pth"]
     assert trace(tmp_path) == trace(uninterrupted)
     assert_same_state(final(tmp_path), final(uninterrupted))
+
+
+def test_data_loaders_outlive_a_signal_to_all(tmp_path, shapes):
+    """As a terminal, torchrun and Slurm send it; the step still needs them. Their process ends them."""
+    trainer = make_trainer(tmp_path, shapes, "DATALOADER.NUM_WORKERS", 1)
+    batch, workers = trainer._trainer.batch, []
+
+    def get(number):
+        workers[:] = multiprocessing.active_children()
+        if number == 5:
+            processes = [*(worker.pid for worker in workers), os.getpid()]
+            subprocess.run(["kill", "-TERM", *map(str, processes)], check=True)
+            time.sleep(0.5)
+        return batch(number)
+
+    trainer._trainer.batch = get
+    with pytest.raises(SystemExit, match="143"):
+        run_command(trainer.train)
+    assert models(tmp_path) == ["model_interrupted.pth"]
+    assert len(workers) == 1 and not workers[0].is_alive()
 
 
 def test_a_second_signal_ends_at_once(tmp_path, shapes):

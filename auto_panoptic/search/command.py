@@ -152,6 +152,7 @@ def check_search(args: argparse.Namespace, cfg) -> CostTables:
     return costs
 
 
+@resumable()
 def main(args: argparse.Namespace, cfg) -> None:
     """One process of the search; with several, the first leads the others."""
     setup_logger(name="auto_panoptic", abbrev_name="search", distributed_rank=comm.get_rank())
@@ -171,7 +172,6 @@ def executor_of_one(args: argparse.Namespace, cfg):
     return contextlib.nullcontext(InProcess(load_evaluator(cfg, args.weights, args.metrics)))
 
 
-@resumable()
 def search(args: argparse.Namespace, cfg, make_executor) -> None:
     """Search, select, and print what came of it."""
     policy = search_policy(cfg, args.costs.space)

@@ -109,6 +109,10 @@ class FairCycleTrainer(TrainerBase):
                 self._batches = iter(self.data_loader)
         raise UserError(f"the training data loader, a {type(self.data_loader).__name__}, gives no batch")
 
+    def close(self) -> None:
+        """End the data loader's processes."""
+        self._batches, self._next_batch = iter(()), -1
+
     def _open(self, number: int) -> Iterator:
         if hasattr(self.data_loader, "starting_at"):
             return self.data_loader.starting_at(number)

@@ -221,6 +221,7 @@ class AutoPanopticTrainer(DefaultTrainer):
         said = f"{error} at iteration {self.iter}"
         if self._interruption.done == self.iter < self.max_iter - 1:
             by_first(partial(self.checkpointer.save, INTERRUPTED, iteration=self.iter))
+            self._trainer.close()
             said += f"; saved {os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED)}.pth"
         return f"{said}; --resume continues"
 
