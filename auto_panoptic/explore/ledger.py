@@ -83,9 +83,6 @@ class Ledger:
             raise UserError(f"{self.path}: cannot create or lock the ledger: {e.strerror}") from e
         try:
             self._open(plain(dict(header)), resume, set(allow_changed), comparable)
-        except OSError as e:
-            self.close()
-            raise UserError(f"{self.path}: cannot open the ledger: {e.strerror}") from e
         except BaseException:
             self.close()
             raise
