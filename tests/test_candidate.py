@@ -111,11 +111,12 @@ def test_a_model_without_panoptic_maps_is_scored_by_miou(cfg, supernet, cycle, m
         CandidateEvaluator(cfg, supernet, ("pq", "miou"))(cycle[0])
 
 
-@pytest.mark.parametrize("place", ["weight", "statistics", "output"])
+@pytest.mark.parametrize("place", ["weight", "statistics", "output", "attention"])
 def test_a_candidate_with_nan_is_a_failure_and_the_others_are_not(cfg, supernet, cycle, monkeypatch, place):
-    """In one operator of the first block: the paths with it fail, with a reason and no traceback."""
+    """In one operator of a block: the paths with it fail, with a reason and no traceback."""
     evaluate = CandidateEvaluator(cfg, supernet)
-    block = next(iter(choice_blocks(supernet).values()))
+    site = "attention" if place == "attention" else ""  # behind the last BatchNorm
+    block = next(b for name, b in choice_blocks(supernet).items() if name.startswith(site))
     name, candidate = next(iter(block.candidates.items()))
     with torch.no_grad():
         if place == "weight":
@@ -123,7 +124,7 @@ def test_a_candidate_with_nan_is_a_failure_and_the_others_are_not(cfg, supernet,
         if place == "statistics":  # infinite ones make outputs that are finite
             weight = next(m for m in candidate.modules() if isinstance(m, torch.nn.Conv2d)).weight
             weight *= 1e25
-        if place == "output":
+        if place in ("output", "attention"):
             candidate.register_forward_hook(lambda module, inputs, output: output * torch.nan)
     for architecture in cycle:
         outcome = outcome_of(evaluate, architecture)
