@@ -84,8 +84,8 @@ class Derivation:
         """(image, annotation) of every image, by image id."""
         return list(read_segments(str(self.panoptic_json), list(self.categories)).values())
 
-    def read_ids(self, entry: tuple[dict, dict]) -> np.ndarray:
-        """Segment ids (H, W) of one image.
+    def read_ids(self, entry: tuple[dict, dict]) -> tuple[np.ndarray, tuple]:
+        """Segment ids (H, W) of one image, and their runs.
 
         Raises:
             UserError: the PNG is missing, damaged, or contradicts the JSON.
@@ -235,7 +235,7 @@ def _write(path: Path, content: dict) -> str:
 def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> tuple[list, list, list]:
     """Make the label maps of one image that differ; which were made, instances, doubts about the photo."""
     entry, photo = item
-    (image, annotation), ids, flags, found = entry, task.read_ids(entry), [], []
+    (image, annotation), (ids, runs), flags, found = entry, task.read_ids(entry), [], []
     if photo is not None:
         _, found = check_photo(photo, image["id"], (image["width"], image["height"]), whole=False)
         raise_first(found)
@@ -243,7 +243,7 @@ def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> t
     _check_given(task, entry)
     for folder, labels in maps.items():
         path = below(folder, png_name(annotation["file_name"]), task.panoptic_root)
-        wanted = coco.semantic_labels(ids, annotation["segments_info"], labels)
+        wanted = coco.semantic_labels(ids, annotation["segments_info"], labels, runs)
         flags.append(_label_problem(path, wanted) is not None)
         if flags[-1]:
             with replacing(path, sync=False) as partial:
@@ -305,11 +305,12 @@ def verify(task: Derivation, processes: int | None = None, remedy: str = AGAIN) 
 
 
 def _problem(task: Derivation, entry: tuple) -> str | None:
-    ids = task.read_ids(entry)
+    ids, runs = task.read_ids(entry)
     _check_given(task, entry)
     for folder, labels in task.label_maps.items():
         path = folder / png_name(entry[1]["file_name"])
-        wanted = coco.semantic_labels(ids, entry[1]["segments_info"], label_map(task.categories, labels))
+        segments = entry[1]["segments_info"]
+        wanted = coco.semantic_labels(ids, segments, label_map(task.categories, labels), runs)
         problem = _label_problem(path, wanted)
         if problem:
             return problem

@@ -77,7 +77,7 @@ def read_panoptic(path: str) -> np.ndarray:
     return ids
 
 
-def read_truth(path: str, image: Mapping, segments: list, things: Mapping) -> np.ndarray:
+def read_truth(path: str, image: Mapping, segments: list, things: Mapping) -> tuple[np.ndarray, tuple]:
     """Read a panoptic PNG and compare it with what the JSON says of it.
 
     Args:
@@ -87,15 +87,16 @@ def read_truth(path: str, image: Mapping, segments: list, things: Mapping) -> np
         things: {category id: isthing}.
 
     Returns:
-        int32 segment ids (H, W).
+        int32 segment ids (H, W), and their :func:`runs_of`.
 
     Raises:
         UserError: the first error, with file, segment and remedy.
     """
     ids, findings = read_ids(path, image["id"], "the JSON says", (image["width"], image["height"]))
     raise_first(findings)
-    check_areas(path, image["id"], areas_of(ids), segments, things)
-    return ids
+    runs = runs_of(ids)
+    check_areas(path, image["id"], areas_of(ids, runs), segments, things)
+    return ids, runs
 
 
 def check_areas(path: str, image_id, areas: Mapping, segments: list, things: Mapping) -> None:
@@ -163,7 +164,7 @@ def _other_reading(found: Collection[int], listed: Collection[int]) -> str | Non
     return "the grey value of its equal channels" if len(grey & listed) > most else None
 
 
-def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def runs_of(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Runs of equal pixels within rows (H, W): their starts, lengths, the values, and which one each has."""
     flat = ids.reshape(-1)
     new = np.empty(flat.size, bool)
@@ -174,15 +175,15 @@ def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     return starts, np.diff(starts, append=flat.size), values, which
 
 
-def areas_of(ids: np.ndarray) -> dict[int, int]:
-    """{id: pixels} of a map (H, W), id 0 included."""
-    _, lengths, values, which = _runs(ids)
+def areas_of(ids: np.ndarray, runs: tuple | None = None) -> dict[int, int]:
+    """{id: pixels} of a map (H, W) and its runs, id 0 included."""
+    _, lengths, values, which = runs or runs_of(ids)
     return dict(zip(values.tolist(), np.bincount(which, lengths).astype(int).tolist(), strict=True))
 
 
 def boxes_of(ids: np.ndarray) -> dict[int, tuple]:
     """{id: tight box (x, y, width, height)} of a map (H, W), id 0 included."""
-    starts, lengths, values, which = _runs(ids)
+    starts, lengths, values, which = runs_of(ids)
     order = np.argsort(which, kind="stable")
     first = np.searchsorted(which[order], np.arange(len(values)))
     rows, left = np.divmod(starts[order], ids.shape[1])
@@ -234,7 +235,7 @@ def segment_records(ids: np.ndarray, categories: dict, crowds: set) -> list:
     return records
 
 
-def semantic_labels(ids: np.ndarray, segments: list, labels: dict) -> np.ndarray:
+def semantic_labels(ids: np.ndarray, segments: list, labels: dict, runs: tuple | None = None) -> np.ndarray:
     """Semantic label map of a panoptic map: all things 0, stuff 1..n, everything else 255.
 
     Same rule as Detectron2's ``datasets/prepare_panoptic_fpn.py``.
@@ -243,11 +244,12 @@ def semantic_labels(ids: np.ndarray, segments: list, labels: dict) -> np.ndarray
         ids: (H, W) segment ids.
         segments: ``segments_info``.
         labels: {category id: semantic label}.
+        runs: of ``ids``, where they are known.
 
     Returns:
         uint8 array (H, W).
     """
-    _, lengths, values, which = _runs(ids)
+    _, lengths, values, which = runs or runs_of(ids)
     label = {segment["id"]: labels[segment["category_id"]] for segment in segments}
     table = np.array([label.get(value, IGNORE) for value in values.tolist()], np.uint8)
     return np.repeat(table[which], lengths).reshape(ids.shape)
