@@ -50,6 +50,13 @@ def test_the_built_in_set_has_a_folder_per_thing(objects):
 # ------------------------------------------------------------------ loaders
 
 
+def write_stage(path, shapes, **changes):
+    """A config file of the stage; what the toy config says of the panoptic network is its base's."""
+    base = write_config(path.with_name(f"base_{path.name}"), shapes, **changes)
+    path.write_text(f"_BASE_: {base.name}\n")
+    return path
+
+
 def stage(objects, architecture="", **solver):
     """Changes to the toy config that make it the ImageNet stage on the drawn objects."""
     folders = [{"name": f"toy_objects_{split}", "root": str(objects / split)} for split in ("train", "val")]
@@ -102,7 +109,7 @@ def test_evaluation_sees_every_image_once_in_larger_batches(tmp_path, shapes, ob
 def pretrained(tmp_path_factory, shapes, objects):
     """Folder of a finished run of train_net.py on the supernet."""
     folder = tmp_path_factory.mktemp("pretrained")
-    run_script("train_net", "--config-file", write_config(folder / "toy.yaml", shapes, **stage(objects)))
+    run_script("train_net", "--config-file", write_stage(folder / "toy.yaml", shapes, **stage(objects)))
     return folder / "output"
 
 
@@ -153,7 +160,7 @@ def test_a_path_of_the_supernet_is_evaluated(
     tmp_path, shapes, objects, pretrained, architecture, capsys, recalibrated
 ):
     """With statistics of its own from 8 training images, unless that is off."""
-    path = write_config(tmp_path / "toy.yaml", shapes, **stage(objects, architecture))
+    path = write_stage(tmp_path / "toy.yaml", shapes, **stage(objects, architecture))
     options = ("MODEL.WEIGHTS", pretrained / "model_final.pth", "NAS.BN_RECALIBRATION.ENABLED", recalibrated)
     run_script("train_net", "--config-file", path, "--eval-only", *options)
     line = metrics(tmp_path / "output")[-1]
@@ -179,7 +186,7 @@ def test_a_path_of_the_supernet_is_evaluated(
 
 
 def test_a_fixed_network_is_evaluated_after_training(tmp_path, shapes, objects, architecture):
-    path = write_config(tmp_path / "toy.yaml", shapes, **stage(objects, architecture))
+    path = write_stage(tmp_path / "toy.yaml", shapes, **stage(objects, architecture))
     run_script("train_net", "--config-file", path)
     assert read(tmp_path / "output")["meta"]["architecture"].keys() == {f"backbone.{i}" for i in range(5)}
     (line,) = [line for line in metrics(tmp_path / "output") if "classification/top1" in line]
@@ -235,7 +242,7 @@ def test_the_backbone_moves_to_the_detection_supernet(tmp_path, shapes, pretrain
     assert names == {k for k in own if k.startswith("backbone.bottom_up.")}
     same({k: own[k] for k in names}, {k: pretrained_model[k] for k in names})
     same({k: own[k] for k in own if k not in names}, {k: untouched[k] for k in own if k not in names})
-    path = write_config(tmp_path / "toy.yaml", shapes, SOLVER={"MAX_ITER": 1, "BASE_LR": 1e-30, "STEPS": []})
+    path = write_stage(tmp_path / "toy.yaml", shapes, SOLVER={"MAX_ITER": 1, "BASE_LR": 1e-30, "STEPS": []})
     run_script("train_net", "--config-file", path, *options)
     after = read(tmp_path / "output")["model"]
     kept = [k for k in names if k.endswith((".weight", ".bias"))]  # statistics move without a learning rate
@@ -270,7 +277,7 @@ def test_another_normalisation_is_refused(tmp_path, shapes, pretrained):
 def test_the_wrong_data_end_with_code_2(tmp_path, shapes, objects, capfd, options, message):
     changes = stage(objects)
     changes["DATASETS"]["IMAGE_FOLDERS"] += [{"name": "absent", "root": str(tmp_path / "absent")}]
-    path = write_config(tmp_path / "toy.yaml", shapes, **changes)
+    path = write_stage(tmp_path / "toy.yaml", shapes, **changes)
     for mode in ((), ("--eval-only", "MODEL.WEIGHTS", "any.pth")):
         with pytest.raises(SystemExit) as stop:
             run_script("train_net", "--config-file", path, *mode, *options)
@@ -284,7 +291,7 @@ def test_a_damaged_training_image_is_named(tmp_path, shapes, capfd):
     changes = stage(objects, IMS_PER_BATCH=7, MAX_ITER=1)
     folders = [{"name": "damaged", "root": str(objects / "train")}]
     changes["DATASETS"] |= {"IMAGE_FOLDERS": folders, "TRAIN": ["damaged"], "TEST": []}
-    path = write_config(tmp_path / "toy.yaml", shapes, **changes)
+    path = write_stage(tmp_path / "toy.yaml", shapes, **changes)
     with pytest.raises(SystemExit) as stop:
         run_script("train_net", "--config-file", path)
     assert stop.value.code == 2
