@@ -390,7 +390,7 @@ def test_the_origin_of_costs(tmp_path):
         (("NAS.SEED", 1, "--pareto"), "--pareto stands after KEY VALUE"),
         (("--accept", "weights"), "--accept continues a search: add --resume"),
         (("--retry-failed",), "--retry-failed continues a search: add --resume"),
-        (("--resume", "--accept", "foo"), "--accept foo: expected one of config, data"),
+        (("--resume", "--accept", "foo"), "--accept foo: expected one of config, content, data"),
         (("--max-macs", "3.5 giga"), "--max-macs: '3.5 giga': expected a positive number.*--help shows"),
     ],
 )
