@@ -261,6 +261,15 @@ def test_conditions_on_several_keys(cfg):
     validate(cfg)
 
 
+@pytest.mark.parametrize("name", ["PanopticFPN", "AutoPanopticFPN"])
+def test_panoptic_networks_need_masks(cfg, name):
+    cfg.MODEL.META_ARCHITECTURE = name
+    with pytest.raises(UserError, match="MODEL.MASK_ON is False, but a panoptic map is made of masks"):
+        validate(cfg)
+    cfg.MODEL.MASK_ON = True
+    validate(cfg)
+
+
 def test_a_module_brings_its_own_rules(cfg, monkeypatch):
     cfg.MINE = 3
     monkeypatch.setitem(RULES, "MINE", whole(1, 5))

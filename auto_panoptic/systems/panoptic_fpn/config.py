@@ -15,8 +15,10 @@ RULES |= {
 
 
 def _merging(cfg) -> str | None:
-    """Detectron2's own model merges its own way, whatever METHOD says."""
+    """Merging needs masks; Detectron2's own model merges its own way, whatever METHOD says."""
     method = cfg.MODEL.PANOPTIC_FPN.COMBINE.METHOD
+    if cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "AutoPanopticFPN") and not cfg.MODEL.MASK_ON:
+        return "MODEL.MASK_ON is False, but a panoptic map is made of masks; add MODEL.MASK_ON True"
     if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN" and method != "detectron2":
         return (
             f"MODEL.PANOPTIC_FPN.COMBINE.METHOD is {method!r}, but PanopticFPN merges in Detectron2's way; "
