@@ -12,7 +12,7 @@ from modeling_util import make_cfg
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import Choices, choice_blocks, configured_space, meta_model, space_of
 from auto_panoptic.modeling.extract import extract
-from auto_panoptic.space import Architecture, SearchSpace, op, resolve_architecture_path
+from auto_panoptic.space import Architecture, SearchSpace, architecture_file, op, resolve_architecture_path
 
 R50 = [
     *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
@@ -192,8 +192,7 @@ def test_the_file_is_read_once_for_a_model(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     save(path)
     reads = []
-    original = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda self, **kw: reads.append(self) or original(self, **kw))
+    monkeypatch.setattr(architecture_file, "read_bytes", lambda p: reads.append(p) or Path(p).read_bytes())
     meta_model(make_cfg("NAS.ARCHITECTURE", str(path)))
     assert reads == [path]
 
