@@ -14,7 +14,6 @@ from chaos import boundaries, command, damage, drills, fuzz, images, memory, rea
 from chaos.report import Plan
 
 from auto_panoptic import files
-from auto_panoptic.errors import UserError
 from auto_panoptic.training import checkpoint
 
 LONG = ("signals", "pickles", "memory", "ranks", "orphans", "nan", "full")
@@ -92,10 +91,6 @@ def raises(path, folder):
     raise KeyError("name")
 
 
-def several_lines(path, folder):
-    raise UserError("one\ntwo")
-
-
 def runs(path, folder):
     os.system("true")
 
@@ -121,7 +116,6 @@ def takes_memory(path, folder):
     "read, failure",
     [
         (raises, "KeyError at"),
-        (several_lines, "a message of several lines: 'one"),
         (runs, "touched the world: os.system"),
         (writes, "touched the world: open "),
         (dies, "died with exit code -9 at case 0"),

@@ -152,8 +152,8 @@ def _one(reader: Reader, path: Path, place: Path, watch: Watch) -> str:
     try:
         reader.read(path, place)
         what = "read"
-    except UserError as error:
-        what = "refused" if "\n" not in str(error) else f"a message of several lines: {str(error)!r:.200}"
+    except UserError:  # its message is one line always
+        what = "refused"
     except (Exception, Hang, SystemExit) as error:
         where = traceback.extract_tb(error.__traceback__)
         ours = [f for f in where if "auto_panoptic" in f.filename or "quickstart" in f.filename] or where
