@@ -65,7 +65,9 @@ def draw_truth(folder: Path, images: int) -> None:
         name = f"{image_id:06d}.png"
         write_panoptic(str(folder / "panoptic" / name), ids)
         annotations.append({"image_id": image_id, "file_name": name, "segments_info": segments})
-    content = {"images": [{"id": i} for i in range(images)], "annotations": annotations}
+    size = {"height": HEIGHT, "width": WIDTH}
+    listed = [{"id": i, "file_name": f"{i:06d}.jpg", **size} for i in range(images)]
+    content = {"images": listed, "annotations": annotations}
     (folder / "panoptic.json").write_text(json.dumps(content | {"categories": CATEGORIES}))
 
 
