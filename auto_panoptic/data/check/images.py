@@ -14,6 +14,7 @@ from ..formats.panoptic_png import (
     VOID,
     areas_of,
     boxes_of,
+    label_pairs,
     label_problems,
     read_ids,
     read_labels,
@@ -58,6 +59,7 @@ class Counts:
     Args:
         images: images looked at.
         segments, pixels, crowds: {category id: number} over the segments that were found in PNGs.
+        labels: {(label, that of the label map): pixels} of the semantic head.
         void: pixels without a segment.
         total: all pixels of the PNGs.
     """
@@ -66,6 +68,7 @@ class Counts:
     segments: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     pixels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     crowds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    labels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     void: int = 0
     total: int = 0
 
@@ -134,7 +137,7 @@ def check_pair(roots: Roots, item: tuple) -> tuple[list[Finding], Counts]:
         findings += findings_in(png, problems)
         counts.count(areas, segments)
     if roots.sem_seg_root is not None:
-        findings += _check_labels(roots, annotation, ids, segments, expected)
+        findings += _check_labels(roots, annotation, ids, segments, expected, counts.labels)
     if instances is not None and size[0] is not None:
         things = {
             number: segment
@@ -145,8 +148,8 @@ def check_pair(roots: Roots, item: tuple) -> tuple[list[Finding], Counts]:
     return findings, counts
 
 
-def _check_labels(roots: Roots, annotation: dict, ids, segments: dict, expected: tuple) -> list[Finding]:
-    """The label map of one image: values, and agreement with the panoptic PNG."""
+def _check_labels(roots: Roots, annotation: dict, ids, segments, expected, pairs) -> list[Finding]:
+    """The label map of one image: values, and agreement with the panoptic PNG, which ``pairs`` count."""
     name = os.path.splitext(annotation["file_name"])[0] + ".png"
     path, image_id = os.path.join(roots.sem_seg_root, name), annotation["image_id"]
     labels, findings = read_labels(path, image_id, *expected)
@@ -159,6 +162,7 @@ def _check_labels(roots: Roots, annotation: dict, ids, segments: dict, expected:
         # Numbers between the ids of segments are void or reported elsewhere.
         place = np.searchsorted(numbers, ids).clip(max=len(numbers) - 1)
         derived = np.where(numbers[place] == ids, table[place], IGNORE)
+        pairs.update(label_pairs(derived, labels))
         differing = int((derived != labels).sum())
         if differing:
             what = f"{differing} of {labels.size} pixels differ from the label the panoptic PNG gives them"

@@ -10,6 +10,7 @@ from ..derive.pool import stream
 from ..formats import instances_json, panoptic_json
 from ..formats.findings import Finding, findings_in
 from ..formats.json_file import read_object
+from ..formats.panoptic_png import exchanged_labels
 from ..labels import label_map
 from ..sets.imagenet import EXTENSIONS
 from .images import Roots, check_file, check_pair
@@ -143,6 +144,7 @@ def run_check(data_set: DataSet, processes: int | None = None, progress: bool = 
         if unused:
             what = f"{len(unused)} of {len(report.categories.names)} classes: {', '.join(unused)}"
             report.findings.append(Finding("class-unused", data_set.panoptic_json, None, what))
+        report.findings += findings_in(data_set.sem_seg_root or "", exchanged_labels(report.counts.labels))
     report.sort()
     report.seconds = time.perf_counter() - start
     return report

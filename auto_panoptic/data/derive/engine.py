@@ -202,8 +202,12 @@ def _make(task: Derivation, entries: list, wanted: list[Path], processes: int | 
         job = functools.partial(_make_image, plain, maps, task.instances_json in wanted)
         items = [(entry, task.photo and task.photo(entry[0])) for entry in entries]
         done = parallel_map(job, items, processes, f"{task.title}: label maps and instances")
-        if doubts := [line for *_, lines in done for line in lines]:
+        if doubts := [line for *_, lines, _ in done for line in lines]:
             logger.warning("%s, %d photos, such as %s", task.title, len(doubts), doubts[0])
+        pairs = collections.Counter()
+        for *_, found in done:
+            pairs.update(found)
+        raise_first(findings_in(str(task.given_maps), coco.exchanged_labels(pairs)))
         for position, path in enumerate(maps):
             made = sum(flags[position] for flags, *_ in done)
             report[path] = f"{made} made, {len(done) - made} kept"
@@ -212,7 +216,7 @@ def _make(task: Derivation, entries: list, wanted: list[Path], processes: int | 
             "info": {},
             "licenses": [],
             "images": [image for image, _ in entries],
-            "annotations": coco.number_annotations([instances for _, instances, _ in done]),
+            "annotations": coco.number_annotations([instances for _, instances, *_ in done]),
             "categories": [c for c in task.categories if c["isthing"]],
         }
         report[task.instances_json] = _write(task.instances_json, content)
@@ -232,15 +236,15 @@ def _write(path: Path, content: dict) -> str:
     return "made"
 
 
-def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> tuple[list, list, list]:
-    """Make the label maps of one image that differ; which were made, instances, doubts about the photo."""
+def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> tuple[list, list, list, dict]:
+    """Make maps of one image that differ: which, instances, doubts about the photo, pairs of given labels."""
     entry, photo = item
     (image, annotation), (ids, runs), flags, found = entry, task.read_ids(entry), [], []
     if photo is not None:
         _, found = check_photo(photo, image["id"], (image["width"], image["height"]), whole=False)
         raise_first(found)
     doubts = [finding.line() for finding in found]
-    _check_given(task, entry)
+    pairs = _check_given(task, entry, ids, runs)
     for folder, labels in maps.items():
         path = below(folder, png_name(annotation["file_name"]), task.panoptic_root)
         wanted = coco.semantic_labels(ids, annotation["segments_info"], labels, runs)
@@ -251,21 +255,24 @@ def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> t
             if _label_problem(path, wanted):
                 raise UserError(f"{path} was written but reads back differently; check the disk and repeat")
     if not instances:
-        return flags, [], doubts
+        return flags, [], doubts, pairs
     made = coco.instance_annotations(ids, annotation["segments_info"], task.things, image["id"])
-    return flags, made, doubts
+    return flags, made, doubts, pairs
 
 
-def _check_given(task: Derivation, entry: tuple) -> None:
+def _check_given(task: Derivation, entry: tuple, ids: np.ndarray, runs: tuple) -> collections.Counter:
     """Raise UserError where the label map that was given of one image is damaged or holds other labels."""
     if task.given_maps is None:
-        return
+        return collections.Counter()
     image, annotation = entry
     path = str(below(task.given_maps, png_name(annotation["file_name"]), task.panoptic_root))
     size = (image["width"], image["height"])
     labels, findings = coco.read_labels(path, image["id"], "the JSON says", size)
     raise_first(findings)
-    raise_first(findings_in(path, coco.label_problems(labels, label_map(task.categories), image["id"])))
+    label_of = label_map(task.categories)
+    raise_first(findings_in(path, coco.label_problems(labels, label_of, image["id"])))
+    wanted = coco.semantic_labels(ids, annotation["segments_info"], label_of, runs)
+    return coco.label_pairs(wanted, labels)
 
 
 def _label_problem(path: Path, wanted: np.ndarray) -> str | None:
@@ -306,7 +313,7 @@ def verify(task: Derivation, processes: int | None = None, remedy: str = AGAIN) 
 
 def _problem(task: Derivation, entry: tuple) -> str | None:
     ids, runs = task.read_ids(entry)
-    _check_given(task, entry)
+    _check_given(task, entry, ids, runs)
     for folder, labels in task.label_maps.items():
         path = folder / png_name(entry[1]["file_name"])
         segments = entry[1]["segments_info"]

@@ -94,12 +94,17 @@ KINDS = {
     "semantic-size": (ERROR, "make the label maps again from the panoptic PNGs"),
     "semantic-values": (ERROR, "use 0 for things, 1 to S for stuff by category id, 255 for void"),
     "semantic-differs": (WARNING, "make the label maps again, unless they are meant to differ from the PNGs"),
+    "semantic-classes": (ERROR, "number stuff 1 to S by category id, or leave sem_seg_root out to derive it"),
     # The instances JSON.
     "instances-image": (ERROR, "give both JSONs the same images, or leave instances_json out to derive it"),
     "instances-entry": (ERROR, "copy the image entry from the panoptic JSON"),
     "instances-classes": (
         ERROR,
         "number the classes of both JSONs alike, or leave instances_json out to derive it",
+    ),
+    "instances-boxes": (
+        ERROR,
+        "write x, y, width, height in pixels, or leave instances_json out to derive it",
     ),
     "instance-format": (ERROR, "give id, image_id, category_id, bbox and segmentation (polygons or RLE)"),
     "duplicate-instance-id": (ERROR, _UNIQUE),

@@ -88,12 +88,14 @@ class InstancesIndex:
         yield from self._box_problems()
 
     def _box_problems(self) -> Iterator[Problem]:
-        """A class whose boxes in the panoptic JSON are mostly those of another class here."""
-        right, wrong = collections.Counter(), collections.Counter()
-        pairs = (p for p in self._panoptic.pairs if p[1] and self.instances.get(p[1]["image_id"]))
-        for _, annotation in itertools.islice(pairs, BOX_IMAGES):
-            here = _objects(self.instances[annotation["image_id"]])
+        """A class whose boxes in the panoptic JSON are mostly those of another class here, or of none."""
+        right, wrong, alone = collections.Counter(), collections.Counter(), 0
+        used = {c for instances in self.instances.values() for c, _ in _objects(instances)}
+        for _, annotation in itertools.islice((p for p in self._panoptic.pairs if p[1]), BOX_IMAGES):
+            here = _objects(self.instances.get(annotation["image_id"], ()))
             there = [s for s in _objects(annotation["segments_info"]) if self._things.get(s[0])]
+            if not here:  # a class may be left out
+                alone += sum(category in used or not used for category, _ in there)
             if here and there:
                 boxes = (np.array([box for _, box in found], float) for found in (here, there))
                 for (category, _), row in zip(there, mask_util.iou(*boxes, [0] * len(there)).T, strict=True):
@@ -101,11 +103,16 @@ class InstancesIndex:
                         right[category] += 1
                     elif row.max() > 0.8:
                         wrong[category, here[row.argmax()][0]] += 1
+                    elif row.max() <= 0.5:
+                        alone += category in used
         names, few = self._panoptic.categories.names, 0 if wrong.total() > right.total() else 2
         for (there, here), count in wrong.most_common(1):
             if count > max(right[there], few):
                 pair = f"{names[there]!r} in the panoptic JSON and {names.get(here, here)!r} here"
                 yield "instances-classes", None, f"{count} objects are {pair}, {right[there]} agree"
+        if alone > max(2, 2 * right.total()):
+            what = f"{alone} objects of the panoptic JSON have no box here around them, {right.total()} have"
+            yield "instances-boxes", None, what
 
     def _image_problems(self, listed: dict) -> Iterator[Problem]:
         """Fills ``listed`` with {image id: entry}."""

@@ -3,6 +3,7 @@
 Shape shorthand in this file: H, W = height and width of one image.
 """
 
+import collections
 import itertools
 from collections.abc import Collection, Iterator, Mapping
 
@@ -68,6 +69,26 @@ def label_problems(labels: np.ndarray, label_of: Mapping, image_id) -> Iterator[
     if wrong:
         what = f"labels {wrong[:10]} occur, allowed are 0 to {stuff} and {IGNORE}"
         yield "semantic-values", image_id, what
+
+
+def label_pairs(wanted: np.ndarray, found: np.ndarray) -> collections.Counter:
+    """{(label, label): pixels} of two label maps (H, W)."""
+    pixels = np.bincount((wanted.astype(np.int32) * 256 + found).ravel())
+    return collections.Counter({divmod(i, 256): int(pixels[i]) for i in np.flatnonzero(pixels).tolist()})
+
+
+def exchanged_labels(pairs: Mapping) -> Iterator[Problem]:
+    """Stuff under another label, which is mostly this stuff, by :func:`label_pairs` of a set; not merged."""
+    there, here = {}, {}  # {label: the commonest one in the other maps}
+    for (wanted, found), _ in sorted(pairs.items(), key=lambda item: -item[1]):
+        if IGNORE not in (wanted, found):
+            here.setdefault(found, wanted)
+        there.setdefault(wanted, found)
+    for wanted, found in sorted(there.items()):
+        moved = found not in (wanted, IGNORE) and there.get(found) != found and here.get(found) == wanted
+        if 0 < wanted < IGNORE and moved:
+            what = f"label {found} lies where the panoptic PNGs have the class of label {wanted}"
+            yield "semantic-classes", None, what
 
 
 def read_panoptic(path: str) -> np.ndarray:
