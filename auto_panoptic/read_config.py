@@ -63,6 +63,8 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         raise UserError(f"{flags[0]} stands after KEY VALUE pairs: options come before them")
     own, *bases = read_files(path)
     cfg = get_cfg()
+    if other := [file["VERSION"] for file in (own, *bases) if file.get("VERSION", 2) != cfg.VERSION]:
+        raise UserError(f"{config_file}: VERSION is {shortened(other[0])}; expected 2, Detectron2's today")
     add_auto_panoptic_config(cfg)
     modules = _imports(config_file, own.get("IMPORTS"))
     for base in bases:
@@ -135,11 +137,11 @@ def _unknown(cfg: CfgNode, source: str, key: str) -> UserError:
         whole, end = (SequenceMatcher(None, a.upper(), b, autojunk=False).ratio() for a, b in pairs)
         return max(whole, 0.9 * end + 0.1 * whole)
 
-    scores = {known: likeness(known) for known in _keys(cfg)}
+    scores = {known: likeness(known) for known in _keys(cfg) + ["_BASE_"] * (key[:1] == "_")}
     least = max(0.6, max(scores.values()) - 0.15)
     near = sorted((known for known in scores if scores[known] > least), key=lambda k: -scores[k])[:3]
     hint = f"did you mean {' or '.join(near)}?" if near else "auto_panoptic/config.py lists the keys"
-    if key in scores:  # with its dots in a file
+    if "." in key and key in scores:  # with its dots in a file
         hint = f"a file has no dots in it but levels: {key.replace('.', ': {')}: ...{'}' * key.count('.')}"
     return UserError(f"{source}: unknown config key {shortened(key)}; {hint}")
 

@@ -189,6 +189,7 @@ def test_setup_sizes_the_model(tmp_path, forget_data_sets):
         ({"COCO_PANOPTIC": [{"name": "x", "json": "y"}]}, r"unknown keys \['json'\].*panoptic_json"),
         ({"COCO_PANOPTIC": ["x"]}, "not a mapping"),
         ({"TRAIN": ("coco_2017_val",)}, "does not exist"),
+        ({"TRAIN": ("voc_2007_train",)}, "cannot be read: .*train.txt.* Put it there"),
     ],
 )
 def test_config_mistakes_are_named(datasets, message):

@@ -193,6 +193,18 @@ def test_a_typo_tells_the_nearest_key(tmp_path, key, message):
         read_config(write(tmp_path / "c.yaml", f"VERSION: 2\n{nested}\n"))
 
 
+@pytest.mark.parametrize("line, message", [
+    ("_BASES_: x.yaml", "did you mean _BASE_?"),
+    ("_base_: x.yaml", "did you mean _BASE_?"),
+    ("VERSION: 1", "VERSION is 1; expected 2"),
+    ("VERSION: v2", "VERSION is 'v2'; expected 2"),
+])  # fmt: skip
+def test_what_a_file_says_of_itself(tmp_path, line, message):
+    with pytest.raises(UserError) as caught:
+        read_config(write(tmp_path / "c.yaml", f"{line}\n"))
+    assert message in str(caught.value)
+
+
 def test_a_key_of_a_million_letters_is_refused_at_once(tmp_path):
     start = time.process_time()
     with pytest.raises(UserError, match="unknown config key '?SOLVER.zzz"):

@@ -42,6 +42,15 @@ def test_what_else_decides_whether_a_key_is_read(tmp_path, shapes):
     check(tmp_path, shapes, "MODEL.CROSS_ATTENTION.RATIOS", "[2]")
 
 
+def test_an_architecture_needs_something_to_choose(tmp_path, shapes):
+    options = ["NAS.ARCHITECTURE", "auto_panoptic_coco"]
+    fixed, searched = (str(ROOT / f"configs/quick/{name}.yaml") for name in ("panoptic_fpn", "retrain"))
+    with pytest.raises(UserError, match="NAS.ARCHITECTURE is 'auto_panoptic_coco', but no part"):
+        check_unread(read_config(fixed, options), fixed, options)
+    with pytest.raises(UserError, match="auto_panoptic_coco"):  # it is read: of another space
+        check_unread(read_config(searched, options), searched, options)
+
+
 @META_ARCH_REGISTRY.register()
 class ReadsByGet(torch.nn.Module):
     """Reads one key as a mapping's, not as an attribute."""

@@ -32,6 +32,10 @@ _METADATA_PATHS = {
     "json_file": "the instances JSON",
     "sem_seg_root": "a folder of semantic PNGs",
 }
+_WHERE = (
+    ". Put it there, or set DETECTRON2_DATASETS to the folder that holds your data sets (see "
+    "datasets/README.md)."
+)
 
 
 def _register_entries(key: str, entries: list, register: Callable) -> None:
@@ -74,10 +78,7 @@ def _check_data_set(name: str) -> None:
     for key, what in _METADATA_PATHS.items():
         path = metadata.get(key, None)
         if path and "://" not in path and not os.path.exists(path):
-            raise UserError(
-                f"data set {name}: {path} does not exist; expected there: {what}. Put it there, or set "
-                "DETECTRON2_DATASETS to the folder that holds your data sets (see datasets/README.md)."
-            )
+            raise UserError(f"data set {name}: {path} does not exist; expected there: {what}{_WHERE}")
 
 
 def _classes(name: str) -> dict[str, list]:
@@ -90,7 +91,10 @@ def _classes(name: str) -> dict[str, list]:
     if metadata.get("evaluator_type", None) == SEMANTIC:
         del keys["things"]
     if any(metadata.get(key, None) is None for key in keys.values()):
-        DatasetCatalog.get(name)  # some loaders set the metadata
+        try:
+            DatasetCatalog.get(name)  # some loaders set the metadata
+        except OSError as error:
+            raise UserError(f"data set {name} cannot be read: {error}{_WHERE}") from error
     found = {}
     for what, key in keys.items():
         classes = metadata.get(key, None)

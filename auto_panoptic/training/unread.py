@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from ..data import build_mapper
 from ..errors import UserError
-from ..modeling import meta_model
+from ..modeling import choice_blocks, meta_model
 from ..read_config import find_config, read_config, read_files
 from ..validate import defaults, flat, shortened
 from .gradients import build_optimizer
@@ -79,6 +79,7 @@ def _unread(cfg: CfgNode, trainer) -> dict[str, object]:
         model = meta_model(copy)
         if not any(map(keeps_config, model.modules())):
             sections.append("MODEL.")
+            sections += [] if choice_blocks(model) else ["NAS.ARCHITECTURE"]
         if ours("build_optimizer", "build_lr_scheduler") and any(True for _ in model.parameters()):
             sections.append("SOLVER.")
             build_lr_scheduler(copy, build_optimizer(copy, model))
