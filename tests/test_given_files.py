@@ -1,5 +1,6 @@
 """Instances and label maps that are given beside the panoptic JSON, and contradict it as a whole."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from auto_panoptic.data import register_coco_panoptic
 from auto_panoptic.data.check import check_data_set
+from auto_panoptic.data.search_split import write_own_split
 from auto_panoptic.errors import UserError
 
 
@@ -101,3 +103,33 @@ def test_what_may_differ_trains(given, case):
     ALLOWED[case](given)
     assert not [f for f in check_data_set(processes=1, **given.paths) if f.severity == "error"]
     assert len(load(given, "given_other")) == 3
+
+
+ENTRIES = {
+    "image without id": ("images", {"file_name": "a.jpg"}),
+    "image as text": ("images", "a.jpg"),
+    "image with another type of id": ("images", {"id": "7"}),
+    "image with a list as id": ("images", {"id": [7]}),
+    "annotation without image": ("annotations", {"id": 7}),
+    "annotation as number": ("annotations", 7),
+}
+
+
+@pytest.mark.parametrize("file", ["panoptic_json", "instances_json"])
+@pytest.mark.parametrize("case", ENTRIES)
+def test_a_set_with_odd_entries_is_not_split(given, file, case):
+    part, entry = ENTRIES[case]
+    path = Path(given.paths[file])
+    content = json.loads(path.read_text())
+    content[part].append(entry)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"{path.name}: {part}\[\d+\] is .* expected an object with"):
+        write_own_split(Path(given.paths["panoptic_json"]), Path(given.paths["instances_json"]), 1, 0)
+    assert not list(given.folder.glob("*_nas_*"))
+
+
+@pytest.mark.parametrize("wrong", [{"categories": 5}, {"panoptic_json": None}, {"image_root": None}])
+def test_arguments_of_other_types_are_one_line(given, forget_data_sets, wrong):
+    with pytest.raises(UserError, match="'categories' is not a list|None (cannot be read|does not exist)"):
+        register_coco_panoptic("given_odd", **given.paths | wrong, show_ids=False)
+        DatasetCatalog.get("given_odd")

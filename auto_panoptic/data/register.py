@@ -3,7 +3,7 @@
 import copy
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -117,9 +117,9 @@ def register_coco_panoptic(
         check_categories(categories, path)
     source = PanopticSource(
         name=name,
-        panoptic_json=expand(panoptic_json),
-        panoptic_root=expand(panoptic_root),
-        image_root=expand(image_root),
+        panoptic_json=expand(str(panoptic_json)),
+        panoptic_root=expand(str(panoptic_root)),
+        image_root=expand(str(image_root)),
         categories=None if categories is None else _plain(categories),
         instances_json=expand(instances_json),
         sem_seg_root=expand(sem_seg_root),
@@ -131,5 +131,5 @@ def register_coco_panoptic(
 
 def _plain(categories: Sequence) -> tuple:
     """A copy that JSON can hold: "isthing" may be a bool of Python or numpy."""
-    check_categories(list(categories), "categories")
+    check_categories(list(categories) if isinstance(categories, Iterable) else categories, "categories")
     return tuple({**copy.deepcopy(category), "isthing": int(category["isthing"])} for category in categories)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import write_text
-from .formats.json_file import load_object
+from .formats.json_file import check_entries, load_object
 
 PARTS = ("nas_train", "nas_val")
 
@@ -64,6 +64,7 @@ def write_split(
     to_write: list[tuple[Path, dict, set]] = []  # nothing is written before every input was read and checked
     for source, targets in kinds.items():
         content = load_object(str(source), "annotation file", {"images": list, "annotations": list})
+        check_entries(str(source), content, {"images": ("id",), "annotations": ("image_id",)})
         ids = {image["id"] for image in content["images"]}
         if val_ids is None:
             val_ids = draw_val_ids(content, size, seed)

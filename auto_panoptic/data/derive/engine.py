@@ -27,7 +27,7 @@ from ...errors import UserError
 from ...files import replacing, write_json
 from ..formats import panoptic_png as coco
 from ..formats.findings import findings_in, raise_first
-from ..formats.json_file import load_object, no_collection
+from ..formats.json_file import check_entries, load_object, no_collection
 from ..formats.names import below, png_name
 from ..formats.panoptic_json import read_segments, replaced_categories
 from ..formats.photo import check_photo
@@ -337,9 +337,11 @@ def verify_instances(task: Derivation, entries: list | None = None) -> int:
     if task.instances_json is None:
         return len(entries)
     content = load_object(str(task.instances_json), "instances JSON", {"images": list, "annotations": list})
+    ids = {"images": ("id",), "annotations": ("image_id", "category_id")}
+    check_entries(str(task.instances_json), content, ids)
     found = collections.defaultdict(list)
     for instance in content["annotations"]:
-        found[instance["image_id"]].append((instance["category_id"], instance["iscrowd"]))
+        found[instance["image_id"]].append((instance["category_id"], bool(instance.get("iscrowd"))))
     images, problems = {image["id"] for image in content["images"]}, []
     for image, annotation in entries:
         segments = [s for s in annotation["segments_info"] if s["category_id"] in task.things]

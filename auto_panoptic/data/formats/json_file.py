@@ -85,6 +85,20 @@ def read_object(path: str, what: str, keys: dict) -> tuple[dict | None, list[Fin
     return (None if findings else content), findings
 
 
+def check_entries(path: str, content: dict, keys: dict) -> None:
+    """Raise UserError unless the entries of lists are objects with ids of one type; {list: names of ids}."""
+    for part, names in keys.items():
+        first = None
+        for position, entry in enumerate(content[part]):
+            ids = [entry.get(name) for name in names] if isinstance(entry, dict) else [None]
+            types = list(map(type, ids))
+            first = first or types
+            if not all(map(is_id, ids)) or types != first:
+                expected = f"an object with {' and '.join(names)}, of the type of the first"
+                what = f"{part}[{position}] is {repr(entry)[:100]}, expected {expected}"
+                raise_first([Finding("json-format", path, None, what)])
+
+
 def load_object(path: str, what: str, keys: dict) -> dict:
     """As :func:`read_object`, for loading.
 
