@@ -256,6 +256,18 @@ def test_cityscapes_segments_of_a_real_annotation():
         assert (ours[category], crowd) == (names[segment["category_id"]], segment["iscrowd"])
 
 
+def test_cityscapes_label_ids_are_no_instance_ids(root):
+    """Without instances every thing would become a crowd."""
+    folder = write_cityscapes(root, 1)
+    path = next(folder.glob("gtFine/val/bochum/*_instanceIds.png"))
+    numbers = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(path), np.where(numbers < 1000, numbers, numbers // 1000).astype(np.uint8))
+    with pytest.raises(
+        UserError, match="bochum_000000_000019_gtFine_instanceIds.png is damaged or no .* 16 bits"
+    ):
+        prepare_cityscapes(root, "val")
+
+
 # ------------------------------------------------------------------ search splits
 
 

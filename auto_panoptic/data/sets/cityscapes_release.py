@@ -107,8 +107,8 @@ def read_ids(paths: tuple[Path, ...]) -> np.ndarray:
         UserError: damaged image.
     """
     numbers = cv2.imread(str(paths[0]), cv2.IMREAD_UNCHANGED)
-    if numbers is None or numbers.ndim != 2:
-        raise UserError(f"{paths[0]} is damaged or no image of one channel; unpack it again")
+    if numbers is None or numbers.ndim != 2 or numbers.dtype != np.uint16:  # labelIds have 8 bits
+        raise UserError(f"{paths[0]} is damaged or no image of one channel of 16 bits; unpack it again")
     numbers = numbers.astype(np.int32)
     labels = np.where(numbers < 1000, numbers, numbers // 1000)
     return np.where(np.isin(labels, list(_ISTHING)), numbers, 0)
