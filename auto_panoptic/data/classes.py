@@ -31,12 +31,9 @@ def class_record(name: str) -> dict:
         numbers = sorted(by_number) if kind == "thing" else range(len(names[kind]))
         colors = metadata.get(f"{kind}_colors") or [None] * len(names[kind])
         if ids[kind] is not None or names[kind]:
-            record[key] = [[by_number.get(n), names[kind][n], _plain(colors[n])] for n in numbers]
+            plain = [None if color is None else [int(value) for value in color] for color in colors]
+            record[key] = [[by_number.get(n), names[kind][n], plain[n]] for n in numbers]
     return record
-
-
-def _plain(color) -> list[int] | None:
-    return None if color is None else [int(value) for value in color]
 
 
 def config_classes(cfg) -> dict | None:

@@ -8,22 +8,18 @@ import json
 import os
 from collections.abc import Iterable
 
-from detectron2.data import MetadataCatalog
-from PIL import Image
-
 from ..errors import UserError
 from ..files import digest, read_json, write_json
 from .derive.engine import digest_of
 from .derive.pool import parallel_map
 from .formats.names import png_name
 from .formats.panoptic_json import read_segments
+from .formats.photo import read_photo
 from .labels import data_set_for
-from .register import find_source
+from .register import find_source, foreign_source
 from .sets.imagenet import find_image_folder
-from .source import PanopticSource
 
 STORE = "content.json"  # among the derived files: {digest of names, sizes and times of the files: content}
-PATHS = ("panoptic_json", "panoptic_root", "image_root", "json_file", "sem_seg_root")  # in metadata
 
 
 def contents(cfg, names: Iterable[str], store: bool = True) -> dict[str, dict[str, str]]:
@@ -45,10 +41,9 @@ def content(name: str, store: bool = True) -> dict[str, str]:
         return {"images": _digest((r["label"], os.path.basename(r["file_name"])) for r in folder.load())}
     source = find_source(name)
     if source is None:
-        paths = [MetadataCatalog.get(name).get(key, None) for key in PATHS]
-        if not all(path and os.path.exists(path) for path in paths[:3]):
+        source = foreign_source(name)
+        if source is None or not all(map(os.path.exists, source.places[1:])):
             return {}
-        source = PanopticSource(name, *paths[:3], instances_json=paths[3], sem_seg_root=paths[4])
     source.check_files()  # draws the built-in sets
     categories = source.effective_categories
     entries = read_segments(source.panoptic_json, categories).values()
@@ -70,9 +65,8 @@ def content(name: str, store: bool = True) -> dict[str, str]:
         known = dict(zip(("PNGs", "photos", "label maps"), map(_digest, columns), strict=True))
         known = {key: {"labels": label_digest, **known, "instances JSON": _file_digest(given)}}
         if store:
-            with contextlib.suppress(
-                UserError, OSError
-            ):  # where nobody may write, the next start reads again
+            # Where nobody may write, the next start reads again.
+            with contextlib.suppress(UserError, OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, known)
     return known[key]
@@ -96,9 +90,6 @@ def _read(files: tuple[str, str, str]) -> tuple[str, tuple, str]:
     """Digest of the PNG, (name, bytes, orientation) of the photograph, digest of the label map."""
     png, photo, label_map = files
     size, orientation = os.path.getsize(photo) if os.path.exists(photo) else -1, 1
-    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(photo) as image:
-        if (
-            image.format != "PNG" or "exif" in image.info
-        ):  # else all of a PNG would be decoded in search of it
-            orientation = int(image.getexif().get(0x0112, 1))
+    with contextlib.suppress(OSError, SyntaxError, ValueError), open(photo, "rb") as file:
+        _, orientation, _ = read_photo(file, whole=False)
     return _file_digest(png), (os.path.basename(photo), size, orientation), _file_digest(label_map)

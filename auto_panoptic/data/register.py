@@ -28,6 +28,15 @@ def find_source(name: str) -> PanopticSource | None:
     return owner_of(name, PanopticSource)
 
 
+def foreign_source(name: str) -> PanopticSource | None:
+    """Where the metadata of a set that somebody else registered say that it lies; None if they do not."""
+    metadata = MetadataCatalog.get(name)
+    keys = ("panoptic_json", "panoptic_root", "image_root", "json_file", "sem_seg_root")
+    *needed, instances, maps = (metadata.get(key, None) for key in keys)
+    known = all(needed)
+    return PanopticSource(name, *needed, instances_json=instances, sem_seg_root=maps) if known else None
+
+
 def check_name(name: str) -> None:
     """Raise UserError for a name of a data set that leads out of the folders that are named after it."""
     problem = name_problem(name)

@@ -17,15 +17,14 @@ from .formats.panoptic_json import read_categories
 from .id_table import id_rows, id_table, is_main_process
 from .labels import ALL, SEMANTIC, SEPARATED, check_kind, data_set_for, data_set_names, inputs_of
 from .mapper import build_mapper, mapper_name
-from .register import find_source, register_coco_panoptic
+from .register import find_source, foreign_source, register_coco_panoptic
 from .sets.imagenet import find_image_folder, register_image_folder
-from .source import PanopticSource
 
 logger = logging.getLogger(__name__)
 
 # What is counted -> the heads below MODEL whose NUM_CLASSES it is, how it is called, how to make sets agree.
 HEADS = {"things": ("ROI_HEADS",), "stuff": ("SEM_SEG_HEAD",), "classes": ("CLASSIFIER",)}
-_METADATA_PATHS = {
+_PATHS = {  # in the metadata
     "panoptic_json": "the panoptic JSON",
     "panoptic_root": "a folder of panoptic PNGs",
     "image_root": "a folder of images",
@@ -75,7 +74,7 @@ def _check_data_set(name: str) -> None:
             source.check()
         return
     metadata = MetadataCatalog.get(name)
-    for key, what in _METADATA_PATHS.items():
+    for key, what in _PATHS.items():
         path = metadata.get(key, None)
         if path and "://" not in path and not os.path.exists(path):
             raise UserError(f"data set {name}: {path} does not exist; expected there: {what}{_WHERE}")
@@ -107,13 +106,6 @@ def _classes(name: str) -> dict[str, list]:
     return found
 
 
-def _derive(node, key: str, count: int, what: str) -> None:
-    """Set NUM_CLASSES of a node; the data decide, and a config that says otherwise is told so."""
-    if node.NUM_CLASSES != count and is_main_process():
-        logger.warning("%s is %d, not %d as in the config: the %s", key, count, node.NUM_CLASSES, what)
-    node.NUM_CLASSES = count
-
-
 def _check_metadata(cfg, name: str, evaluated: bool) -> None:
     """Check the metadata of a panoptic data set, against its JSON where that is there already."""
     metadata, labels = MetadataCatalog.get(data_set_for(cfg, name)).as_dict(), inputs_of(cfg).labels
@@ -142,12 +134,15 @@ def _check_same_classes(cfg, classes: dict[str, dict]) -> None:
 
 
 def _count_classes(cfg, name: str, classes: dict) -> None:
-    """Set the NUM_CLASSES of every head from the classes of the data set ``name``."""
+    """Set NUM_CLASSES of the heads; the data decide, and a config that says otherwise is told so."""
+    text = "MODEL.%s.NUM_CLASSES is %d, not %d as in the config: the %s of %s"
     for what, names in classes.items():
         for head in HEADS[what]:
-            if head in cfg.MODEL and "NUM_CLASSES" in cfg.MODEL[head]:
-                of = f"{KINDS[what]} of {name}"
-                _derive(cfg.MODEL[head], f"MODEL.{head}.NUM_CLASSES", len(names), of)
+            node, count = cfg.MODEL.get(head, {}), len(names)
+            if node.get("NUM_CLASSES", count) != count and is_main_process():
+                logger.warning(text, head, count, node.NUM_CLASSES, KINDS[what], name)
+            if "NUM_CLASSES" in node:
+                node.NUM_CLASSES = count
 
 
 def setup_datasets(cfg) -> None:
@@ -219,10 +214,9 @@ def check_ground_truth(cfg) -> None:
     """
     for name in data_set_names(cfg):
         chosen = data_set_for(cfg, name)
-        source, metadata = find_source(chosen), MetadataCatalog.get(chosen)
+        source = find_source(chosen)
         if source is not None and name in (*cfg.DATASETS.TEST, *cfg.DATASETS.get("SEARCH", ())):
             source.ready(SEPARATED if chosen == source.names[SEPARATED] else ALL)
-        paths = [metadata.get(key, None) for key in _METADATA_PATHS]
-        if source is None and all(paths) and is_main_process():
-            source = PanopticSource(chosen, *paths[:3], instances_json=paths[3], sem_seg_root=paths[4])
-            derive(source.derivation(SEPARATED))
+        foreign = foreign_source(chosen) if source is None and is_main_process() else None
+        if foreign and foreign.instances_json and foreign.sem_seg_root:
+            derive(foreign.derivation(SEPARATED))

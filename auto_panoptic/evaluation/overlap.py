@@ -149,10 +149,9 @@ class Overlap:
         """The overlap after the predicted segments ``ids`` have become void."""
         if not ids:
             return self
-        return Overlap(
-            [(g, VOID if p in ids else p, n) for g, p, n in self.pairs],
-            self.truth,
-            {p: s for p, s in self.predicted.items() if p not in ids},
-            {p: n for p, n in self.areas.items() if p not in ids},
-            self.true_areas,
+        return dataclasses.replace(
+            self,
+            pairs=[(g, VOID if p in ids else p, n) for g, p, n in self.pairs],
+            predicted={p: s for p, s in self.predicted.items() if p not in ids},
+            areas={p: n for p, n in self.areas.items() if p not in ids},
         )

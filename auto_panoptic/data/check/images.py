@@ -5,12 +5,10 @@ import dataclasses
 import os
 from collections.abc import Callable
 
-import numpy as np
-
 from ..formats.findings import Finding, findings_in
+from ..formats.names import png_name
 from ..formats.panoptic_json import segment_problems
 from ..formats.panoptic_png import (
-    IGNORE,
     VOID,
     areas_of,
     boxes_of,
@@ -18,6 +16,7 @@ from ..formats.panoptic_png import (
     label_problems,
     read_ids,
     read_labels,
+    semantic_labels,
     truth_problems,
 )
 from ..formats.photo import check_photo
@@ -150,18 +149,15 @@ def check_pair(roots: Roots, item: tuple) -> tuple[list[Finding], Counts]:
 
 def _check_labels(roots: Roots, annotation: dict, ids, segments, expected, pairs) -> list[Finding]:
     """The label map of one image: values, and agreement with the panoptic PNG, which ``pairs`` count."""
-    name = os.path.splitext(annotation["file_name"])[0] + ".png"
-    path, image_id = os.path.join(roots.sem_seg_root, name), annotation["image_id"]
+    path = os.path.join(roots.sem_seg_root, png_name(annotation["file_name"]))
+    image_id = annotation["image_id"]
     labels, findings = read_labels(path, image_id, *expected)
     if labels is None:
         return findings
     findings += findings_in(path, label_problems(labels, roots.labels, image_id))
     if not findings and ids is not None and ids.shape == labels.shape and segments:
-        numbers = np.array(sorted(segments))
-        table = np.array([roots.labels.get(segments[n]["category_id"], IGNORE) for n in numbers.tolist()])
-        # Numbers between the ids of segments are void or reported elsewhere.
-        place = np.searchsorted(numbers, ids).clip(max=len(numbers) - 1)
-        derived = np.where(numbers[place] == ids, table[place], IGNORE)
+        known = [segment for segment in segments.values() if segment["category_id"] in roots.labels]
+        derived = semantic_labels(ids, known, roots.labels)
         pairs.update(label_pairs(derived, labels))
         differing = int((derived != labels).sum())
         if differing:

@@ -118,10 +118,8 @@ def _digest(task: Derivation, product: Path, entries: list) -> str:
     labels = task.label_maps.get(product, SEPARATED if product == task.given_maps else None)
     files = [("", task.panoptic_json), *((name, os.path.join(task.panoptic_root, name)) for name in names)]
     files += [("photo", task.photo(image)) for image, _ in entries if task.photo]
-    if labels is None:
-        files.append(("made", product))
-    else:
-        files += [("made", os.path.join(product, png_name(name))) for name in names]
+    made = [product] if labels is None else [os.path.join(product, png_name(name)) for name in names]
+    files += [("made", path) for path in made]
     return digest_of([labels, list(task.categories), RULES], files)
 
 

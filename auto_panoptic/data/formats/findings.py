@@ -14,7 +14,6 @@ _FETCH = "fetch the file again, or drop the image and its annotation from the JS
 _JSON_FIELD = "correct the entry; COCO-panoptic needs images (id, file_name, height, width), annotations \
 (image_id, file_name, segments_info) and categories (id, name, isthing)"
 _UNIQUE = "make it unique, or remove one of the two"
-_REDRAW = "write the PNG and segments_info again from the same source"
 
 # kind -> (severity, remedy). "image" is the photograph, "png" the panoptic PNG, "semantic" the PNG of the
 # semantic head, "instance" an annotation of the instances JSON.

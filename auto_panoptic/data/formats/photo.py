@@ -11,17 +11,7 @@ from .picture_file import open_plain, picture_type, size_problem, times
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (5, 6, 7, 8)  # values that exchange width and height
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    struct.error,
-    zlib.error,
-)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -32,7 +22,7 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(2, 9) else 1
 
 
-def _read(file, whole: bool) -> tuple[tuple, int, str]:
+def read_photo(file, whole: bool) -> tuple[tuple, int, str]:
     """Size (W, H), EXIF orientation and Pillow's mode; decodes all of it where its size allows that."""
     with Image.open(file) as image:
         size, mode = image.size, image.mode
@@ -82,7 +72,7 @@ def check_photo(
         file.seek(0)
         kind = picture_type(start)
         try:
-            stored, orientation, mode = _read(file, whole)
+            stored, orientation, mode = read_photo(file, whole)
         except UnidentifiedImageError:
             if kind:
                 return report("truncated", f"begins as {kind}, but its header is cut or damaged")
