@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +84,21 @@ def test_a_class_without_images_is_named(tmp_path):
     register_image_folder("own", tmp_path)
     with pytest.raises(UserError, match="data set own: .*/empty holds no image"):
         DatasetCatalog.get("own")
+
+
+def test_registering_again_reads_the_folders_anew(tmp_path):
+    root = write_folders(tmp_path, FILES)
+    register_image_folder("own", root)
+    assert len(DatasetCatalog.get("own")) == 4
+    (root / "mug").rename(root / "bowl")
+    (root / "zebra" / "2.png").unlink()
+    register_image_folder("own", root)
+    assert find_image_folder("own").classes == ["apple", "bowl", "zebra"]
+    assert [Path(record["file_name"]).name for record in DatasetCatalog.get("own")] == [
+        "x.jpg",
+        "b.png",
+        "10.JPEG",
+    ]
 
 
 def test_the_files_are_listed_once(tmp_path):

@@ -80,7 +80,7 @@ class ImageFolder:
 
 
 def register_folder(folder: ImageFolder) -> None:
-    """Register ``folder`` in Detectron2's catalogs; doing it twice with the same root is allowed.
+    """Register ``folder`` in Detectron2's catalogs; again with the same root, its files are read anew.
 
     Raises:
         UserError: the name is taken by something else.
@@ -89,9 +89,13 @@ def register_folder(folder: ImageFolder) -> None:
     check_name(name)
     if name in DatasetCatalog.list():
         known = find_image_folder(name)
-        if known is not None and known.root == folder.root:
+        if known is None or known.root != folder.root:
+            raise UserError(
+                f"data set name {name!r} is already registered for something else; choose another"
+            )
+        if known.prepare is not None:
             return
-        raise UserError(f"data set name {name!r} is already registered for something else; choose another")
+        DatasetCatalog.remove(name)
     known = MetadataCatalog.get(name).as_dict()
     MetadataCatalog.remove(name)
     MetadataCatalog.get(name).set(**{**known, "evaluator_type": CLASSIFIED, "image_root": folder.root})
