@@ -1,10 +1,12 @@
 """train_net.py --resume: where it starts, continues or refuses, before anything is written."""
 
 import pytest
+import torch
 from test_resume import SCHEDULE
 from toy import TOY_NET, error_line, run_script, write_config
 
-from auto_panoptic.training.checkpoint import newest_intact
+from auto_panoptic.errors import UserError
+from auto_panoptic.training.checkpoint import check_settings, newest_intact
 
 
 @pytest.fixture
@@ -26,6 +28,20 @@ def refused(capfd, folder, run):
     assert end.value.code == 2
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     return line
+
+
+def test_weights_to_begin_from_may_lie_in_the_folder(tmp_path):
+    torch.save({"model": {"weight": torch.ones(2)}}, tmp_path / "pretrained.pth")
+    assert newest_intact(tmp_path) == ("", [])
+    torch.save({"model": {"weight": torch.ones(2)}}, tmp_path / "model_final.pth")
+    assert newest_intact(tmp_path) == ("", ["model_final.pth holds only weights"])
+
+
+@pytest.mark.parametrize("start", ["x", 5, None, "[1]", '{"a": 1}'])
+def test_a_start_that_was_edited_is_another(start):
+    record = {"settings": {"MODEL.WEIGHTS": start}}
+    with pytest.raises(UserError, match="settings have changed since 'o/run.json': MODEL.WEIGHTS was"):
+        check_settings(record, {"MODEL.WEIGHTS": '["w.pth", "1a"]'}, "o/run.json")
 
 
 @pytest.mark.parametrize("exists", [False, True])

@@ -80,7 +80,11 @@ def check_settings(content: dict, now: dict[str, str], path: str) -> None:
     before = before if isinstance(before, dict) else {}
     changed = [key for key in sorted(now) if before.get(key, now[key]) != now[key]]
     if _START in changed:
-        (old, old_digest), (new, new_digest) = json.loads(before[_START]), json.loads(now[_START])
+        new, new_digest = json.loads(now[_START])
+        try:
+            old, old_digest = json.loads(before[_START])
+        except (ValueError, TypeError):
+            old = old_digest = ""  # by hand
         own = os.path.realpath(os.path.dirname(new)) == os.path.realpath(os.path.dirname(path))
         if own or not new_digest or old_digest == new_digest or (old and not old_digest):
             changed.remove(_START)
@@ -271,7 +275,8 @@ def newest_intact(folder: str) -> tuple[str, list[str]]:
                 later = sorted(other for other in files if age[file] < age[other] < math.inf)
                 problems += [f"{other} is newer than what {POINTER} names" for other in later]
             return path, problems
-        problems.append(f"{file} {problem or 'holds only weights'}")
+        if problem or file.startswith("model"):  # else the weights that a run begins from may lie here
+            problems.append(f"{file} {problem or 'holds only weights'}")
     return "", problems
 
 

@@ -17,7 +17,7 @@ from ..data import check_ground_truth, log_ids
 from ..files import disk_errors, read_bytes, write_bytes, write_json, write_text
 from ..modeling import check_size, choice_blocks, meta_model
 from ..read_config import find_config
-from .checkpoint import RECORD, check_resume, checkpoint_sizes, has_checkpoint, run_settings
+from .checkpoint import RECORD, check_resume, checkpoint_sizes, run_settings
 from .class_layers import check_class_layers
 from .config import build_config
 from .run_folder import check_room, check_unused, only_run, traces
@@ -95,7 +95,7 @@ def _set_up(args, cfg) -> None:
 def _recorded(args, cfg) -> Iterator[None]:
     """Leave a record from the beginning on; a run that comes to nothing takes it away."""
     record = os.path.join(cfg.OUTPUT_DIR, RECORD)
-    if not (args.resume and has_checkpoint(cfg.OUTPUT_DIR)):
+    if not (args.resume and traces(cfg.OUTPUT_DIR)):
         write_json(record, {"settings": run_settings(cfg)})
     try:
         yield
