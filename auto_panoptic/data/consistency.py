@@ -53,7 +53,8 @@ def check_metadata(
     if labels is None:
         labels = SEPARATED if list(metadata["stuff_classes"][:1]) == ["things"] else ALL
     if labels == SEPARATED:
-        _check_things(metadata, fail)
+        things = metadata["thing_dataset_id_to_contiguous_id"]
+        _check_positions("thing", " the values {}", things.values(), 0, metadata, fail)
         _check_stuff(metadata, fail)
     else:
         _check_all(metadata, fail)
@@ -83,14 +84,12 @@ def _check_map(key: str, value: Callable, fail: Callable) -> None:
         fail(key, f"maps {wrong[0][0]!r} to {wrong[0][1]!r}, expected integers")
 
 
-def _check_things(metadata: Mapping, fail: Callable) -> None:
-    key, count = "thing_dataset_id_to_contiguous_id", len(metadata["thing_classes"])
-    if sorted(metadata[key].values()) != list(range(count)):
-        fail(
-            key,
-            f"has the values {_few(metadata[key].values())}, expected each of 0..{count - 1} once, the "
-            "positions in thing_classes",
-        )
+def _check_positions(kind: str, has: str, numbers, first: int, metadata: Mapping, fail: Callable) -> None:
+    """Check that ``numbers`` are the positions in the classes of a kind, from ``first`` on."""
+    last = len(metadata[f"{kind}_classes"]) - 1
+    if sorted(numbers) != list(range(first, last + 1)):
+        what = f"expected each of {first}..{last} once, the positions in {kind}_classes"
+        fail(f"{kind}_dataset_id_to_contiguous_id", f"has{has.format(_few(numbers))}, {what}")
 
 
 def _check_stuff(metadata: Mapping, fail: Callable) -> None:
@@ -100,35 +99,22 @@ def _check_stuff(metadata: Mapping, fail: Callable) -> None:
             "stuff_classes", f"starts with {list(classes[:1])}; label 0 of the semantic head must be 'things'"
         )
     stuff = {i: label for i, label in metadata[key].items() if label != THINGS_LABEL}
-    if sorted(stuff.values()) != list(range(1, len(classes))):
-        fail(
-            key,
-            f"has the values {_few(stuff.values())} beside 0, expected each of 1..{len(classes) - 1} "
-            "once, the positions in stuff_classes",
-        )
-    both = set(stuff) & set(metadata["thing_dataset_id_to_contiguous_id"])
-    if both:
-        fail(
-            key,
-            f"holds {_few(both)}, which thing_dataset_id_to_contiguous_id holds too",
-        )
+    _check_positions("stuff", " the values {} beside 0", stuff.values(), 1, metadata, fail)
+    if both := set(stuff) & set(metadata["thing_dataset_id_to_contiguous_id"]):
+        fail(key, f"holds {_few(both)}, which thing_dataset_id_to_contiguous_id holds too")
 
 
 def _check_all(metadata: Mapping, fail: Callable) -> None:
     """Every class has one label; that of a thing is also its contiguous id."""
-    key, count = "stuff_dataset_id_to_contiguous_id", len(metadata["stuff_classes"])
+    key = "stuff_dataset_id_to_contiguous_id"
     things, labels = metadata["thing_dataset_id_to_contiguous_id"], metadata[key]
     if list(metadata["stuff_classes"][:1]) == ["things"]:
         fail("stuff_classes", "starts with 'things'; this model needs a label of its own for every class")
     differing = [i for i in things if labels.get(i, things[i]) != things[i]]
     if differing:
         fail(key, f"gives things {_few(differing)} other labels than thing_dataset_id_to_contiguous_id")
-    if sorted((labels | things).values()) != list(range(count)):
-        fail(
-            key,
-            f"has, with those of the things, the labels {_few((labels | things).values())}, expected each of "
-            f"0..{count - 1} once, the positions in stuff_classes",
-        )
+    has, numbers = ", with those of the things, the labels {}", (labels | things).values()
+    _check_positions("stuff", has, numbers, 0, metadata, fail)
 
 
 def _compare(kind: str, metadata: Mapping, categories: Sequence, evaluated: bool, fail: Callable) -> None:

@@ -1,5 +1,6 @@
 """A panoptic data set on disk: where its files lie, what is derived of them, its records and metadata."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -13,7 +14,7 @@ from .derive.engine import Derivation, derive
 from .derive.once import datasets_root
 from .formats import panoptic_png as coco
 from .formats.categories import check_categories
-from .formats.instances_json import by_image, detectron2_instance, read_instances
+from .formats.instances_json import detectron2_instance, read_instances
 from .formats.json_file import load_object, no_collection
 from .formats.names import png_name
 from .formats.panoptic_json import read_index, read_panoptic_json, read_segments
@@ -82,13 +83,9 @@ class PanopticSource:
     def derived(self) -> Path:
         """Folder of the derived files, where there are any."""
         root = Path(self.derived_root) if self.derived_root else datasets_root() / "derived"
-        return root / (self.derived_name or f"{self.name}-{self._identity()[:12]}")
-
-    def _identity(self) -> str:
-        """Tells data sets of one name apart: hash of the paths and the given categories."""
-        paths = [os.path.abspath(path) for path in (self.panoptic_json, self.panoptic_root)]
-        inputs = [*paths, self.categories]
-        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+        inputs = [*self.places[1:3], self.categories]  # tell data sets of one name apart
+        identity = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
+        return root / (self.derived_name or f"{self.name}-{identity}")
 
     def image_path(self, image: dict) -> str:
         """Path of an image, from its entry in the JSON."""
@@ -184,7 +181,9 @@ class PanopticSource:
         things, stuff = maps["thing_dataset_id_to_contiguous_id"], maps["stuff_dataset_id_to_contiguous_id"]
         if instances is None:
             content = load_object(paths["json_file"], "instances JSON", {"annotations": list})
-            instances = by_image(content["annotations"])
+            instances = collections.defaultdict(list)
+            for instance in content["annotations"]:
+                instances[instance["image_id"]].append(instance)
         with no_collection():
             return [
                 {

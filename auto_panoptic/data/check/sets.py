@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ...errors import UserError
 from ..formats.json_file import read_object
 from ..labels import SEPARATED
-from ..register import find_source
+from ..register import find_source, foreign_source
 from ..sets.imagenet import find_image_folder
 
 
@@ -94,10 +94,8 @@ def _from_source(name: str, source) -> DataSet:
 
 def _from_metadata(name: str) -> DataSet:
     """One of Detectron2's own, or of somebody else, with Detectron2's keys in the metadata."""
-    metadata = MetadataCatalog.get(name)
-    entry = {key: metadata.get(key, None) for key in _PATHS}
-    entry["instances_json"] = metadata.get("json_file", None)
-    if not all(entry[key] for key in _PATHS[:3]):
+    metadata, source = MetadataCatalog.get(name), foreign_source(name)
+    if source is None:
         raise UserError(
             f"data set {name} names no panoptic_json, panoptic_root and image_root in its metadata; only "
             "panoptic data sets and folders of classified images can be checked."
@@ -105,7 +103,7 @@ def _from_metadata(name: str) -> DataSet:
     ids = [
         set(metadata.get(f"{kind}_dataset_id_to_contiguous_id", None) or ()) for kind in ("thing", "stuff")
     ]
-    return dataclasses.replace(from_paths(name, entry), classes=tuple(ids) if any(ids) else None)
+    return dataclasses.replace(_from_source(name, source), classes=tuple(ids) if any(ids) else None)
 
 
 def _entries(cfg, key: str) -> dict:

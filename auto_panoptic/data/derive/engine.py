@@ -291,10 +291,11 @@ def fail(problems: Sequence[str], checked: int, what: str, remedy: str) -> None:
         raise UserError(f"{what}: {len(problems)} of {checked} are wrong: {shown}. {remedy}")
 
 
-AGAIN = "Repeat the command without --check, which makes them again"
-
-
-def verify(task: Derivation, processes: int | None = None, remedy: str = AGAIN) -> int:
+def verify(
+    task: Derivation,
+    processes: int | None = None,
+    remedy: str = "Repeat the command without --check, which makes them again",
+) -> int:
     """Compare every label map with its panoptic PNG and the instances with the segments; writes nothing.
 
     Returns:

@@ -286,14 +286,6 @@ def read_instances(path: str, panoptic: PanopticIndex) -> dict:
     return index.instances
 
 
-def by_image(annotations: list) -> dict:
-    """{image id: annotations in the order of the file}."""
-    grouped = collections.defaultdict(list)
-    for annotation in annotations:
-        grouped[annotation["image_id"]].append(annotation)
-    return grouped
-
-
 def detectron2_instance(instance: dict, categories: Mapping) -> dict:
     """A sound annotation in Detectron2's format.
 

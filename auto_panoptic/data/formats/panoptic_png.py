@@ -239,21 +239,17 @@ def segment_records(ids: np.ndarray, categories: dict, crowds: set) -> list:
     Returns:
         list of {"id", "category_id", "area" (pixels), "bbox" (x, y, width, height), "iscrowd"}, by id.
     """
-    records = []
-    for segment_id in np.unique(ids).tolist():
-        if segment_id == VOID:
-            continue
-        mask = (ids == segment_id).astype(np.uint8)
-        records.append(
-            {
-                "id": segment_id,
-                "category_id": categories[segment_id],
-                "area": int(np.count_nonzero(mask)),
-                "bbox": list(cv2.boundingRect(mask)),
-                "iscrowd": int(segment_id in crowds),
-            }
-        )
-    return records
+    areas, boxes = areas_of(ids), boxes_of(ids)
+    return [
+        {
+            "id": i,
+            "category_id": categories[i],
+            "area": areas[i],
+            "bbox": list(boxes[i]),
+            "iscrowd": int(i in crowds),
+        }
+        for i in sorted(areas.keys() - {VOID})
+    ]
 
 
 def semantic_labels(ids: np.ndarray, segments: list, labels: dict, runs: tuple | None = None) -> np.ndarray:
