@@ -90,8 +90,9 @@ class InstancesIndex:
     def _box_problems(self) -> Iterator[Problem]:
         """A class whose boxes in the panoptic JSON are mostly those of another class here, or of none."""
         right, wrong, alone = collections.Counter(), collections.Counter(), 0
-        used = {c for instances in self.instances.values() for c, _ in _objects(instances)}
-        for _, annotation in itertools.islice((p for p in self._panoptic.pairs if p[1]), BOX_IMAGES):
+        compared = [a for _, a in itertools.islice((p for p in self._panoptic.pairs if p[1]), BOX_IMAGES)]
+        used = {c for a in compared for c, _ in _objects(self.instances.get(a["image_id"], ()))}
+        for annotation in compared:
             here = _objects(self.instances.get(annotation["image_id"], ()))
             there = [s for s in _objects(annotation["segments_info"]) if self._things.get(s[0])]
             if not here:  # a class may be left out
