@@ -205,10 +205,7 @@ def _repeats(cfg) -> str | None:
 
 
 def _memory(cfg) -> str | None:
-    """Why images are too large for this machine's memory.
-
-    A network takes at least ten times the memory of its images; a run has at most 256 processes.
-    """
+    """Why images are too large: a network takes ten times their memory, a run has at most 256 processes."""
     sizes, batch = cfg.INPUT, -(-cfg.SOLVER.IMS_PER_BATCH // 256)
     for key, sides, longest, count in (
         ("TRAIN", sizes.MIN_SIZE_TRAIN, sizes.MAX_SIZE_TRAIN, batch),

@@ -22,8 +22,8 @@ from .sets.imagenet import find_image_folder, register_image_folder
 
 logger = logging.getLogger(__name__)
 
-# What is counted -> the heads below MODEL whose NUM_CLASSES it is, how it is called, how to make sets agree.
-HEADS = {"things": ("ROI_HEADS",), "stuff": ("SEM_SEG_HEAD",), "classes": ("CLASSIFIER",)}
+# What is counted -> the head below MODEL whose NUM_CLASSES it is, how it is called, how to make sets agree.
+HEADS = {"things": "ROI_HEADS", "stuff": "SEM_SEG_HEAD", "classes": "CLASSIFIER"}
 _PATHS = {  # in the metadata
     "panoptic_json": "the panoptic JSON",
     "panoptic_root": "a folder of panoptic PNGs",
@@ -137,12 +137,11 @@ def _count_classes(cfg, name: str, classes: dict) -> None:
     """Set NUM_CLASSES of the heads; the data decide, and a config that says otherwise is told so."""
     text = "MODEL.%s.NUM_CLASSES is %d, not %d as in the config: the %s of %s"
     for what, names in classes.items():
-        for head in HEADS[what]:
-            node, count = cfg.MODEL.get(head, {}), len(names)
-            if node.get("NUM_CLASSES", count) != count and is_main_process():
-                logger.warning(text, head, count, node.NUM_CLASSES, KINDS[what], name)
-            if "NUM_CLASSES" in node:
-                node.NUM_CLASSES = count
+        node, count = cfg.MODEL.get(HEADS[what], {}), len(names)
+        if node.get("NUM_CLASSES", count) != count and is_main_process():
+            logger.warning(text, HEADS[what], count, node.NUM_CLASSES, KINDS[what], name)
+        if "NUM_CLASSES" in node:
+            node.NUM_CLASSES = count
 
 
 def setup_datasets(cfg) -> None:

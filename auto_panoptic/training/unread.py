@@ -60,10 +60,7 @@ def check_unread(cfg: CfgNode, config_file: str, opts: Sequence[str], trainer=Au
 
 
 def _unread(cfg: CfgNode, trainer) -> dict[str, object]:
-    """The keys that are not the default and are not read, with their values.
-
-    What keeps a config may read it later, so nothing is said about its section.
-    """
+    """The keys, and values, that are not the default and not read; what keeps a config may read it later."""
     copy, sections, usual, now = cfg.clone(), [], defaults(), dict(flat(cfg))
 
     def ours(*methods: str) -> bool:

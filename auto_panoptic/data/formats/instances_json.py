@@ -16,10 +16,9 @@ from detectron2.structures import BoxMode
 from .categories import Categories
 from .findings import Problem, findings_in, raise_first
 from .json_file import are_numbers, is_box, is_id, load_object, no_collection
-from .panoptic_json import PanopticIndex
+from .panoptic_json import KEYS, PanopticIndex
 
 BOX_IMAGES = 1000  # that are looked at to see whether both files number their classes alike
-KEYS = {"images": list, "annotations": list, "categories": list}
 
 
 class InstancesIndex:
