@@ -348,3 +348,15 @@ def test_other_data_under_the_same_name_is_refused(tmp_path, shapes, resumable):
         trainer.load_state_dict(state | {"contents": changed})
     del state["contents"]  # of an earlier version
     trainer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("key, value", [("processes", ...), ("hooks", {"FairnessAudit": {}}), ("_trainer", 3)])
+def test_a_checkpoint_of_another_state_is_refused(tmp_path, shapes, resumable, key, value):
+    path = tmp_path / "output/model_0000001.pth"
+    data = torch.load(path, weights_only=True)
+    data["trainer"][key] = value
+    if value is ...:
+        del data["trainer"][key]
+    torch.save(data, path)
+    with pytest.raises(UserError, match="model_0000001.pth' holds no state of a run .*; remove it to go on"):
+        make_trainer(tmp_path, shapes, resume=True)

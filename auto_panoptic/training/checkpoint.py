@@ -205,8 +205,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
             )  # fmt: skip
         selected = select_weights(self.model, data, path, key="--resume", classes=self.classes)
         self.model.load_state_dict(selected, strict=False)
-        for key, obj in self.checkpointables.items():
-            obj.load_state_dict(data[key])
+        try:
+            for key, obj in self.checkpointables.items():
+                obj.load_state_dict(data[key])
+        except UserError:
+            raise
+        except Exception as error:  # of many kinds: optimizer, hooks and loader each read their part
+            what = f"holds no state of a run ({type(error).__name__}: {error})"
+            raise UserError(f"--resume: {path!r} {what}; remove it to go on from an earlier one") from error
         self.logger.info("Continuing from %s (iteration %s)", path, _iteration(data))
         return True
 
