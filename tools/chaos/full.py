@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import resource
 import shutil
@@ -70,7 +71,8 @@ def limited(folder: Path, save: Save, size: int) -> str:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
         try:
-            save.save(folder)
+            with contextlib.redirect_stderr(io.StringIO()):  # the log is a file, too
+                save.save(folder)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
