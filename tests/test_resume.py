@@ -350,7 +350,9 @@ def test_other_data_under_the_same_name_is_refused(tmp_path, shapes, resumable):
     trainer.load_state_dict(state)
 
 
-@pytest.mark.parametrize("key, value", [("processes", ...), ("hooks", {"FairnessAudit": {}}), ("_trainer", 3)])
+@pytest.mark.parametrize(
+    "key, value", [("processes", ...), ("hooks", {"FairnessAudit": {}}), ("_trainer", 3)]
+)
 def test_a_checkpoint_of_another_state_is_refused(tmp_path, shapes, resumable, key, value):
     path = tmp_path / "output/model_0000001.pth"
     data = torch.load(path, weights_only=True)
