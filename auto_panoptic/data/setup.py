@@ -22,7 +22,7 @@ from .sets.imagenet import find_image_folder, register_image_folder
 
 logger = logging.getLogger(__name__)
 
-# What is counted -> the head below MODEL whose NUM_CLASSES it is, how it is called, how to make sets agree.
+# What is counted -> the head below MODEL whose NUM_CLASSES it is.
 HEADS = {"things": "ROI_HEADS", "stuff": "SEM_SEG_HEAD", "classes": "CLASSIFIER"}
 _PATHS = {  # in the metadata
     "panoptic_json": "the panoptic JSON",
