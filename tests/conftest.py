@@ -7,8 +7,9 @@ import signal
 # the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell starts what runs in the background with Ctrl-C ignored, and tests that press it would fail.
+# A shell starts what runs in the background with Ctrl-C ignored, nohup ignores SIGHUP: tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -135,7 +135,7 @@ def test_a_candidate_with_nan_is_a_failure_and_the_others_are_not(cfg, supernet,
             assert outcome["status"] == "ok" and outcome["metrics"]["PQ"] >= 0
 
 
-def test_only_images_of_one_shape_share_a_batch(tmp_path, shapes):
+def test_only_images_of_one_shape_share_a_batch(tmp_path, shapes, forget_data_sets):
     """GroupNorm and attention see padding: no score may depend on an image's neighbours."""
     entries = [{"name": "scenes", **write_scenes(tmp_path / "scenes", ["objects"] * 3)}]
     entries += [{"name": "own", **write_own(tmp_path / "own")}]  # one image upright, one not

@@ -60,7 +60,10 @@ def check_unread(cfg: CfgNode, config_file: str, opts: Sequence[str], trainer=Au
 
 
 def _unread(cfg: CfgNode, trainer) -> dict[str, object]:
-    """The keys, and values, that are not the default and not read; what keeps a config may read it later."""
+    """The keys, and values, that are not the default and not read; what keeps a config may read it later.
+
+    Empty values ask for nothing: they are left out.
+    """
     copy, sections, usual, now = cfg.clone(), [], defaults(), dict(flat(cfg))
 
     def ours(*methods: str) -> bool:
@@ -90,7 +93,8 @@ def _unread(cfg: CfgNode, trainer) -> dict[str, object]:
             return key == switch
         return key in read | _ELSEWHERE or not key.startswith(tuple(sections))
 
-    return {k: v for k, v in now.items() if k in usual and v != usual[k] and not has_effect(k)}
+    asked = {k: v for k, v in now.items() if k in usual and v != usual[k] and v not in ((), [], "", None)}
+    return {k: v for k, v in asked.items() if not has_effect(k)}
 
 
 @contextlib.contextmanager
