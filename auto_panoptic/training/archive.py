@@ -19,8 +19,9 @@ CATALOGUE = "detectron2://"  # Detectron2's own models, downloaded from its auth
 _ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"  # of the catalogue
 _WRAPPERS = ("model", "model_state", "model_state_dict", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
-# Buffers that follow from the config, never from a checkpoint; its key is their name in capitals.
 ENTRIES = 50_000  # of an archive; a network has one for each of its tensors
+LARGEST = 100  # times the weights of the network; a supernet with its optimizer has 20 times those of a path
+# Buffers that follow from the config, never from a checkpoint; its key is their name in capitals.
 DERIVED = ("pixel_mean", "pixel_std")
 
 
@@ -108,16 +109,13 @@ def read_checkpoint(
             f"{subject} is a pickle, and reading one runs code in it; take the numbers out of it with "
             f"python tools/convert_pickle.py {' '.join(files)} and give the latter, or add --trust-pickle"
         )
-    own = (
-        sum(v.numel() * v.element_size() for v in model.state_dict().values()) if model is not None else None
-    )
-    size = os.path.getsize(path)
-    if (
-        own is not None and size > 100 * own + 2**30
-    ):  # a supernet with its optimizer has 20 times that of a path
-        raise UserError(
-            f"{subject} has {size} bytes, the weights of the network have {own}; give its weights"
-        )
+    if model is not None:
+        own = sum(v.numel() * v.element_size() for v in model.state_dict().values())
+        size = os.path.getsize(path)
+        if size > LARGEST * own + 2**30:
+            raise UserError(
+                f"{subject} has {size} bytes, the weights of the network have {own}; give its weights"
+            )
     if not tested and is_archive and (problem := damage(path)):
         raise UserError(f"{subject} {problem}; give an intact copy")
     try:
@@ -150,9 +148,8 @@ def bounded_memory(path: str) -> Iterator[None]:
     """Context in which this process gets four times the bytes of a file and 1 GiB; then a MemoryError."""
     most = 4 * os.path.getsize(path) + 2**30
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with contextlib.suppress(
-        OSError, TypeError, ValueError
-    ):  # where Linux does not tell, or a limit is lower
+    # Where Linux does not tell, or a limit is lower, there is none.
+    with contextlib.suppress(OSError, TypeError, ValueError):
         used = int(re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
         limits = [limit for limit in (used + most, *before) if limit >= 0]
         resource.setrlimit(resource.RLIMIT_DATA, (min(limits), before[1]))

@@ -289,9 +289,7 @@ def newest_intact(folder: str) -> tuple[str, list[str]]:
 def _pointer(folder: str) -> str:
     """What ``last_checkpoint`` names, a file of ``folder`` without it; "" if there is none."""
     try:
-        content = (
-            read_bytes(os.path.join(folder, POINTER)).decode(errors="replace").replace("\0", "?").strip()
-        )
+        content = read_bytes(os.path.join(folder, POINTER)).decode(errors="replace")
     except OSError:
         return ""
     content = content.replace("\0", "?").strip()
