@@ -219,7 +219,7 @@ def test_scores_are_those_of_one_process_and_nothing_stays(script):
 
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"--workers needs Ray .*pip install 'auto-panoptic\[cluster\]'"):
+    with pytest.raises(UserError, match=r"--workers needs Ray .*; pip install 'ray>=2.40', or leave"):
         RayExecutor(make_evaluate, dict, 2)
 
 

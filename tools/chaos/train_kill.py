@@ -31,8 +31,12 @@ def train_kill(plan: Plan) -> Outcome:
         folder, known = plan.folder / f"run_{numbers['runs']}", 0
         for _ in range(MOST):
             process = training.start(folder)
-            left = outcome.count < kills
-            process.wait(rng.uniform(0, 1.2 * length) if left else 600)
+            left, moment = outcome.count < kills, rng.uniform(0, 1.2 * length)
+            if left and outcome.count % 2:  # every second kill comes after a checkpoint
+                moment /= 3
+                while not list(folder.glob("output/model_*.pth")) and process.wait(0.05) is None:
+                    pass
+            process.wait(moment if left else 600)
             died, done = process.kill(), losses(folder)
             lost = _lost(done[known:], done[:known])
             numbers["most_iterations_lost"] = max(numbers["most_iterations_lost"], lost)
