@@ -8,11 +8,15 @@ Prints a table, then one line of JSON. The exit code is 1 if a drill fails. Need
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # forked processes have no threads; equal sums everywhere
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A shell starts what runs in the background with Ctrl-C ignored, nohup ignores SIGHUP: drills send both.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
 
