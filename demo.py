@@ -28,6 +28,7 @@ from auto_panoptic.data import data_set_for, holds_classes
 from auto_panoptic.data.formats.names import png_name
 from auto_panoptic.data.formats.panoptic_json import read_panoptic_json
 from auto_panoptic.evaluation.predictions import PredictionWriter
+from auto_panoptic.modeling.finite import finite_outputs
 from auto_panoptic.search.candidate import path_statistics
 from auto_panoptic.training import build_config, check_unread, load_weights
 from train_net import Trainer, check_evaluation
@@ -83,11 +84,12 @@ class Predictor:
         self.resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
     @torch.no_grad()
-    def __call__(self, photo: np.ndarray) -> tuple[torch.Tensor, list[dict]]:
-        """(H, W) ids, 0 where void, and the segments: Detectron2's "panoptic_seg"."""
+    def __call__(self, photo: np.ndarray, name: str) -> tuple[torch.Tensor, list[dict]]:
+        """(H, W) ids, 0 where void, and the segments: Detectron2's "panoptic_seg"; ``name``: for messages."""
         image = self.resize.get_transform(photo).apply_image(photo)
         image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        output = self.model([{"image": image, "height": photo.shape[0], "width": photo.shape[1]}])[0]
+        size = {"height": photo.shape[0], "width": photo.shape[1]}
+        output = self.model([{"image": image, "file_name": name, **size}])[0]
         if "panoptic_seg" not in output:
             raise UserError(f"a {type(self.model).__name__} predicts no panoptic segments")
         ids, segments = output["panoptic_seg"]
@@ -130,10 +132,10 @@ def run() -> None:
         DatasetCatalog.get(name)  # makes it
     predictor, writer, images = Predictor(cfg), PredictionWriter(str(args.output), "demo"), []
     args.output.mkdir(parents=True, exist_ok=True)
-    with path_statistics(cfg, predictor.model, predictor.space):
+    with path_statistics(cfg, predictor.model, predictor.space), finite_outputs(predictor.model):
         for number, path in enumerate(photos, 1):
             photo = read_photo(path, cfg.INPUT.FORMAT)
-            ids, segments = predictor(photo)
+            ids, segments = predictor(photo, str(path))
             rgb = photo[:, :, ::-1] if cfg.INPUT.FORMAT == "BGR" else photo
             Visualizer(rgb, metadata).draw_panoptic_seg(ids, segments).save(str(args.output / path.name))
             if args.json:

@@ -96,3 +96,13 @@ def test_what_cannot_be_segmented(world, tmp_path, capfd):
     assert "builds a supernet" in line(*out, opts=("NAS.ARCHITECTURE", "''"))
     assert not (tmp_path / "drawn").exists()
     assert "cannot be read as a photo" in line(*out, photos="photos/notes.txt")
+
+
+def test_a_network_that_gives_no_numbers_draws_nothing(world, tmp_path, capfd):
+    data = torch.load(world / "weights.pth", weights_only=True)
+    next(t for t in data["model"].values() if t.dim() == 4).fill_(1e38)  # finite, its products are not
+    torch.save(data, tmp_path / "huge.pth")
+    with pytest.raises(SystemExit) as end:
+        demo(world, "--output", tmp_path / "drawn", "--json", opts=("MODEL.WEIGHTS", tmp_path / "huge.pth"))
+    assert end.value.code == 3 and "NaN or infinity in the network's" in (line := error_line(capfd))
+    assert str(world / "photos") in line and not list((tmp_path / "drawn").glob("0*"))

@@ -222,3 +222,7 @@ def test_an_evaluation_leaves_the_config_of_a_training(tmp_path, shapes):
         with _own_logging(), started(args, cfg):
             (tmp_path / "output/metrics.json").write_text('{"total_loss": 1}\n')
         assert f"\nSEED: {kept}\n" in (tmp_path / "output/config.yaml").read_text()
+    (tmp_path / "output/config.yaml").unlink()  # tidied away: nothing to keep
+    args.eval_only = True
+    with _own_logging(), started(args, cfg):
+        assert "\nSEED: 2\n" in (tmp_path / "output/config.yaml").read_text()

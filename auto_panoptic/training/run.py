@@ -80,7 +80,8 @@ def _set_up(args, cfg) -> None:
     """Detectron2's setup; an evaluation leaves the config.yaml of a training as it is."""
     config, first = os.path.join(cfg.OUTPUT_DIR, "config.yaml"), comm.is_main_process()
     record = os.path.join(cfg.OUTPUT_DIR, RECORD)
-    kept = read_bytes(config) if first and args.eval_only and os.path.isfile(record) else b""
+    trained = first and args.eval_only and os.path.isfile(record)
+    kept = read_bytes(config) if trained and os.path.isfile(config) else b""
     if first:
         write_text(config, cfg.dump())  # whole or not at all: Detectron2 does it again, in place
     default_setup(cfg, args)
