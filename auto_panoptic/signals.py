@@ -108,6 +108,7 @@ def at_once() -> Iterator[None]:
 
     def act(number: int) -> None:
         if not _is_echo():
+            _pending.append(number)
             _note()
             raise Interrupted(number)
 

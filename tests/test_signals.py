@@ -125,6 +125,19 @@ def test_a_python_program_ends_as_the_signal_ends_it(tmp_path, shapes):
     assert os.waitstatus_to_exitcode(forked(terminated)) == -signal.SIGTERM
 
 
+def test_a_second_signal_after_an_evaluation_ends_at_once():
+    """While the first one's checkpoint is saved, say."""
+
+    def twice():
+        with signals.deferred():
+            with pytest.raises(KeyboardInterrupt), signals.at_once():
+                signal.raise_signal(signal.SIGTERM)
+            assert signals.pending() == signal.SIGTERM
+            signal.raise_signal(signal.SIGTERM)
+
+    assert os.waitstatus_to_exitcode(forked(twice)) == -signal.SIGTERM
+
+
 def test_an_evaluation_is_left_at_once(tmp_path, shapes, monkeypatch, capsys):
     """The iteration before it is saved. In the evaluation of the end it has been."""
     monkeypatch.setattr(DefaultTrainer, "test", lambda *_: signal.raise_signal(signal.SIGTERM))

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from auto_panoptic.errors import UserError
+from auto_panoptic.errors import UserError, first_line
 from auto_panoptic.space import (
     Architecture,
     ChoiceSite,
@@ -236,8 +236,7 @@ def meta_model(cfg: CfgNode) -> nn.Module:
     except UserError:
         raise
     except _UNFIT as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the model of this config cannot be built: {reason}") from error
+        raise UserError(f"the model of this config cannot be built: {first_line(error)}") from error
     check_size(model, 4)
     return model
 

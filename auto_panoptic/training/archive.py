@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import re
 import resource
 import shlex
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 CATALOGUE = "detectron2://"  # Detectron2's own models, downloaded from its authors
 _ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"  # of the catalogue
@@ -121,7 +122,9 @@ def read_checkpoint(
     try:
         data = load(path, mmap and is_archive)
     except Exception as error:  # a malformed file leads torch's reader to errors of many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what it holds
+            reason = "it is no file of torch, or holds other things than numbers, which are not read"
         raise UserError(f"{subject} cannot be read as a checkpoint ({reason})") from None
     data = data if isinstance(data, dict) else {}
     weights = next((data[key] for key in _WRAPPERS if isinstance(data.get(key), dict)), data)

@@ -14,7 +14,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..modeling.finite import finite_problem
 from .archive import CATALOGUE, bounded_memory, optional, read_checkpoint
 from .class_layers import anew_remedy, starting_anew
@@ -64,9 +64,8 @@ def read_zoo(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
         with bounded_memory(file):
             return zoo_content(read_numbers(file))
     except Exception as error:  # what a pickle is not, or what the code in it raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"MODEL.WEIGHTS: {path!r} cannot be read ({reason})"
+            f"MODEL.WEIGHTS: {path!r} cannot be read ({first_line(error)})"
             + ("" if trusted else "; if you trust it, add --trust-pickle: reading a pickle runs code in it")
         ) from None
 
@@ -112,9 +111,9 @@ def local_file(name: str) -> str:
     try:
         return PathManager.get_local_path(name)
     except Exception as error:  # whatever the download may raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"MODEL.WEIGHTS: {name!r} cannot be downloaded ({reason}); check the name and the network"
+            f"MODEL.WEIGHTS: {name!r} cannot be downloaded ({first_line(error)}); check the name and the "
+            "network"
         ) from None
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ...data import setup_datasets
-from ...errors import UserError
+from ...errors import UserError, first_line
 from ...read_config import import_modules
 from ...space import Architecture
 from ...training import AutoPanopticTrainer, load_weights
@@ -149,9 +149,8 @@ class RayExecutor:
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"--ray-address {address}" if address else "Ray cannot start on this machine"
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             self.close()
-            raise UserError(f"{where}: {reason}; 'ray start --head' starts a cluster") from error
+            raise UserError(f"{where}: {first_line(error)}; 'ray start --head' starts a cluster") from error
         finally:
             if signal.getsignal(signal.SIGTERM) is not handler:  # Ray's exits with another code
                 signal.signal(signal.SIGTERM, handler)
