@@ -288,10 +288,15 @@ def test_interrupted_command_ends_at_once(shapes, tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     children, start = Path(f"/proc/{process.pid}/task/{process.pid}/children"), time.monotonic()
-    while len(children.read_text().split()) < 2 and time.monotonic() - start < 60:
-        time.sleep(0.05)
-    time.sleep(1)
+    while len(workers := children.read_text().split()) < 2 and time.monotonic() - start < 60:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    for worker in workers:
+        os.kill(int(worker), signal.SIGSTOP)  # however fast the machine is, some images are left
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all of its processes
+    time.sleep(0.2)
+    for worker in workers:
+        os.kill(int(worker), signal.SIGCONT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     done = re.search(r"interrupted after (\d+) of 800 images", out)
