@@ -1,5 +1,6 @@
 """Bootstrap over images: exact sums, equal spread of both kinds of draws, intervals that cover."""
 
+import json
 import pickle
 
 import numpy as np
@@ -70,12 +71,14 @@ def test_order_and_processes_do_not_matter():
 
 def _quality(images):
     """A PanopticQuality that was given contributions instead of maps."""
-    quality = PanopticQuality(CATEGORIES)
-    for image_id, classes, rows in images:
-        rows = np.reshape(rows, (-1, 4))
-        quality._totals[classes] += rows
-        quality._images.append((image_id, np.array(classes, int), rows))
-    return quality
+    return PanopticQuality.of_record({"categories": CATEGORIES, "images": images})
+
+
+def test_a_record_in_json_is_the_whole():
+    whole = _quality(_images(RNG(2), 40))
+    again = PanopticQuality.of_record(json.loads(json.dumps(whole.record())))
+    assert again.compute() == whole.compute() and again.num_images == 40
+    assert (again.bootstrap_samples(5)["PQ"] == whole.bootstrap_samples(5)["PQ"]).all()
 
 
 def test_spread_is_that_of_the_ordinary_bootstrap():

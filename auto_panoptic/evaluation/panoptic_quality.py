@@ -139,6 +139,22 @@ class PanopticQuality:
         self._images += other._images
         return self
 
+    def record(self) -> dict:
+        """What JSON can hold and :meth:`of_record` reads: the categories and each image's contributions."""
+        images = [[key, classes.tolist(), rows.tolist()] for key, classes, rows in self._images]
+        return {"categories": self.categories, "images": images}
+
+    @classmethod
+    def of_record(cls, record: dict) -> PanopticQuality:
+        """The object whose :meth:`record` this is."""
+        made = cls(record["categories"])
+        for key, classes, rows in record["images"]:
+            classes, rows = np.array(classes, np.int32), np.array(rows, float).reshape(-1, 4)
+            made._totals[classes] += rows
+            made._images.append((key, classes, rows))
+        made.num_images = len(made._images)
+        return made
+
     def compute(self) -> dict:
         """Panoptic quality of all images so far.
 
