@@ -9,7 +9,7 @@ from modeling_util import assert_same_outputs, inference, make_cfg, make_input, 
 from PIL import Image
 from torch.nn import functional as F
 
-from auto_panoptic.systems.panoptic_fpn.fusion import METHODS, combine, semantic_labels
+from auto_panoptic.modeling.fusion import METHODS, combine, semantic_labels
 
 OPTIONS = {"overlap": 0.5, "stuff_area": 4096, "score": 0.5, "high_score": 0.725, "instance_area": 4096}
 NEW = ("supplement", "reference")

@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Instances
 
 from auto_panoptic.evaluation import Overlap, PanopticQuality, StuffIoU
-from auto_panoptic.systems.panoptic_fpn.fusion import combine
+from auto_panoptic.modeling.fusion import combine
 
 CATEGORIES = [{"id": i, "isthing": int(i < 4)} for i in (1, 2, 3, 7, 8, 9)]
 STUFF = {7, 8, 9}

@@ -8,7 +8,7 @@ from detectron2 import model_zoo
 from toy import PREFIX, dataset_entries, run_script
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.systems.panoptic_fpn.fusion import METHODS
+from auto_panoptic.modeling.fusion import METHODS
 from auto_panoptic.training import build_config
 
 ZOO = "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"

@@ -3,7 +3,9 @@
 - ``choice``       ChoiceBlock, Choices, the space of a model; apply_architecture, where a path switches
 - ``extract``      supernet + architecture -> stand-alone network
 - ``backbones``    ShuffleNetV2 / Xception, alone and with FPN
-- ``layers``       deformable convolution on CPU and CUDA; the searched operators of the heads
+- ``layers``       deformable convolution on CPU and CUDA; the searched operators of the heads; classifier
+                   over the levels of a pyramid
+- ``fusion``       merging of instances and stuff into one panoptic map
 - ``counting``     multiply-adds and parameters of any model
 - ``searchable``   optional methods of a meta-architecture, with defaults
 - ``calibration``  BatchNorm statistics of the active path

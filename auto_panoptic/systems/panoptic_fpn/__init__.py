@@ -6,7 +6,6 @@
 - ``sem_seg_head``  ``SearchableSemSegFPNHead``
 - ``mask_head``     ``SearchableMaskHead``
 - ``box_head``      ``GroupNormBoxHead``
-- ``fusion``        merging of instances and stuff into one panoptic map
 - ``proposals``     ``BatchTopkRPN``: region proposals chosen over the batch, as in the reference code
 - ``published``     the published costs; ``published_space``: the paper's search space
 """

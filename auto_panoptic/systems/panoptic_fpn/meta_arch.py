@@ -12,9 +12,9 @@ from detectron2.structures import ImageList
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling.choice import check_complete
+from auto_panoptic.modeling.fusion import check_method, combine, semantic_labels
 
 from .attention import CrossAttention
-from .fusion import check_method, combine, semantic_labels
 
 __all__ = ["AutoPanopticFPN"]
 
@@ -42,7 +42,7 @@ class AutoPanopticFPN(PanopticFPN):
         Args:
             attention: the inter-modular attention, or None to leave the features as they are.
             combine_method, combine_high_score_thresh, combine_instance_area_limit: ``method``, ``high_score``
-                and ``instance_area`` of :func:`auto_panoptic.systems.panoptic_fpn.fusion.combine`.
+                and ``instance_area`` of :func:`auto_panoptic.modeling.fusion.combine`.
             kwargs: those of :class:`detectron2.modeling.PanopticFPN`. With attention, ``sem_seg_head`` offers
                 ``subnet`` and ``predict`` as :class:`SearchableSemSegFPNHead` does.
         """
