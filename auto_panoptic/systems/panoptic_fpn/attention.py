@@ -4,16 +4,15 @@ Shape shorthand: N images; F2..F6 FPN outputs with C_F channels; S2..S5 subnet o
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from functools import lru_cache, partial
 
 import torch
 from detectron2.config import configurable
 from torch import nn
-from torch.amp import is_autocast_available
 from torch.nn import functional as F
 
 from auto_panoptic.modeling.choice import Choices
+from auto_panoptic.modeling.layers.precision import no_autocast
 from auto_panoptic.modeling.layers.setting import SettingInWeights
 from auto_panoptic.space import OpSpec, ratio_op
 
@@ -25,10 +24,6 @@ def _column_means(source: int, target: int, align_corners: bool) -> torch.Tensor
     """Mean over the rows of the (target x source) matrix of 1-D linear interpolation, (source,) float64."""
     basis = torch.eye(source, dtype=torch.float64)[None]
     return F.interpolate(basis, size=target, mode="linear", align_corners=align_corners)[0].mean(dim=1)
-
-
-def _no_autocast(device: str):
-    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
 
 
 def upsampled_mean(x: torch.Tensor, size: Sequence[int], align_corners: bool = True) -> torch.Tensor:
@@ -56,7 +51,7 @@ def upsampled_mean(x: torch.Tensor, size: Sequence[int], align_corners: bool = T
         rows = _column_means(h, int(size[0]), align_corners)
         columns = _column_means(w, int(size[1]), align_corners)
         weights = torch.outer(rows, columns).flatten().to(x)
-    with _no_autocast(x.device.type):
+    with no_autocast(x.device.type):
         return torch.matmul(x.flatten(2), weights)
 
 
