@@ -116,18 +116,14 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         return stream.read()
 
 
-def read_json(path: str | os.PathLike, what: str = "JSON file"):
-    """The content of a JSON file.
-
-    Args:
-        path: the file.
-        what: what it should be, for the message.
+def read_json(path: str | os.PathLike, what: str = "JSON file", **options):
+    """The content of a JSON file; ``options`` of ``json.loads``, ``what`` it should be.
 
     Raises:
         UserError: it is missing, not a plain file, unreadable, or not JSON.
     """
     try:
-        return json.loads(read_bytes(path))
+        return json.loads(read_bytes(path), **options)
     except OSError as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
         raise UserError(f"{path}: cannot read the {what}: {reason}") from error

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from auto_panoptic import files
 from auto_panoptic.errors import UserError
 from auto_panoptic.space import (
     Architecture,
     SearchSpace,
-    architecture_file,
     load_names,
     resolve_architecture_path,
 )
@@ -206,24 +206,16 @@ def test_sites_and_index_lists_without_a_space(tmp_path):
     content = own()
     del content["space"]
     path.write_text(json.dumps(content))
-    assert_decodes(Architecture.load(path, SPACE), "auto_panoptic_coco")
-    with pytest.raises(UserError, match="mine.json: holds index lists but no 'space'"):
-        load_names(path)
-    for head in ([0] * 7, content["head"][:6]):
-        path.write_text(json.dumps({**content, "head": head}))
-        with pytest.raises(
-            UserError, match="mine.json: 'head' and 'sites' disagree about '(mask.0|sem_seg.2)'"
-        ):
-            Architecture.load(path, SPACE)
+    for read in (load_names, Architecture.load, lambda path: Architecture.load(path, SPACE)):
+        with pytest.raises(UserError, match="mine.json: holds index lists but no 'space'"):
+            read(path)
 
 
 def test_names_are_read_once_for_each_version_of_the_file(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     first, second = (SPACE.random(np.random.default_rng(i)) for i in range(2))
     reads = []
-    monkeypatch.setattr(
-        architecture_file, "read_bytes", lambda path: reads.append(path) or Path(path).read_bytes()
-    )
+    monkeypatch.setattr(files, "read_bytes", lambda path: reads.append(path) or Path(path).read_bytes())
     first.save(path)
     assert load_names(path) == load_names(str(path)) == first.names() and len(reads) == 1
     second.save(path)
@@ -241,9 +233,9 @@ def with_site(site, value):
 
 
 BAD = {
-    "not JSON": ("{", "not an architecture file"),
-    "nothing": ("", "not an architecture file"),
-    "deep": ("[" * 100000, "not an architecture file"),
+    "not JSON": ("{", "not valid JSON"),
+    "nothing": ("", "not valid JSON"),
+    "deep": ("[" * 100000, "not valid JSON"),
     "key twice": ('{"sites": {}, "sites": {}}', "key 'sites' occurs twice"),
     "number": ("7", "holds a int"),
     "two architectures": (json.dumps([lists("detnas_coco")] * 2), "a list of 2 entries"),
@@ -310,10 +302,12 @@ def test_malformed_files(case, tmp_path):
 
 
 def test_unreadable_files(tmp_path):
-    with pytest.raises(UserError, match="none.json: cannot read the architecture file: No such file"):
+    with pytest.raises(
+        UserError, match="none.json: cannot read the architecture file: there is no such file"
+    ):
         Architecture.load(tmp_path / "none.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="binary.json: cannot read .*not a text file"):
+    with pytest.raises(UserError, match="binary.json: the architecture file is not valid JSON"):
         Architecture.load(tmp_path / "binary.json")
     with pytest.raises(UserError, match="cannot read"):
         Architecture.load(tmp_path)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import statistics
 
 import numpy as np
 import pytest
@@ -80,15 +79,15 @@ def test_published_backbones(width, indices, macs, params, with_classifier):
 @pytest.mark.parametrize(
     "width, macs, params, supernet",
     [
-        ("1.3G", (1016.0, 1219.2, 1534.8, 33.9), (8.26, 9.17, 11.37, 0.30), 28642008),
-        ("3.8G", (3190.8, 3764.2, 4762.3, 105.4), (24.73, 27.43, 34.51, 0.98), 90826770),
+        ("1.3G", (1016.0, 1534.8), (8.26, 11.37), 28642008),
+        ("3.8G", (3190.8, 4762.3), (24.73, 34.51), 90826770),
     ],
 )
 def test_whole_backbone_space(width, macs, params, supernet):
-    """With classifier: least, mean, most and standard deviation; without: all operators together."""
+    """With classifier: least and most; without: all operators together."""
     formula = FORMULAS[width]
     tables = _backbone_tables(Width(*formula), (224, 224))
-    found = [tables.minimum, tables.mean, tables.maximum, tables.standard_deviation]
+    found = [tables.minimum, tables.maximum]
     assert tuple(round(cost.macs / 1e6, 1) for cost in found) == macs
     assert tuple(round(cost.params / 1e6, 2) for cost in found) == params
     stem, rows, classifier = backbone(formula, (224, 224))
@@ -130,7 +129,7 @@ def test_errors(arguments, message):
 # ------------------------------------------------------------------ the tables
 
 
-def test_moments_by_enumeration():
+def test_extremes_by_enumeration():
     ops = (
         ["shuffle_3x3"],
         ["shuffle_3x3", "shuffle_7x7", "xception_3x3"],
@@ -147,8 +146,6 @@ def test_moments_by_enumeration():
     for i in range(2):
         values = [cost[i] for cost in costs]
         assert (tables.minimum[i], tables.maximum[i]) == (min(values), max(values))
-        assert tables.mean[i] == statistics.mean(map(float, values))
-        assert tables.standard_deviation[i] == pytest.approx(statistics.pstdev(values), rel=1e-12)
 
 
 def test_every_form_of_an_architecture():

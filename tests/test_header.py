@@ -137,7 +137,7 @@ def test_another_set_of_metrics_is_refused_where_it_was_recorded(tmp_path):
             ledger.append({"status": "ok"})
     with Ledger.open(tmp_path / "old", header, resume=True) as ledger:
         assert ledger.header == before
-    with pytest.raises(UserError, match=r'metrics: \["pq"\] -> \["ap", "pq"\]; restore'):
+    with pytest.raises(UserError, match=r"metrics: \['pq'\] -> \['ap', 'pq'\]; restore"):
         Ledger.open(tmp_path / "new", now, resume=True)
     assert {"metrics", "libraries", "content"} <= set(ACCEPTABLE)
     with Ledger.open(tmp_path / "new", now, resume=True, allow_changed=["metrics"]) as ledger:

@@ -12,8 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from auto_panoptic.errors import UserError
+from auto_panoptic.errors import UserError, disk_problem
 from auto_panoptic.explore import Ledger, Scoreboard, path_priority_candidates
+from auto_panoptic.files import disk_errors
 from auto_panoptic.space import ChoiceSite, SearchSpace
 
 HEADER = {"space": {"mask.0": ["dwconv_3x3", "conv_3x3"]}, "seed": 0, "policy": "path_priority"}
@@ -208,8 +209,8 @@ def test_refuses_another_search_with_a_diff(tmp_path):
         Ledger.open(path, other, resume=True)
     assert str(error.value) == (
         f"{path}: cannot resume, the search has changed (recorded -> now): "
-        'space.mask.0: ["dwconv_3x3", "conv_3x3"] -> ["dwconv_3x3"]; seed: 0 -> 1; '
-        f'policy: "path_priority" -> absent; weights: absent -> "{("ab" * 60)[:56]}...; '
+        "space.mask.0: ['dwconv_3x3', 'conv_3x3'] -> ['dwconv_3x3']; seed: 0 -> 1; "
+        f"policy: 'path_priority' -> absent; weights: absent -> '{('ab' * 60)[:59]}...; "
         "restore these settings, --accept them by name, or choose another OUTPUT_DIR"
     )
     with Ledger.open(path, {**HEADER, "seed": 1}, resume=True, allow_changed=["seed"]) as ledger:
@@ -227,8 +228,9 @@ def test_missing_or_unwritable(tmp_path):
     with pytest.raises(UserError, match="empty: the ledger has no header"):
         Ledger(tmp_path / "empty")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UserError, match="cannot create or lock the ledger: (Not a directory|File exists)"):
+    with pytest.raises(FileExistsError) as error:
         Ledger.open(tmp_path / "file" / "ledger.jsonl", HEADER)
+    assert disk_problem(error.value).startswith(f"{tmp_path / 'file'}: File exists; ")
     write(tmp_path / "l", 1)
     with pytest.raises(ValueError, match="not open for appending"):
         Ledger(tmp_path / "l").append(candidate(1))
@@ -244,10 +246,9 @@ def test_disk_full_leaves_the_ledger_as_it_was(tmp_path):
         resource.setrlimit(
             resource.RLIMIT_FSIZE, (len(before) + 50, hard)
         )  # the write comes up short, then fails
-        with pytest.raises(
-            UserError, match=r"could not write record 1 \(\d+ bytes\): File too large.*make room"
-        ):
-            ledger.append(candidate(1))
+        with pytest.raises(UserError, match=f"^{tmp_path}: File too large; make room, then mend"):
+            with disk_errors(tmp_path, "mend"):
+                ledger.append(candidate(1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before and ledger.records == stored(1)

@@ -9,10 +9,11 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from modeling_util import make_cfg
 
+from auto_panoptic import files
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import Choices, choice_blocks, configured_space, meta_model, space_of
 from auto_panoptic.modeling.extract import extract
-from auto_panoptic.space import Architecture, SearchSpace, architecture_file, op, resolve_architecture_path
+from auto_panoptic.space import Architecture, SearchSpace, op, resolve_architecture_path
 
 R50 = [
     *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
@@ -192,7 +193,7 @@ def test_the_file_is_read_once_for_a_model(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     save(path)
     reads = []
-    monkeypatch.setattr(architecture_file, "read_bytes", lambda p: reads.append(p) or Path(p).read_bytes())
+    monkeypatch.setattr(files, "read_bytes", lambda p: reads.append(p) or Path(p).read_bytes())
     meta_model(make_cfg("NAS.ARCHITECTURE", str(path)))
     assert reads == [path]
 

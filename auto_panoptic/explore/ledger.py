@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import WriterLock, append, end_last_line, open_own, plain, read_bytes, sync_folder
+from ..validate import flat, shortened
 
 FORMAT = "auto_panoptic.ledger/1"
 # Header keys that ledgers of earlier versions lack: compared where they are recorded.
@@ -42,12 +43,10 @@ class Ledger:
             raise UserError(
                 f"{self.path}: cannot read the ledger: {e.strerror}; name a search's OUTPUT_DIR"
             ) from e
-        header, self.records, _ = _parse(self.path, data)
-        if header is None:
+        self.header, self.records, _ = _parse(self.path, data)
+        if self.header is None:
             raise UserError(f"{self.path}: the ledger has no header: it is empty, start the search again")
-        self.header = header
-        self._fd = None
-        self._lock = None
+        self._fd = self._lock = None
 
     @classmethod
     def open(
@@ -74,13 +73,9 @@ class Ledger:
                 another header, or is damaged other than in its last line.
         """
         self = cls.__new__(cls)
-        self.path = Path(path)
-        self._fd = None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = WriterLock(self.path.with_name(self.path.name + ".lock"), protects=str(self.path))
-        except OSError as e:
-            raise UserError(f"{self.path}: cannot create or lock the ledger: {e.strerror}") from e
+        self.path, self._fd = Path(path), None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = WriterLock(self.path.with_name(self.path.name + ".lock"), protects=str(self.path))
         try:
             self._open(plain(dict(header)), resume, set(allow_changed), comparable)
         except BaseException:
@@ -112,7 +107,7 @@ class Ledger:
         os.ftruncate(self._fd, length)
         end_last_line(self._fd)
         if length == 0:
-            self._write({"format": FORMAT, **header}, "the header")
+            self._write({"format": FORMAT, **header})
             sync_folder(self.path.parent)
         os.fsync(self._fd)
 
@@ -126,7 +121,7 @@ class Ledger:
             The record as stored, with its ``seq``.
 
         Raises:
-            UserError: it could not be written (disk full, say); the file is as before.
+            OSError: it could not be written (disk full, say); the file is as before.
         """
         if self._fd is None or not self._lock.held:  # a forked child does not hold its parent's lock
             raise ValueError(f"{self.path}: the ledger is not open for appending, use Ledger.open")
@@ -134,13 +129,12 @@ class Ledger:
         seq = len(self.records)
         if record.pop("seq", seq) != seq or "checksum" in record:
             raise ValueError(f"record {record!r}: 'seq' must be {seq} or absent, and 'checksum' absent")
-        place = _place(record)
-        if place is not None and any(
-            _place(r) == place and r.get("status") != "failed" for r in self.records
-        ):
-            raise ValueError(f"candidate {place[1]} of cycle {place[0]} is in the ledger already")
+        cycle, index = record.get("cycle"), record.get("index")
+        taken = ((r.get("cycle"), r.get("index")) for r in self.records if r.get("status") != "failed")
+        if cycle is not None and (cycle, index) in taken:
+            raise ValueError(f"candidate {index} of cycle {cycle} is in the ledger already")
         record = {"seq": seq, **record}
-        self._write(record, f"record {seq}")
+        self._write(record)
         self.records.append(record)
         return record
 
@@ -159,15 +153,9 @@ class Ledger:
     def __exit__(self, *exc) -> None:
         self.close()
 
-    def _write(self, record: dict, what: str) -> None:
+    def _write(self, record: dict) -> None:
         line = json.dumps({**record, "checksum": _checksum(record)}, allow_nan=False) + "\n"
-        try:
-            append(self._fd, line.encode())
-        except OSError as e:
-            raise UserError(
-                f"{self.path}: could not write {what} ({len(line)} bytes): {e.strerror}; the ledger is "
-                "as before, make room and continue with --resume"
-            ) from e
+        append(self._fd, line.encode())
 
 
 def _parse(path: Path, data: bytes) -> tuple[dict | None, list[dict], int]:
@@ -218,34 +206,16 @@ def _checksum(record: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _place(record: Mapping) -> tuple | None:
-    """(cycle, index) of a candidate, by which it may succeed only once."""
-    return (record["cycle"], record["index"]) if "cycle" in record and "index" in record else None
-
-
-def _flat(value, prefix: str = "") -> dict:
-    if isinstance(value, dict) and value:
-        result = {}
-        for key, inner in value.items():
-            result.update(_flat(inner, f"{prefix}.{key}" if prefix else key))
-        return result
-    return {prefix: value}
-
-
 def _difference(stored: dict, now: dict, allow_changed: set[str], limit: int = 4) -> str:
     """One line naming the keys that differ, empty if none does."""
-    keys = [key for key in {**stored, **now} if key not in allow_changed]
-    old = _flat({key: stored[key] for key in keys if key in stored})
-    new = _flat({key: now[key] for key in keys if key in now})
+    old, new = (
+        dict(flat({key: value for key, value in header.items() if key not in allow_changed}))
+        for header in (stored, now)
+    )
     notes = []
     for key in {**old, **new}:
         if key not in old or key not in new or old[key] != new[key]:
-            before, after = (_short(d[key]) if key in d else "absent" for d in (old, new))
+            before, after = (shortened(d[key], 60) if key in d else "absent" for d in (old, new))
             notes.append(f"{key}: {before} -> {after}")
     more = f"; and {len(notes) - limit} more" if len(notes) > limit else ""
     return "; ".join(notes[:limit]) + more
-
-
-def _short(value, limit: int = 60) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -12,22 +11,22 @@ import numpy
 import PIL
 import torch
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from .. import __version__
-from ..config import add_auto_panoptic_config
 from ..data.content import contents
 from ..data.register import find_source
 from ..explore import POLICY_REGISTRY, Policy
+from ..files import plain
 from ..space import SearchSpace
+from ..validate import defaults, flat
 from .selection import ranking_metric
 
 # What the scores follow from, in the config; so do keys that neither Detectron2 nor this package defines. Of
 # the rest (paths, devices' loaders, schedules, other policies), nothing must be as it was.
 MUST_MATCH = ("MODEL", "INPUT", "TEST", "DATASETS.TRAIN", "DATASETS.SEARCH")
 MUST_MATCH += ("NAS.SPACE", "NAS.BN_RECALIBRATION", "NAS.ARCHITECTURE")
-NEED_NOT = ("MODEL.WEIGHTS",)  # the header has their digest
 
 
 def search_policy(cfg, space: SearchSpace) -> Policy:
@@ -85,34 +84,18 @@ def comparable(header: dict) -> dict:
 
     A key that the header lacks, as it came later, counts with its default.
     """
-    given = _flat(header["config"]) if isinstance(header.get("config"), dict) else None
-    if given is None:
+    if not isinstance(header.get("config"), dict):
         return header
-    defaults = _defaults()
-    sections = {key.partition(".")[0] for key in defaults}
-    config = {key: value for key, value in (defaults | given).items() if _matters(key, sections)}
+    known = plain(defaults())
+    sections = {key.partition(".")[0] for key in known}
+
+    def matters(key: str) -> bool:
+        if key == "MODEL.WEIGHTS":  # the header has their digest
+            return False
+        return key.partition(".")[0] not in sections or any(f"{key}.".startswith(f"{m}.") for m in MUST_MATCH)
+
+    config = {key: value for key, value in (known | dict(flat(header["config"]))).items() if matters(key)}
     return {**header, "config": config}
-
-
-def _matters(key: str, sections: set[str]) -> bool:
-    if key in NEED_NOT:
-        return False
-    return key.partition(".")[0] not in sections or any(f"{key}.".startswith(f"{m}.") for m in MUST_MATCH)
-
-
-@functools.cache
-def _defaults() -> dict:
-    cfg = get_cfg()
-    add_auto_panoptic_config(cfg)
-    return _flat(yaml.safe_load(cfg.dump()))
-
-
-def _flat(node: dict, prefix: str = "") -> dict:
-    """{full key: value}."""
-    found = {}
-    for key, value in node.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
 
 
 def _data_digest(names: Iterable[str]) -> str:

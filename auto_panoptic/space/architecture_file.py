@@ -6,11 +6,11 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import read_bytes, write_text
+from ..files import read_json, write_text
 from .ops import op
 from .space import Architecture, ChoiceSite, SearchSpace, part_of
 
@@ -47,25 +47,27 @@ def load(path: str | os.PathLike, space: SearchSpace | None = None) -> Architect
     Raises:
         UserError: no such file, not an architecture file, or an architecture of another space.
     """
-    content = _read(path)
-    with _errors_of(path):
+    with _read(path) as content:
         stated = _stated_space(content)
         names = _names(content, stated)
         if stated is None and space is None:
             raise UserError("states no 'space': add it, {site: [operators]}, as search_net.py writes it")
-        if space is None or space == stated:
-            return Architecture.from_names(stated, names, content.get("provenance"))
-        return _fit(names, stated, space, content)
+        space = space or stated
+        kept = {name: value for name, value in names.items() if part_of(name) in space.parts}
+        if {site.name for site in space.sites} != kept.keys():
+            known = {site.name: site for site in (stated or space).sites}
+            theirs = SearchSpace(tuple(known.get(n) or ChoiceSite(n, (op(o),)) for n, o in kept.items()))
+            raise UserError(
+                "an architecture of another search space (first: the model's, second: the file's): "
+                f"{space.difference(theirs)}; use the config it was searched with"
+            )
+        return Architecture.from_names(space, kept, content.get("provenance"))
 
 
 @functools.lru_cache(maxsize=8)
 def _names_of_version(path: Path, *_version) -> Mapping[str, str]:
-    content = _read(path)
-    with _errors_of(path):
-        stated = _stated_space(content)
-        if stated is None and _index_lists(content):
-            raise UserError("holds index lists but no 'space' that they refer to: add it, or remove them")
-        return _names(content, stated)
+    with _read(path) as content:
+        return _names(content, _stated_space(content))
 
 
 def load_names(path: str | os.PathLike) -> Mapping[str, str]:
@@ -94,10 +96,7 @@ def save(architecture: Architecture, path: str | os.PathLike) -> None:
         **architecture.indices(),
         "provenance": architecture.provenance,
     }
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"{path}: cannot write the architecture file: {e.strerror or e}") from e
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_text(path, _dump(content))
 
 
@@ -105,47 +104,26 @@ def save(architecture: Architecture, path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def _errors_of(path):
-    """Context in which a UserError names the file."""
+def _read(path) -> Iterator[dict]:
+    """The object that a file holds, alone or in the published list of one; a UserError names the file."""
+    content = read_json(path, "architecture file", object_pairs_hook=_unique_keys)
     try:
-        yield
-    except UserError as e:
-        raise UserError(f"{path}: {e}") from e
-
-
-def _read(path) -> dict:
-    """The object that a file holds, alone or in the published list of one."""
-    try:
-        text = read_bytes(path).decode()
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "it is not a text file"
-        raise UserError(f"{path}: cannot read the architecture file: {reason}") from e
-    try:
-        content = json.loads(text, object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as e:
-        raise UserError(
-            f"{path}: not an architecture file: {e}; expected JSON as search_net.py writes"
-        ) from e
-    with _errors_of(path):
         if isinstance(content, list):
-            if len(content) != 1 or not isinstance(content[0], dict):
+            if len(content) != 1 or not isinstance(content[0], dict) or "sites" in content[0]:
                 raise UserError(
-                    f"a list of {len(content)} entries: the published format is a list with one object"
+                    f"a list of {len(content)} entries: the published format is a list with one object, "
+                    "which has three index lists and no 'sites'"
                 )
             content = content[0]
-            if "sites" in content:
-                raise UserError("'sites' inside a list: an architecture with named sites is a plain object")
         if not isinstance(content, dict):
             raise UserError(
                 f"holds a {type(content).__name__}: expected an object with 'sites' or three index lists"
             )
         if not isinstance(content.get("provenance", {}), dict):
             raise UserError(f"'provenance' is {content['provenance']!r}: expected an object")
-    return content
-
-
-def _index_lists(content: dict) -> dict:
-    return {key: value for key, value in content.items() if key not in ("space", "sites", "provenance")}
+        yield content
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
 
 
 def _stated_space(content: dict) -> SearchSpace | None:
@@ -157,7 +135,9 @@ def _stated_space(content: dict) -> SearchSpace | None:
 
 def _names(content: dict, stated: SearchSpace | None) -> dict[str, str]:
     """{site: operator name} of a file's content, checked against the space that it states."""
-    indices = _index_lists(content)
+    indices = {key: value for key, value in content.items() if key not in ("space", "sites", "provenance")}
+    if stated is None and indices:
+        raise UserError("holds index lists but no 'space' that they refer to: add it, or remove them")
     if stated is not None and (unknown := [key for key in indices if key not in stated.groups]):
         allowed = ("space", "sites", *stated.groups, "provenance")
         raise UserError(f"unknown key {unknown[0]!r}: expected {', '.join(allowed)}")
@@ -175,52 +155,13 @@ def _names(content: dict, stated: SearchSpace | None) -> dict[str, str]:
             raise UserError(f"site '{name}' has {value!r}: expected the name of an operator")
         if stated is None:
             ChoiceSite(name, (op(value),))
-    if stated is not None:
-        _check_indices(Architecture.from_names(stated, sites), indices)
-    return sites
-
-
-def _check_indices(architecture: Architecture, indices: dict) -> None:
-    """Raise a UserError where index lists, if there are any, name other operators."""
-    for group, right in architecture.indices().items():
+    for group, right in Architecture.from_names(stated, sites).indices().items() if stated else ():
         if indices and right != indices.get(group, []):
             raise UserError(
                 f"'{group}' is {indices.get(group, [])!r} but 'sites' names operators {right}: "
                 f"make them agree, or remove the index lists"
             )
-
-
-def _fit(names, stated: SearchSpace | None, space: SearchSpace, content: dict) -> Architecture:
-    """The choices, by name, in ``space``; domains may differ as long as every choice is in them.
-
-    Sites of parts that ``space`` lacks are left out.
-    """
-    kept = {name: value for name, value in names.items() if part_of(name) in space.parts}
-    if {site.name for site in space.sites} != kept.keys():
-        known = {site.name: site for site in (stated or space).sites}
-        theirs = SearchSpace(tuple(known.get(n) or ChoiceSite(n, (op(o),)) for n, o in kept.items()))
-        raise UserError(
-            "an architecture of another search space (first: the model's, second: the file's): "
-            f"{space.difference(theirs)}; use the config it was searched with"
-        )
-    architecture = Architecture.from_names(space, kept, content.get("provenance"))
-    if stated is None:
-        _check_unstated(architecture, names, _index_lists(content))
-    return architecture
-
-
-def _check_unstated(architecture: Architecture, names: dict, indices: dict) -> None:
-    """:func:`_check_indices` for a file that states no space: its lists run in the order of its sites."""
-    place = dict.fromkeys(indices, 0)
-    for name, value in names.items() if indices else ():
-        group = op(value).group
-        place[group] = place.get(group, 0) + 1
-        given = indices.get(group, [])[: place[group]]
-        if name not in architecture.names():
-            continue
-        right = architecture.space.site(name).index(value)
-        if len(given) < place[group] or given[-1] != right:
-            raise UserError(f"'{group}' and 'sites' disagree about '{name}': remove the index lists")
+    return sites
 
 
 def _unique_keys(pairs):

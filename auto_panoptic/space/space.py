@@ -175,9 +175,8 @@ class SearchSpace:
         if isinstance(choices, Architecture):
             return Architecture.from_names(self, choices.names(), choices.provenance)
         if isinstance(choices, Mapping):
-            is_index_lists = bool(choices) and all(key in self.groups for key in choices)
-            build = Architecture.from_indices if is_index_lists else Architecture.from_names
-            return build(self, choices)
+            by_name = all(isinstance(value, str) for value in choices.values())
+            return (Architecture.from_names if by_name else Architecture.from_indices)(self, choices)
         choices = list(choices)
         if len(choices) != len(self.sites):
             raise UserError(f"{len(choices)} choices for {len(self.sites)} sites: give one per site")
