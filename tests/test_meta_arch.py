@@ -17,6 +17,7 @@ from toy import answer_strongly
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import apply_architecture, choice_blocks
+from auto_panoptic.modeling.targets import padded_labels
 from auto_panoptic.space import Architecture, SearchSpace
 from auto_panoptic.systems.panoptic_fpn import AutoPanopticFPN
 
@@ -265,7 +266,7 @@ def test_panoptic_only_skips_what_the_merging_ignores(method):
 def test_labels_are_padded_as_the_images_are(model, monkeypatch):
     """Later versions of Detectron2 know backbones that want square images; 0.6 has no such argument."""
     labels = [torch.zeros(40, 64, dtype=torch.int64), torch.zeros(64, 33, dtype=torch.int64)]
-    padded = model._padded_labels(labels)
+    padded = padded_labels(model.backbone, labels, 255)
     assert padded.shape == (2, 64, 64) and padded[0, 40:].eq(255).all() and padded[1, :, 33:].eq(255).all()
     calls = []
     original = ImageList.from_tensors
@@ -275,7 +276,7 @@ def test_labels_are_padded_as_the_images_are(model, monkeypatch):
         "from_tensors",
         lambda *args, padding_constraints=None: calls.append(padding_constraints) or original(*args),
     )
-    model._padded_labels(labels)
+    padded_labels(model.backbone, labels, 255)
     assert calls == [{"square_size": 96}]
 
 

@@ -6,6 +6,7 @@
 - ``layers``       deformable convolution on CPU and CUDA; the searched operators of the heads; classifier
                    over the levels of a pyramid
 - ``fusion``       merging of instances and stuff into one panoptic map
+- ``targets``      instances and padded labels of a training batch
 - ``counting``     multiply-adds and parameters of any model
 - ``searchable``   optional methods of a meta-architecture, with defaults
 - ``calibration``  BatchNorm statistics of the active path

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from detectron2.layers import DeformConv, ModulatedDeformConv
 from detectron2.modeling import GeneralizedRCNN
@@ -21,7 +22,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["dry_run", "panoptic_only"]
+__all__ = ["all_regions", "detections_from", "dry_run", "panoptic_only"]
 
 
 @torch.no_grad()
@@ -40,7 +41,7 @@ def dry_run(model: nn.Module, size: tuple[int, int]) -> None:
         return
     height, width = size
     image = {"image": torch.zeros(3, height, width, device=model.device), "height": height, "width": width}
-    with _all_regions():
+    with all_regions():
         if isinstance(model, GeneralizedRCNN):
             model.inference([image], do_postprocess=False)
         else:
@@ -53,8 +54,27 @@ def panoptic_only(model: nn.Module) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def _all_regions() -> Iterator[None]:
-    """Detectron2's steps that depend on values give results of full size and no meaning."""
+def detections_from(roi_heads: nn.Module, score: float) -> Iterator[None]:
+    """Context in which Detectron2's ``roi_heads`` drop detections below ``score`` before their masks.
+
+    Non-maximum suppression goes from high to low scores: the others stay the same. A cascade keeps all.
+    """
+    predictor = getattr(roi_heads, "box_predictor", None)
+    if predictor is None:
+        yield
+        return
+    before = predictor.test_score_thresh
+    just_below = np.nextafter(np.float32(score), np.float32(0))
+    predictor.test_score_thresh = max(before, float(just_below))
+    try:
+        yield
+    finally:
+        predictor.test_score_thresh = before
+
+
+@contextlib.contextmanager
+def all_regions() -> Iterator[None]:
+    """Context in which Detectron2's steps that depend on values give results of full size and no meaning."""
     stand_ins = [
         (rpn, "find_top_rpn_proposals", _proposals),
         (fast_rcnn, "fast_rcnn_inference", _detections),

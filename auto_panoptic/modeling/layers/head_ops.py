@@ -4,6 +4,7 @@ Structures, paddings and initialisation follow the reference code.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -22,15 +23,18 @@ class ModulatedDeformConv2d(nn.Module):
 
     A k x k convolution predicts 3 k^2 channels: the first 2 k^2 are (y, x) offsets per tap, the last k^2
     become the mask through a sigmoid. It starts at zero, hence the first output is 0.5 * conv(x) + bias.
+    Not ``modulated`` it is v1: offsets alone, 2 k^2 channels, and the first output is conv(x) + bias.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int):
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, modulated: bool = True):
         super().__init__()
         self.kernel = kernel
+        self.modulated = modulated
         self.padding = (kernel - 1) // 2
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.offset_mask = nn.Conv2d(in_channels, 3 * kernel**2, kernel, padding=self.padding)
+        channels = (3 if modulated else 2) * kernel**2
+        self.offset_mask = nn.Conv2d(in_channels, channels, kernel, padding=self.padding)
         bound = (in_channels * kernel**2) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.offset_mask.weight)
@@ -38,8 +42,11 @@ class ModulatedDeformConv2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in, H, W) -> (N, out, H, W); N may be 0."""
-        offset, mask = self.offset_mask(x).split([2 * self.kernel**2, self.kernel**2], dim=1)
-        return deform_conv2d(x, offset, self.weight, self.bias, padding=self.padding, mask=mask.sigmoid())
+        offset, mask = self.offset_mask(x), None
+        if self.modulated:
+            offset, mask = offset.split([2 * self.kernel**2, self.kernel**2], dim=1)
+            mask = mask.sigmoid()
+        return deform_conv2d(x, offset, self.weight, self.bias, padding=self.padding, mask=mask)
 
     def macs(self, inputs: tuple, output: torch.Tensor) -> int:
         """Multiply-adds of one call beside those of the offsets, as of a plain convolution."""
@@ -94,13 +101,14 @@ class HeadOp(nn.Sequential):
         self.relu = nn.ReLU(inplace=True)
 
 
-def build_head_op(spec: OpSpec, in_channels: int, out_channels: int) -> HeadOp:
+def build_head_op(spec: OpSpec, in_channels: int, out_channels: int, modulated: bool = True) -> HeadOp:
     """Build one candidate of a searched head layer.
 
     Args:
         spec: an operator of a kind in :data:`HEAD_OP_BUILDERS`.
         in_channels: input channels.
         out_channels: output channels, a multiple of 32.
+        modulated: whether deformable operators are v2.
 
     Raises:
         ValueError: unknown kind, or channels that GroupNorm(32) cannot divide.
@@ -112,4 +120,7 @@ def build_head_op(spec: OpSpec, in_channels: int, out_channels: int) -> HeadOp:
         raise ValueError(
             f"a head operator has {out_channels} output channels; GroupNorm needs a multiple of {GROUPS}"
         )
-    return HeadOp(HEAD_OP_BUILDERS[spec.kind](in_channels, out_channels, spec.kernel), out_channels)
+    build = HEAD_OP_BUILDERS[spec.kind]
+    if build is ModulatedDeformConv2d:
+        build = partial(build, modulated=modulated)
+    return HeadOp(build(in_channels, out_channels, spec.kernel), out_channels)

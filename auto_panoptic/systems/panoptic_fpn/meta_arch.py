@@ -1,18 +1,17 @@
 """The panoptic model: Detectron2's PanopticFPN with inter-modular attention between its branches."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
-from detectron2.structures import ImageList
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling.choice import check_complete
 from auto_panoptic.modeling.fusion import check_method, combine, semantic_labels
+from auto_panoptic.modeling.searchable import detections_from
+from auto_panoptic.modeling.targets import padded_labels, training_targets
 
 from .attention import CrossAttention
 
@@ -91,28 +90,15 @@ class AutoPanopticFPN(PanopticFPN):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        for key in ("sem_seg", "instances"):
-            if any(key not in x for x in batched_inputs):
-                raise UserError(
-                    f"a training image comes without {key!r}; train on a panoptic data set "
-                    "(DATASETS.TRAIN) whose mapper yields instances and sem_seg"
-                )
         images = self.preprocess_image(batched_inputs)
-        instances = [x["instances"].to(self.device) for x in batched_inputs]
-        labels = self._padded_labels([x["sem_seg"].to(self.device) for x in batched_inputs])
+        instances, labels = training_targets(self, batched_inputs)
+        labels = padded_labels(self.backbone, labels, self.sem_seg_head.ignore_value)
 
         features, subnet_features, gates = self.attended_features(images.tensor)
         proposals, proposal_losses = self.proposal_generator(images, features, instances)
         _, detector_losses = self.roi_heads(images, features, proposals, instances)
         _, sem_seg_losses = self._semantic(features, subnet_features, gates, labels)
         return {**sem_seg_losses, **proposal_losses, **detector_losses}
-
-    def _padded_labels(self, labels: list[torch.Tensor]) -> torch.Tensor:
-        """(N, H, W): label maps padded with void to the size that ``preprocess_image`` gives images."""
-        constraints = getattr(self.backbone, "padding_constraints", None)  # of later versions of Detectron2
-        options = {} if constraints is None else {"padding_constraints": constraints}
-        divisibility, void = self.backbone.size_divisibility, self.sem_seg_head.ignore_value
-        return ImageList.from_tensors(labels, divisibility, void, **options).tensor
 
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True):
         """Run the model on images.
@@ -136,23 +122,12 @@ class AutoPanopticFPN(PanopticFPN):
             for result in zip(detections, sem_seg, batched_inputs, images.image_sizes, strict=True)
         ]
 
-    @contextmanager
-    def panoptic_only(self) -> Iterator[None]:
+    def panoptic_only(self) -> AbstractContextManager[None]:
         """Context in which detections that the merging ignores are dropped before their masks are computed.
 
         Non-maximum suppression and the merging go from high to low scores: the panoptic maps stay the same.
         """
-        predictor = getattr(self.roi_heads, "box_predictor", None)
-        if predictor is None:  # a cascade
-            yield
-            return
-        before = predictor.test_score_thresh
-        just_below = np.nextafter(np.float32(self.combine_instances_score_thresh), np.float32(0))
-        predictor.test_score_thresh = max(before, float(just_below))
-        try:
-            yield
-        finally:
-            predictor.test_score_thresh = before
+        return detections_from(self.roi_heads, self.combine_instances_score_thresh)
 
     def attended_features(self, images: torch.Tensor):
         """Backbone, FPN, subnet and attention.
