@@ -168,7 +168,7 @@ def test_the_reference_scoreboard_selects_by_rounded_scores_also_when_resumed(tm
             again = select_again(ledger, CostTables(SPACE, {}, FREE), Request())
         assert again.architecture == board.select()
     assert results(folders["exact"]) != results(folders["reference"])
-    with pytest.raises(UserError, match='scoreboard: absent -> "reference"'):
+    with pytest.raises(UserError, match="scoreboard: absent -> 'reference'"):
         search(folders["exact"], barely, header={**HEADER, "scoreboard": "reference"}, resume=True)
 
 
