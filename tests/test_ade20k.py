@@ -153,7 +153,7 @@ def test_the_split_command(root, monkeypatch, capsys):
         ("val", "ade20k_panoptic_val.json", "datasets/prepare_ade20k.py"),
         ("val", "ade20k_instance_val.json", "datasets/prepare_ade20k.py"),
         ("nas_val", "ade20k_panoptic_nas_val.json", "prepare_nas_split.py --dataset ade20k"),
-        ("nas_train", "images/training", "download ADEChallengeData2016"),
+        ("train", "images/training", "Download ADEChallengeData2016"),
     ],
 )
 def test_a_missing_file_is_named_before_anything_runs(root, monkeypatch, part, path, remedy):
@@ -175,5 +175,5 @@ def test_other_category_ids_are_refused(root):
     content = json.loads(path.read_text())
     content["categories"] = [{**c, "id": c["id"] + 1} for c in content["categories"]]
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="not ids 0..149 with the usual 100 things"):
+    with pytest.raises(UserError, match="are not those of .*, ids 0 to 149.*prepare_ade20k.py"):
         sources()["val"].load()

@@ -224,12 +224,12 @@ def test_part_that_is_not_made_yet(small, forget_data_sets):
     from auto_panoptic.data.register import register_source
     from auto_panoptic.data.source import PanopticSource
 
-    def check():
+    def prepare():
         raise UserError("run the script that makes it")
 
     paths = {**small.paths, "sem_seg_root": str(small.folder / "later")}
     categories = tuple(small.panoptic["categories"])
-    register_source(PanopticSource("later", **paths, categories=categories, check=check, prepare=check))
+    register_source(PanopticSource("later", **paths, categories=categories, prepare=prepare))
     assert [f.kind for f in check_data_set("later", processes=1) if f.file == paths["sem_seg_root"]] == [
         "not-made-yet"
     ]

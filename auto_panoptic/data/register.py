@@ -1,6 +1,7 @@
 """Register a data set in COCO-panoptic format: one call, whatever the set."""
 
 import copy
+import difflib
 import functools
 import os
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,14 @@ def foreign_source(name: str) -> PanopticSource | None:
     *needed, instances, maps = (metadata.get(key, None) for key in keys)
     known = all(needed)
     return PanopticSource(name, *needed, instances_json=instances, sem_seg_root=maps) if known else None
+
+
+def unknown_data_set(name: str, known: Sequence[str], remedy: str) -> UserError:
+    """The error of a name that is none of ``known``, with those like it."""
+    near = difflib.get_close_matches(name, known, n=3) or [n for n in known if n.startswith("shapes_")]
+    return UserError(
+        f"unknown data set {name!r}; did you mean {', '.join(near)}? {remedy} (see datasets/README.md)"
+    )
 
 
 def check_name(name: str) -> None:

@@ -1,6 +1,5 @@
 """Check the data sets a config names, before anything else runs, and size the model for them."""
 
-import difflib
 import functools
 import inspect
 import logging
@@ -17,24 +16,14 @@ from .formats.panoptic_json import read_categories
 from .id_table import id_rows, id_table, is_main_process
 from .labels import ALL, SEMANTIC, SEPARATED, check_kind, data_set_for, data_set_names, inputs_of
 from .mapper import build_mapper, mapper_name
-from .register import find_source, foreign_source, register_coco_panoptic
+from .register import find_source, foreign_source, register_coco_panoptic, unknown_data_set
 from .sets.imagenet import find_image_folder, register_image_folder
+from .source import WHERE, check_paths
 
 logger = logging.getLogger(__name__)
 
 # What is counted -> the head below MODEL whose NUM_CLASSES it is.
 HEADS = {"things": "ROI_HEADS", "stuff": "SEM_SEG_HEAD", "classes": "CLASSIFIER"}
-_PATHS = {  # in the metadata
-    "panoptic_json": "the panoptic JSON",
-    "panoptic_root": "a folder of panoptic PNGs",
-    "image_root": "a folder of images",
-    "json_file": "the instances JSON",
-    "sem_seg_root": "a folder of semantic PNGs",
-}
-_WHERE = (
-    ". Put it there, or set DETECTRON2_DATASETS to the folder that holds your data sets (see "
-    "datasets/README.md)."
-)
 
 
 def _register_entries(key: str, entries: list, register: Callable) -> None:
@@ -59,25 +48,14 @@ def _register_entries(key: str, entries: list, register: Callable) -> None:
 def _check_data_set(name: str) -> None:
     known = DatasetCatalog.list()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=3) or [n for n in known if n.startswith("shapes_")]
-        raise UserError(
-            f"unknown data set {name!r} in DATASETS; did you mean {', '.join(close)}? Register your own "
-            "under DATASETS.COCO_PANOPTIC or DATASETS.IMAGE_FOLDERS (see datasets/README.md)."
-        )
+        raise unknown_data_set(name, known, "Register your own under DATASETS.COCO_PANOPTIC or IMAGE_FOLDERS")
     if find_image_folder(name) is not None:
         return
     source = find_source(name)
-    if source is not None:
-        if source.prepare is None:  # else part of it is made on its first use
-            source.check_files()
-        elif source.check is not None:
-            source.check()
-        return
-    metadata = MetadataCatalog.get(name)
-    for key, what in _PATHS.items():
-        path = metadata.get(key, None)
-        if path and "://" not in path and not os.path.exists(path):
-            raise UserError(f"data set {name}: {path} does not exist; expected there: {what}{_WHERE}")
+    if source is None:
+        check_paths(name, MetadataCatalog.get(name).as_dict())
+    elif source.prepare is None:  # else it is made on its first use
+        source.check_files()
 
 
 def _classes(name: str) -> dict[str, list]:
@@ -93,7 +71,7 @@ def _classes(name: str) -> dict[str, list]:
         try:
             DatasetCatalog.get(name)  # some loaders set the metadata
         except OSError as error:
-            raise UserError(f"data set {name} cannot be read: {error}{_WHERE}") from error
+            raise UserError(f"data set {name} cannot be read: {error}. Put it there, {WHERE}.") from error
     found = {}
     for what, key in keys.items():
         classes = metadata.get(key, None)

@@ -17,11 +17,28 @@ from .formats.categories import check_categories
 from .formats.instances_json import detectron2_instance, read_instances
 from .formats.json_file import load_object, no_collection
 from .formats.names import png_name
-from .formats.panoptic_json import read_index, read_panoptic_json, read_segments
+from .formats.panoptic_json import read_categories, read_index, read_panoptic_json, read_segments
 from .labels import ALL, PANOPTIC, SEPARATED, SUFFIX
 from .metadata import panoptic_metadata
 
 LABEL_DIVISOR = 1000
+EXPECTED = {  # where the metadata say that files are
+    "panoptic_json": "the panoptic JSON",
+    "panoptic_root": "a folder of panoptic PNGs",
+    "image_root": "a folder of images",
+    "json_file": "the instances JSON",
+    "sem_seg_root": "a folder of semantic PNGs",
+}
+WHERE = "or set DETECTRON2_DATASETS to the folder that holds your data sets (see datasets/README.md)"
+
+
+def check_paths(name: str, paths: Mapping, remedy: str = "Put it there, correct the path") -> None:
+    """Raise UserError for the first path, of {key of :data:`EXPECTED`: path or None}, that is not there."""
+    for key, what in EXPECTED.items():
+        path, exists = paths.get(key), os.path.isdir if key.endswith("_root") else os.path.isfile
+        if path and "://" not in path and not exists(path):
+            problem = f"{path} does not exist; expected there: {what}"
+            raise UserError(f"data set {name}: {problem}. {remedy}, {WHERE}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +52,7 @@ class PanopticSource:
         instances_json, sem_seg_root: None to derive them from the panoptic PNGs on the first load. The label
             maps are those of "separated"; those of "all" are always derived.
         derived_root: parent of the derived files; None for ``$DETECTRON2_DATASETS/derived``.
-        check: called as soon as a config names the set; raises UserError where files are missing. Given with
-            categories that are those of the JSON.
+        remedy: of a public set, how missing files are made; its categories are those of the JSON.
         prepare: called before anything is read (makes the built-in data set).
         locate: path of an image below ``image_root``, from its entry in the JSON; None for its file_name.
         derived_name: folder below ``derived_root``; None for one that is named after the set and its paths.
@@ -51,7 +67,7 @@ class PanopticSource:
     instances_json: str | None = None
     sem_seg_root: str | None = None
     derived_root: str | None = None
-    check: Callable | None = dataclasses.field(default=None, compare=False)
+    remedy: str = ""
     prepare: Callable | None = dataclasses.field(default=None, compare=False)
     locate: Callable | None = dataclasses.field(default=None, compare=False)
     derived_name: str | None = None
@@ -77,7 +93,7 @@ class PanopticSource:
 
     @property
     def _rewrites_json(self) -> bool:
-        return self.categories is not None and self.prepare is None and self.check is None
+        return self.categories is not None and self.prepare is None and not self.remedy
 
     @functools.cached_property
     def derived(self) -> Path:
@@ -119,22 +135,20 @@ class PanopticSource:
         Raises:
             UserError: names the first missing path, what is expected there, and the remedy.
         """
-        for step in (self.check, self.prepare):
-            if step is not None:
-                step()
-        expected = [
-            (self.panoptic_json, os.path.isfile, "the COCO-panoptic JSON"),
-            (self.panoptic_root, os.path.isdir, "a folder of panoptic PNGs"),
-            (self.image_root, os.path.isdir, "a folder of images"),
-            (self.instances_json, os.path.isfile, "the COCO instances JSON (leave it out to derive it)"),
-            (self.sem_seg_root, os.path.isdir, "a folder of semantic PNGs (leave it out to derive it)"),
-        ]
-        for path, exists, what in expected:
-            if path is not None and not exists(path):
-                raise UserError(
-                    f"data set {self.name}: {path} does not exist; expected there: {what}. Put it there, "
-                    "correct the path, or set DETECTRON2_DATASETS (see datasets/README.md)."
-                )
+        if self.prepare is not None:
+            self.prepare()
+        paths = {**{key: getattr(self, key, None) for key in EXPECTED}, "json_file": self.instances_json}
+        check_paths(self.name, paths, *([self.remedy] if self.remedy else []))
+        if not self.remedy:
+            return
+        lists = self.effective_categories, read_categories(self.panoptic_json)
+        kinds, found = ({c["id"]: bool(c["isthing"]) for c in categories} for categories in lists)
+        if found != kinds:
+            raise UserError(
+                f"{self.panoptic_json}: its categories are not those of data set {self.name}, ids "
+                f"{min(kinds)} to {max(kinds)}. {self.remedy}, or register it as your own (see "
+                "datasets/README.md)"
+            )
 
     def ready(self, labels: str = SEPARATED) -> tuple[dict, dict | None]:
         """Check all that is to be read, and derive what is missing or no longer fresh.

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Callable
 
 from ..formats.findings import Finding, findings_in
 from ..formats.names import png_name
@@ -20,35 +19,9 @@ from ..formats.panoptic_png import (
     truth_problems,
 )
 from ..formats.photo import check_photo
+from ..labels import label_map
 from .instances import check_instances
-
-
-@dataclasses.dataclass(frozen=True)
-class Roots:
-    """Where the files of a set lie.
-
-    Args:
-        panoptic_json, panoptic_root, image_root: paths.
-        things: {category id: isthing}.
-        labels: {category id: label of the semantic head}.
-        sem_seg_root, instances_json: paths, or None where there are none to check.
-        locate: path of an image below ``image_root`` from its entry in the JSON; None goes by file_name.
-    """
-
-    panoptic_json: str
-    panoptic_root: str
-    image_root: str
-    things: dict
-    labels: dict
-    sem_seg_root: str | None = None
-    instances_json: str | None = None
-    locate: Callable | None = None
-
-    def image_path(self, image: dict) -> str:
-        """Path of a photograph."""
-        if self.locate is not None:
-            return os.path.join(self.image_root, self.locate(image))
-        return _image_path(self.image_root, image["file_name"])
+from .sets import DataSet
 
 
 @dataclasses.dataclass
@@ -91,24 +64,23 @@ class Counts:
                 setattr(self, field.name, getattr(self, field.name) + value)
 
 
-def _image_path(root: str, file_name: str) -> str:
+def _image_path(data_set: DataSet, image: dict) -> str:
     """Path of a photograph; Cityscapes' JSON leaves out the city's folder and renames the file."""
-    path = os.path.join(root, file_name)
-    if os.path.lexists(path):
+    root, name = data_set.image_root, image["file_name"]
+    path = os.path.join(root, data_set.locate(image) if data_set.locate else name)
+    parts = os.path.basename(name).split("_")  # city_sequence_frame_...
+    if data_set.locate or os.path.lexists(path) or len(parts) <= 3:
         return path
-    parts = os.path.basename(file_name).split("_")
-    if len(parts) > 3:  # city_sequence_frame_...
-        plain = os.path.join(root, parts[0], "_".join(parts[:3]) + "_leftImg8bit.png")
-        if os.path.exists(plain):
-            return plain
-    return path
+    plain = os.path.join(root, parts[0], "_".join(parts[:3]) + "_leftImg8bit.png")
+    return plain if os.path.exists(plain) else path
 
 
-def check_pair(roots: Roots, item: tuple) -> tuple[list[Finding], Counts]:
+def check_pair(data_set: DataSet, things: dict, item: tuple) -> tuple[list[Finding], Counts]:
     """Check the files of one image.
 
     Args:
-        roots: the set.
+        data_set: the set, with the folders to look at.
+        things: {category id: isthing}.
         item: (image entry or None, annotation or None, instances or None).
     """
     image, annotation, instances = item
@@ -116,48 +88,47 @@ def check_pair(roots: Roots, item: tuple) -> tuple[list[Finding], Counts]:
     if image is not None:
         counts.images = 1
         size = (image["width"], image["height"])
-        path = roots.image_path(image)
-        shown, found = check_photo(path, image["id"], size)
+        shown, found = check_photo(_image_path(data_set, image), image["id"], size)
         findings += found
     if annotation is None:
         return findings, counts
     image_id = annotation["image_id"]
-    png = os.path.join(roots.panoptic_root, annotation["file_name"])
+    png = os.path.join(data_set.panoptic_root, annotation["file_name"])
     segments = {}
-    problems = segment_problems(annotation, roots.things, size, segments)
-    findings += findings_in(roots.panoptic_json, problems)
+    problems = segment_problems(annotation, things, size, segments)
+    findings += findings_in(data_set.panoptic_json, problems)
     # The image may be the wrong one of the two: it has a finding of its own then.
     expected = ("the image has", shown or (None, None)) if size[0] is None else ("the JSON says", size)
     ids, found = read_ids(png, image_id, *expected)
     findings += found
     areas = {} if ids is None else areas_of(ids)
     if ids is not None:
-        problems = truth_problems(areas, boxes_of(ids), segments, roots.things, image_id)
+        problems = truth_problems(areas, boxes_of(ids), segments, things, image_id)
         findings += findings_in(png, problems)
         counts.count(areas, segments)
-    if roots.sem_seg_root is not None:
-        findings += _check_labels(roots, annotation, ids, segments, expected, counts.labels)
+    if data_set.sem_seg_root is not None:
+        labels = label_map([{"id": i, "isthing": isthing} for i, isthing in things.items()])
+        path = os.path.join(data_set.sem_seg_root, png_name(annotation["file_name"]))
+        findings += _check_labels(path, image_id, ids, segments, labels, expected, counts.labels)
     if instances is not None and size[0] is not None:
-        things = {
+        there = {
             number: segment
             for number, segment in segments.items()
-            if number in areas and roots.things.get(segment["category_id"]) and not segment["iscrowd"]
+            if number in areas and things.get(segment["category_id"]) and not segment["iscrowd"]
         }
-        findings += check_instances(instances, size, roots.instances_json, image_id, ids, things)
+        findings += check_instances(instances, size, data_set.instances_json, image_id, ids, there)
     return findings, counts
 
 
-def _check_labels(roots: Roots, annotation: dict, ids, segments, expected, pairs) -> list[Finding]:
+def _check_labels(path, image_id, ids, segments, label_of, expected, pairs) -> list[Finding]:
     """The label map of one image: values, and agreement with the panoptic PNG, which ``pairs`` count."""
-    path = os.path.join(roots.sem_seg_root, png_name(annotation["file_name"]))
-    image_id = annotation["image_id"]
     labels, findings = read_labels(path, image_id, *expected)
     if labels is None:
         return findings
-    findings += findings_in(path, label_problems(labels, roots.labels, image_id))
+    findings += findings_in(path, label_problems(labels, label_of, image_id))
     if not findings and ids is not None and ids.shape == labels.shape and segments:
-        known = [segment for segment in segments.values() if segment["category_id"] in roots.labels]
-        derived = semantic_labels(ids, known, roots.labels)
+        known = [segment for segment in segments.values() if segment["category_id"] in label_of]
+        derived = semantic_labels(ids, known, label_of)
         pairs.update(label_pairs(derived, labels))
         differing = int((derived != labels).sum())
         if differing:

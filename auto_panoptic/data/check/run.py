@@ -11,31 +11,32 @@ from ..formats import instances_json, panoptic_json
 from ..formats.findings import Finding, findings_in
 from ..formats.json_file import read_object
 from ..formats.panoptic_png import exchanged_labels
-from ..labels import label_map
 from ..sets.imagenet import EXTENSIONS
-from .images import Roots, check_file, check_pair
+from ..source import EXPECTED
+from .images import check_file, check_pair
 from .report import Report
 from .sets import DataSet, find_data_set, from_paths
 
 
-def _folders(data_set: DataSet) -> list[Finding]:
-    paths = {"panoptic_root": "panoptic PNGs", "image_root": "images", "sem_seg_root": "semantic PNGs"}
-    missing = []
-    for key, what in paths.items():
+def _folders(data_set: DataSet, report: Report) -> DataSet:
+    """The set without the folders that are missing, which are findings."""
+    missing = {}
+    for key in ("panoptic_root", "image_root", "sem_seg_root"):
         path = getattr(data_set, key)
-        if path is None or os.path.isdir(path):
-            continue
-        if key == "sem_seg_root" and data_set.derives:
-            missing.append(Finding("not-made-yet", path, None, "the label maps are not there yet"))
-        else:
-            missing.append(Finding("folder-missing", path, None, f"the folder of {what} does not exist"))
-    return missing
+        if path is not None and not os.path.isdir(path):
+            missing[key] = None
+            later = key == "sem_seg_root" and data_set.derives
+            kind = "not-made-yet" if later else "folder-missing"
+            what = f"{EXPECTED[key]} is not there{' yet' if later else ''}"
+            report.findings.append(Finding(kind, path, None, what))
+    return dataclasses.replace(data_set, **missing)
 
 
 def _panoptic_jobs(data_set: DataSet, report: Report):
     """Read the JSON files; returns the function and the items to run, or None."""
     categories, findings = data_set.read_categories()
-    report.findings += findings + _folders(data_set)
+    report.findings += findings
+    data_set = _folders(data_set, report)
     path = data_set.panoptic_json
     content, findings = read_object(path, "panoptic JSON", panoptic_json.KEYS)
     if content is None:
@@ -51,20 +52,9 @@ def _panoptic_jobs(data_set: DataSet, report: Report):
             if number not in data_set.classes[0 if isthing else 1]:
                 what = f"{'thing' if isthing else 'stuff'} class {number} is none of data set {data_set.name}"
                 report.findings.append(Finding("category-mismatch", path, None, what))
-    missing = {f.file for f in report.findings if f.kind in ("folder-missing", "not-made-yet")}
     instances = _read_instances(data_set.instances_json, index, report)
-    if data_set.panoptic_root in missing or data_set.image_root in missing:
+    if data_set.panoptic_root is None or data_set.image_root is None:
         return None  # every file would be missing
-    roots = Roots(
-        panoptic_json=data_set.panoptic_json,
-        panoptic_root=data_set.panoptic_root,
-        image_root=data_set.image_root,
-        things=things,
-        labels=label_map([{"id": i, "isthing": isthing} for i, isthing in things.items()]),
-        sem_seg_root=None if data_set.sem_seg_root in missing else data_set.sem_seg_root,
-        instances_json=data_set.instances_json,
-        locate=data_set.locate,
-    )
 
     def items():
         for image, annotation in index.pairs:
@@ -72,7 +62,7 @@ def _panoptic_jobs(data_set: DataSet, report: Report):
             yield image, annotation, found
 
     report.total = len(index.pairs)
-    return functools.partial(check_pair, roots), items()
+    return functools.partial(check_pair, data_set, things), items()
 
 
 def _read_instances(path: str | None, index: panoptic_json.PanopticIndex, report: Report) -> dict | None:

@@ -1,7 +1,6 @@
 """From a name, a config or paths to a data set that can be checked, without trusting any of its files."""
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Callable, Mapping
 
@@ -10,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ...errors import UserError
 from ..formats.json_file import read_object
 from ..labels import SEPARATED
-from ..register import find_source, foreign_source
+from ..register import find_source, foreign_source, unknown_data_set
 from ..sets.imagenet import find_image_folder
 
 
@@ -74,18 +73,15 @@ def _from_source(name: str, source) -> DataSet:
     problem = None
     if not os.path.exists(source.panoptic_json):
         try:  # draws the built-in set; says which script makes a part of COCO or ADE20K
-            for step in (source.check, source.prepare):
-                if step is not None:
-                    step()
+            source.check_files()
         except UserError as error:
             problem = str(error)
     paths = {key: getattr(source, key) for key in _PATHS}
     paths["sem_seg_root"] = paths["sem_seg_root"] or (source.label_folders or {}).get(SEPARATED)
-    result = from_paths(name, paths)
-    categories = None if source.categories is None else list(source.categories)
-    return dataclasses.replace(
-        result,
-        categories=categories,
+    return DataSet(
+        name=name,
+        **paths,
+        categories=None if source.categories is None else list(source.categories),
         derives=source.prepare is not None or source.label_folders is not None,
         problem=problem,
         locate=source.locate,
@@ -127,11 +123,8 @@ def find_data_set(name: str, cfg=None) -> DataSet:
         return DataSet(name=name, folder=os.path.expanduser(str(folders[name].get("root"))))
     if name not in DatasetCatalog.list():
         known = [*own, *folders, *DatasetCatalog.list()]
-        near = difflib.get_close_matches(name, known, n=3) or [n for n in known if n.startswith("shapes_")]
-        raise UserError(
-            f"unknown data set {name!r}; did you mean {', '.join(near)}? Sets of your own come with "
-            "--config-file, or by --panoptic-json, --panoptic-root and --image-root."
-        )
+        own = "Sets of your own come with --config-file, or by --panoptic-json, --panoptic-root, --image-root"
+        raise unknown_data_set(name, known, own)
     folder = find_image_folder(name)
     if folder is not None:
         if folder.prepare is not None and not os.path.isdir(folder.root):

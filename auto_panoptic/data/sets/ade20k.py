@@ -7,15 +7,12 @@ missing label maps of the semantic head are made on first use.
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 
-from ...errors import UserError
 from ..derive.engine import Derivation
 from ..derive.once import datasets_root
-from ..formats.panoptic_json import read_panoptic_json
 from ..labels import LABELS, SEPARATED
 from ..register import register_source
 from ..search_split import PARTS, write_split
@@ -32,6 +29,8 @@ CATEGORIES = tuple(
     {"id": i, "name": name, "isthing": int(i not in STUFF_IDS)}
     for i, name in enumerate(ADE20K_SEM_SEG_CATEGORIES)
 )
+REMEDY = "Download ADEChallengeData2016; python datasets/prepare_ade20k.py makes the annotations"
+SPLIT_REMEDY = ", then python datasets/prepare_nas_split.py --dataset ade20k the parts"
 
 
 def ade20k_root() -> Path:
@@ -67,34 +66,6 @@ def write_ade20k_split(root: Path, size: int, seed: int, overwrite: bool = False
     return write_split(kinds, size, seed, overwrite)
 
 
-def _check(root: Path, split: str, part: str) -> None:
-    scripts = "python datasets/prepare_ade20k.py makes the files"
-    expected = [
-        (root / "images" / FOLDERS[split], "the images", "download ADEChallengeData2016"),
-        (root / f"ade20k_panoptic_{split}", "the panoptic PNGs", scripts),
-        (root / f"ade20k_panoptic_{split}.json", "the panoptic JSON", scripts),
-    ]
-    if part in PARTS:
-        scripts = "python datasets/prepare_nas_split.py --dataset ade20k makes the files"
-    expected += [
-        (root / f"ade20k_panoptic_{part}.json", "the panoptic JSON", scripts),
-        (root / f"ade20k_instance_{part}.json", "the instance JSON", scripts),
-    ]
-    for path, what, remedy in expected:
-        if not path.exists():
-            raise UserError(
-                f"ADE20K: {path} does not exist; expected there: {what}; {remedy}, or set "
-                "DETECTRON2_DATASETS to the folder that holds your data sets (see datasets/README.md)"
-            )
-    panoptic_json = root / f"ade20k_panoptic_{part}.json"
-    found = {c["id"]: bool(c["isthing"]) for c in read_panoptic_json(str(panoptic_json))["categories"]}
-    if found != {c["id"]: bool(c["isthing"]) for c in CATEGORIES}:
-        raise UserError(
-            f"{panoptic_json}: its categories are not ids 0..149 with the usual 100 things; make it with "
-            "datasets/prepare_ade20k.py, or register it as your own (see datasets/README.md)"
-        )
-
-
 def ade20k_sources() -> list[PanopticSource]:
     """The four parts under the current ``$DETECTRON2_DATASETS``; nothing is read."""
     root, sources = ade20k_root(), []
@@ -107,7 +78,7 @@ def ade20k_sources() -> list[PanopticSource]:
             image_root=str(root / "images" / FOLDERS[split]),
             categories=CATEGORIES,
             instances_json=str(root / f"ade20k_instance_{part}.json"),
-            check=functools.partial(_check, root, split, part),
+            remedy=REMEDY + (SPLIT_REMEDY if part in PARTS else ""),
             label_folders={labels: label_folder(root.parent, split, labels) for labels in LABELS},
         )
         sources.append(source)

@@ -7,15 +7,12 @@ use. Detectron2's own ``cityscapes_fine_panoptic_*`` number things and stuff in 
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
-from ...errors import UserError
 from ..derive.once import datasets_root
-from ..formats.panoptic_json import read_categories
 from ..register import register_source
 from ..search_split import PARTS as SPLIT_PARTS
 from ..search_split import write_split
@@ -26,6 +23,11 @@ CATEGORIES = tuple(
     {"id": c["id"], "name": c["name"], "isthing": c["isthing"], "color": list(c["color"])}
     for c in CITYSCAPES_CATEGORIES
 )
+REMEDY = (
+    "Download leftImg8bit_trainvaltest; python datasets/prepare_cityscapes.py, or createPanopticImgs.py "
+    "without --use-train-id, makes the annotations"
+)
+SPLIT_REMEDY = ", then python datasets/prepare_nas_split.py --dataset cityscapes the parts"
 
 
 def cityscapes_root() -> Path:
@@ -47,29 +49,6 @@ def write_cityscapes_split(gt_fine: Path, size: int, seed: int, overwrite: bool 
     return write_split({source: targets}, size, seed, overwrite)
 
 
-def _check(root: Path, split: str, part: str) -> None:
-    script = "python datasets/prepare_cityscapes.py makes the files"
-    split_script = "python datasets/prepare_nas_split.py --dataset cityscapes makes the files"
-    panoptic_json = root / f"gtFine/cityscapes_panoptic_{part}.json"
-    for path, what, remedy in (
-        (root / "leftImg8bit" / split, "the images", "download leftImg8bit_trainvaltest"),
-        (root / f"gtFine/cityscapes_panoptic_{split}", "the panoptic PNGs", script),
-        (panoptic_json, "the panoptic JSON", script if part == split else split_script),
-    ):
-        if not path.exists():
-            raise UserError(
-                f"Cityscapes: {path} does not exist; expected there: {what}; {remedy}, or set "
-                "DETECTRON2_DATASETS to the folder that holds your data sets (see datasets/README.md)"
-            )
-    found = {c["id"]: bool(c["isthing"]) for c in read_categories(str(panoptic_json))}
-    if found != {c["id"]: bool(c["isthing"]) for c in CATEGORIES}:
-        raise UserError(
-            f"{panoptic_json}: its categories are not Cityscapes' label ids 7 (road) to 33 (bicycle) with 8 "
-            "things; make it with createPanopticImgs.py without --use-train-id, or register it as your own "
-            "(see datasets/README.md)"
-        )
-
-
 def cityscapes_sources() -> list[PanopticSource]:
     """The four parts under the current ``$DETECTRON2_DATASETS``; nothing is read."""
     root = cityscapes_root()
@@ -80,7 +59,7 @@ def cityscapes_sources() -> list[PanopticSource]:
             panoptic_root=str(root / f"gtFine/cityscapes_panoptic_{split}"),
             image_root=str(root / "leftImg8bit" / split),
             categories=CATEGORIES,
-            check=functools.partial(_check, root, split, part),
+            remedy=REMEDY + ("" if part == split else SPLIT_REMEDY),
             locate=image_file,
             derived_name=f"cityscapes_{part}",
         )

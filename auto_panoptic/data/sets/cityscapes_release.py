@@ -23,12 +23,6 @@ _SUFFIX = "_gtFine_instanceIds.png"
 _ISTHING = {c["id"]: bool(c["isthing"]) for c in CATEGORIES}
 
 
-def _check(split: str) -> None:
-    """What the check of a config says about the panoptic files and the images."""
-    name = f"cityscapes_panoptic_{split}"
-    next(source for source in cityscapes_sources() if source.name == name).check()
-
-
 def cityscapes_files(root: Path, split: str) -> Derivation:
     """What is made of "train" or "val" under a data set root, where training derives it, too."""
     gt_fine, folder = root / "cityscapes" / "gtFine", root / "derived" / f"cityscapes_{split}"
@@ -71,7 +65,8 @@ def prepare_cityscapes(root: Path, split: str, processes: int | None = None) -> 
     if not task.panoptic_json.exists() or (there and made_here(conversion)):
         sources = _sources(root / "cityscapes", split)
         report[str(task.panoptic_json)] = convert(conversion, sources, processes)
-    _check(split)
+    name = f"cityscapes_panoptic_{split}"
+    next(source for source in cityscapes_sources() if source.name == name).check_files()
     return report | prepare(task, processes)
 
 

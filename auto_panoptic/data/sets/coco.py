@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
 from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
@@ -69,27 +67,19 @@ def write_nas_split(annotations: Path, size: int, seed: int, overwrite: bool = F
     return write_split(kinds, size, seed, overwrite)
 
 
-def _check_split(path: str) -> None:
-    if not os.path.isfile(path):
-        raise UserError(
-            f"{path} does not exist; python datasets/prepare_nas_split.py makes it (see datasets/README.md)"
-        )
-
-
 def register_coco_splits() -> list[str]:
     """Register ``coco_2017_nas_{train,val}_panoptic``, also as ``*_separated``; reads nothing."""
     root, names = datasets_root() / "coco", []
     for part in PARTS:
-        panoptic_json = str(root / "annotations" / f"panoptic_{part}2017.json")
         source = PanopticSource(
             name=f"coco_2017_{part}_panoptic",
-            panoptic_json=panoptic_json,
+            panoptic_json=str(root / "annotations" / f"panoptic_{part}2017.json"),
             panoptic_root=str(root / "panoptic_train2017"),
             image_root=str(root / "train2017"),
             categories=tuple(COCO_CATEGORIES),
             instances_json=str(root / "annotations" / f"instances_{part}2017.json"),
             sem_seg_root=str(root / "panoptic_stuff_train2017"),
-            check=functools.partial(_check_split, panoptic_json),
+            remedy="Unpack COCO; python datasets/prepare_nas_split.py makes the parts",
         )
         register_source(source)
         names.append(source.name)
