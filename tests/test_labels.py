@@ -24,8 +24,8 @@ from auto_panoptic.data import (
     setup_datasets,
     with_data_sets,
 )
-from auto_panoptic.data.consistency import check_metadata
 from auto_panoptic.data.labels import label_map
+from auto_panoptic.data.metadata import check_metadata
 from auto_panoptic.data.register import find_source
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import build_evaluators

@@ -12,9 +12,9 @@ from detectron2.data.datasets import register_coco_panoptic_separated
 from toy import own_messages
 
 from auto_panoptic.data import id_table, log_ids, panoptic_metadata, register_coco_panoptic, setup_datasets
-from auto_panoptic.data.consistency import check_metadata
 from auto_panoptic.data.formats.categories import check_categories
 from auto_panoptic.data.formats.panoptic_json import read_categories
+from auto_panoptic.data.metadata import check_metadata
 from auto_panoptic.errors import UserError
 
 THING_MAP, STUFF_MAP = "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"

@@ -10,12 +10,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError
 from .classes import KINDS, class_difference, class_record
-from .consistency import check_metadata
 from .derive.engine import derive
 from .formats.panoptic_json import read_categories
 from .id_table import id_rows, id_table, is_main_process
 from .labels import ALL, SEMANTIC, SEPARATED, check_kind, data_set_for, data_set_names, inputs_of
 from .mapper import build_mapper, mapper_name
+from .metadata import check_metadata
 from .register import find_source, foreign_source, register_coco_panoptic, unknown_data_set
 from .sets.imagenet import find_image_folder, register_image_folder
 from .source import WHERE, check_paths
