@@ -141,7 +141,7 @@ def test_read_only_files_that_say_the_same_are_used(own, monkeypatch):
     assert load()[1] == (2, [0, 1, 2, 255]) and derived(own) == before
     (folder,) = (p for p in own["derived_root"].iterdir() if p.is_dir())
     (folder / "semantic/a.png").write_bytes(b"")
-    with pytest.raises(UserError, match="1 of 2 are wrong: .*a.png cannot be decoded. Make .* writable"):
+    with pytest.raises(UserError, match="1 of 2 are wrong: .*a.png is missing, damaged .* Make .* writable"):
         DatasetCatalog.get("own_separated")
 
 

@@ -131,7 +131,7 @@ def test_another_label_that_the_image_has_is_found(root, capfd):
     cv2.imwrite(str(path), labels)
     before = content(folder)
     assert run("prepare_coco_panoptic.py", "--splits", "val", "--check") == 2
-    assert f"1 of 4 are wrong: {path} differs" in capfd.readouterr().err
+    assert f"1 of 4 are wrong: {path} is missing, damaged or differs from" in capfd.readouterr().err
     assert content(folder) == before
 
 

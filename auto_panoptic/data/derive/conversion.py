@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from ...errors import UserError
-from ...files import replacing, write_json
+from ...files import write_json, write_text
 from ..formats import panoptic_png as coco
 from ..formats.names import below
-from .engine import STATE, digest_of, read_state, stat_of
+from .engine import STATE, digest_of, read_state, stat_of, write_image
 from .once import filling
 from .pool import parallel_map
 
@@ -96,8 +96,7 @@ def convert(task: Conversion, sources: Sequence[SourceImage], processes: int | N
             "annotations": [annotation for _, annotation in done],
             "categories": list(task.categories),
         }
-        with replacing(task.panoptic_json) as partial:
-            partial.write_text(json.dumps(content))
+        write_text(task.panoptic_json, json.dumps(content))
         write_json(task.panoptic_root / STATE, {"inputs": inputs, "made": stat_of(task.panoptic_json)})
         return "made"
 
@@ -122,11 +121,7 @@ def _convert_image(task: Conversion, source: SourceImage) -> tuple[dict, dict]:
             f"{source.annotations[0]} has {ids.shape[1]} x {ids.shape[0]} pixels, but "
             f"{task.image_root / source.file_name} {size[1]} x {size[0]}; download both again"
         )
-    if not _holds(path, ids):
-        with replacing(path, sync=False) as partial:
-            coco.write_panoptic(str(partial), ids)
-        if not _holds(path, ids):
-            raise UserError(f"{path} was written but reads back differently; check the disk and repeat")
+    write_image(path, ids, coco.read_ids, coco.write_panoptic)
     described = {i: task.describe(i) for i in np.unique(ids).tolist() if i != coco.VOID}
     segments = coco.segment_records(
         ids,
@@ -136,14 +131,6 @@ def _convert_image(task: Conversion, source: SourceImage) -> tuple[dict, dict]:
     height, width = size
     image = {"id": source.image_id, "file_name": source.file_name, "height": height, "width": width}
     return image, {"image_id": source.image_id, "file_name": source.png, "segments_info": segments}
-
-
-def _holds(path: Path, ids: np.ndarray) -> bool:
-    """Whether ``path`` is a panoptic PNG of these segment ids."""
-    try:
-        return path.is_file() and not path.is_symlink() and np.array_equal(coco.read_panoptic(str(path)), ids)
-    except UserError:
-        return False
 
 
 def sample(items: Sequence) -> list:

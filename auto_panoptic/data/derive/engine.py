@@ -20,11 +20,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ...errors import UserError
-from ...files import replacing, write_json
+from ...files import replacing, write_json, write_text
 from ..formats import panoptic_png as coco
 from ..formats.findings import findings_in, raise_first
 from ..formats.json_file import check_entries, load_object, no_collection
@@ -70,11 +69,6 @@ class Derivation:
     photo: Callable[[dict], str] | None = None
 
     @property
-    def things(self) -> set[int]:
-        """Category ids of the things."""
-        return {c["id"] for c in self.categories if c["isthing"]}
-
-    @property
     def products(self) -> list[Path]:
         """JSON files and folders of label maps, to make or to look at."""
         files = self.instances_json, self.panoptic_copy, self.given_maps
@@ -85,11 +79,7 @@ class Derivation:
         return list(read_segments(str(self.panoptic_json), list(self.categories)).values())
 
     def read_ids(self, entry: tuple[dict, dict]) -> tuple[np.ndarray, tuple]:
-        """Segment ids (H, W) of one image, and their runs.
-
-        Raises:
-            UserError: the PNG is missing, damaged, or contradicts the JSON.
-        """
+        """Segment ids (H, W) of one image, and their runs; UserError where the JSON says otherwise."""
         image, annotation = entry
         path = os.path.join(self.panoptic_root, annotation["file_name"])
         kinds = {c["id"]: c["isthing"] for c in self.categories}
@@ -168,7 +158,8 @@ def derive(task: Derivation, processes: int | None = None, thorough: bool = Fals
     wanted = stale()
     if not wanted:
         return report
-    if wanted == [task.given_maps] and not _writable(task.folder):
+    nearest = next(p for p in (task.folder, *task.folder.absolute().parents) if p.exists())
+    if wanted == [task.given_maps] and not os.access(nearest, os.W_OK):
         _make(task, entries, wanted, processes)  # looked at each time, as that cannot be noted
         return report
     if task.folder.is_dir() and not os.access(task.folder, os.W_OK):
@@ -184,11 +175,6 @@ def derive(task: Derivation, processes: int | None = None, thorough: bool = Fals
                 state[f"{_key(task, product)}, made"] = stat_of(product)
             write_json(task.folder / STATE, state)
     return report
-
-
-def _writable(folder: Path) -> bool:
-    """Whether a folder can be written or made."""
-    return os.access(next(p for p in (folder, *folder.absolute().parents) if p.exists()), os.W_OK)
 
 
 def _make(task: Derivation, entries: list, wanted: list[Path], processes: int | None) -> dict[Path, str]:
@@ -229,9 +215,27 @@ def _write(path: Path, content: dict) -> str:
         text = json.dumps(content)
     if path.is_file() and not path.is_symlink() and path.read_bytes() == text.encode():
         return "kept"
-    with replacing(path) as partial:
-        partial.write_text(text)
+    write_text(path, text)
     return "made"
+
+
+def _holds(path: Path, pixels: np.ndarray, read: Callable) -> bool:
+    return not path.is_symlink() and np.array_equal(read(str(path))[0], pixels)
+
+
+def write_image(path: Path, pixels: np.ndarray, read: Callable, write: Callable) -> bool:
+    """Write an image (H, W), unless ``read`` finds it there already; returns whether it was written.
+
+    Raises:
+        UserError: it reads back differently.
+    """
+    if _holds(path, pixels, read):
+        return False
+    with replacing(path, sync=False) as partial:
+        write(str(partial), pixels)
+    if not _holds(path, pixels, read):
+        raise UserError(f"{path} was written but reads back differently; check the disk and repeat")
+    return True
 
 
 def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> tuple[list, list, list, dict]:
@@ -246,15 +250,9 @@ def _make_image(task: Derivation, maps: dict, instances: bool, item: tuple) -> t
     for folder, labels in maps.items():
         path = below(folder, png_name(annotation["file_name"]), task.panoptic_root)
         wanted = coco.semantic_labels(ids, annotation["segments_info"], labels, runs)
-        flags.append(_label_problem(path, wanted) is not None)
-        if flags[-1]:
-            with replacing(path, sync=False) as partial:
-                coco.write_image(str(partial), wanted)
-            if _label_problem(path, wanted):
-                raise UserError(f"{path} was written but reads back differently; check the disk and repeat")
-    if not instances:
-        return flags, [], doubts, pairs
-    made = coco.instance_annotations(ids, annotation["segments_info"], task.things, image["id"])
+        flags.append(write_image(path, wanted, coco.read_labels, coco.write_image))
+    things = {c["id"] for c in task.categories if c["isthing"] and instances}
+    made = coco.instance_annotations(ids, annotation["segments_info"], things, image["id"])
     return flags, made, doubts, pairs
 
 
@@ -273,19 +271,7 @@ def _check_given(task: Derivation, entry: tuple, ids: np.ndarray, runs: tuple) -
     return coco.label_pairs(wanted, labels)
 
 
-def _label_problem(path: Path, wanted: np.ndarray) -> str | None:
-    """What is wrong with one label map, or None."""
-    if path.is_symlink() or not path.is_file():
-        return f"{path} does not exist"
-    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if found is None:
-        return f"{path} cannot be decoded"
-    same = found.dtype == wanted.dtype and np.array_equal(found, wanted)
-    return None if same else f"{path} differs from its panoptic PNG"
-
-
-def fail(problems: Sequence[str], checked: int, what: str, remedy: str) -> None:
-    """Raise UserError if there are problems, naming the first five."""
+def _fail(problems: Sequence[str], checked: int, what: str, remedy: str) -> None:
     if problems:
         shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
         raise UserError(f"{what}: {len(problems)} of {checked} are wrong: {shown}. {remedy}")
@@ -306,7 +292,7 @@ def verify(
     """
     entries = task.entries()
     found = parallel_map(functools.partial(_problem, task), entries, processes, f"{task.title}: verifying")
-    fail([p for p in found if p], len(entries), f"{task.title}, label maps", remedy)
+    _fail([p for p in found if p], len(entries), f"{task.title}, label maps", remedy)
     return verify_instances(task, entries)
 
 
@@ -317,9 +303,8 @@ def _problem(task: Derivation, entry: tuple) -> str | None:
         path = folder / png_name(entry[1]["file_name"])
         segments = entry[1]["segments_info"]
         wanted = coco.semantic_labels(ids, segments, label_map(task.categories, labels), runs)
-        problem = _label_problem(path, wanted)
-        if problem:
-            return problem
+        if not _holds(path, wanted, coco.read_labels):
+            return f"{path} is missing, damaged or differs from its panoptic PNG"
     return None
 
 
@@ -342,8 +327,9 @@ def verify_instances(task: Derivation, entries: list | None = None) -> int:
     for instance in content["annotations"]:
         found[instance["image_id"]].append((instance["category_id"], bool(instance.get("iscrowd"))))
     images, problems = {image["id"] for image in content["images"]}, []
+    things = {c["id"] for c in task.categories if c["isthing"]}
     for image, annotation in entries:
-        segments = [s for s in annotation["segments_info"] if s["category_id"] in task.things]
+        segments = [s for s in annotation["segments_info"] if s["category_id"] in things]
         stated = sorted((s["category_id"], s.get("iscrowd", 0)) for s in segments)
         if image["id"] not in images:
             problems.append(f"image {image['id']} is absent")
@@ -351,5 +337,5 @@ def verify_instances(task: Derivation, entries: list | None = None) -> int:
             count = len(found[image["id"]])
             problems.append(f"image {image['id']} has {count} instances, but {len(stated)} thing segments")
     again = f"Delete {task.instances_json} and repeat the command"
-    fail(problems, len(entries), f"{task.title}, images with instances", again)
+    _fail(problems, len(entries), f"{task.title}, images with instances", again)
     return len(entries)
