@@ -110,6 +110,10 @@ def _add_shared_config(cfg: CN) -> None:
     cfg.DATASETS.IMAGE_FOLDERS = []
     # Name of the mapper in auto_panoptic.data.DATASET_MAPPER_REGISTRY; "" takes the one the model declares.
     cfg.INPUT.DATASET_MAPPER_NAME = ""
+    # INPUT.CROP cuts the resized image, not that of the file; TYPE "absolute" then gives images of one size.
+    cfg.INPUT.CROP.AFTER_RESIZE = False
+    # Change brightness, contrast, saturation and hue of training images at random, as SSD (PointRend's key).
+    cfg.INPUT.COLOR_AUG_SSD = False
     # Data sets on which the search scores its candidates.
     cfg.DATASETS.SEARCH = ()
 

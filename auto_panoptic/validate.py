@@ -193,6 +193,20 @@ def _pair_for_range(cfg) -> str | None:
     return None
 
 
+def _crop(cfg) -> str | None:
+    """Why a crop's size does not fit its type."""
+    kind, size = cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE
+    if not cfg.INPUT.CROP.ENABLED:
+        return None
+    if kind.startswith("relative"):
+        wrong = max(size) > 1 and "two parts of the image's height and width, at most 1"
+    elif not all(whole(1).allows(v) for v in size):
+        wrong = "whole numbers of pixels"
+    else:
+        wrong = kind == "absolute_range" and size[0] > size[1] and "(least, most)"
+    return f"INPUT.CROP.SIZE is {size}; expected {wrong} with INPUT.CROP.TYPE {kind!r}" if wrong else None
+
+
 def _repeats(cfg) -> str | None:
     """Why a threshold for the repetition of images has no effect."""
     loader = cfg.DATALOADER
@@ -221,7 +235,7 @@ def _memory(cfg) -> str | None:
 
 
 # Conditions on several keys: each returns what is wrong with a config, in one line, or None.
-CONDITIONS: list[Callable] = [_pair_for_range, _repeats, _memory]
+CONDITIONS: list[Callable] = [_pair_for_range, _crop, _repeats, _memory]
 
 
 def machine_memory() -> int:

@@ -139,6 +139,7 @@ TYPED = {
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0.5, "SOLVER.CLIP_GRADIENTS.ENABLED", False),
     "SOLVER.AMP.DTYPE": ("bfloat16",),
     "INPUT.CROP.TYPE": ("absolute",),
+    "INPUT.CROP.AFTER_RESIZE": (True,),
     "INPUT.CLASSIFICATION.TRAIN_SIZE": (64,),
     "TEST.AUG.MAX_SIZE": (100,),
     "TEST.PRECISE_BN.NUM_ITER": (7,),
@@ -164,6 +165,7 @@ def test_pairs_that_are_obeyed(tmp_path, shapes):
         "INPUT.CROP.TYPE",
         "absolute",
     )
+    options += ("INPUT.CROP.SIZE", "[40, 50]", "INPUT.CROP.AFTER_RESIZE", True, "INPUT.COLOR_AUG_SSD", True)
     options += ("INPUT.MIN_SIZE_TEST", 70, "INPUT.RANDOM_FLIP", "none", "SOLVER.AMP.ENABLED", True)
     check(tmp_path, shapes, *options, "SOLVER.AMP.DTYPE", "bfloat16", "DATALOADER.NUM_WORKERS", 2)
 

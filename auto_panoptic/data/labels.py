@@ -40,12 +40,15 @@ class Inputs:
 
     labels: str | None = None
     mapper: str = ""
+    masks: bool = False
 
 
 _DECLARED: dict[str, Inputs] = {}
 
 
-def declare_inputs(meta_architecture: str, *, labels: str | None = None, mapper: str = "") -> None:
+def declare_inputs(
+    meta_architecture: str, *, labels: str | None = None, mapper: str = "", masks: bool = False
+) -> None:
     """State what a registered meta-architecture reads; beside its definition, once.
 
     Args:
@@ -54,13 +57,14 @@ def declare_inputs(meta_architecture: str, *, labels: str | None = None, mapper:
             gets these, whichever of the two names the config has. "classes": classified images. None takes
             the data set that is named.
         mapper: name in ``DATASET_MAPPER_REGISTRY`` of its mapper, where INPUT.DATASET_MAPPER_NAME is empty.
+        masks: its training needs the masks of the instances, whatever MODEL.MASK_ON says.
 
     Raises:
         ValueError: other labels.
     """
     if labels not in (None, ALL, SEPARATED, CLASSES):
         raise ValueError(f"labels {labels!r}; expected {ALL!r}, {SEPARATED!r}, {CLASSES!r} or None")
-    _DECLARED[meta_architecture] = Inputs(labels, mapper)
+    _DECLARED[meta_architecture] = Inputs(labels, mapper, masks)
 
 
 def inputs_of(cfg) -> Inputs:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2.data import DatasetMapper
 from fvcore.common.registry import Registry
@@ -83,11 +84,26 @@ class PanopticMapper(DatasetMapper):
     - A record with "sample_seed" is augmented by that seed: the result then depends on the record only, not
       on the worker process or on what was loaded before.
     - Instance masks that are run-length encoded (crowd-free COCO-panoptic data) become bitmaps even if
-      ``INPUT.MASK_FORMAT`` is "polygon", which Detectron2 refuses; polygons stay polygons.
+      ``INPUT.MASK_FORMAT`` is "polygon", which Detectron2 refuses; polygons stay polygons, unless cropped.
+    - ``INPUT.CROP.AFTER_RESIZE`` crops the resized image, ``INPUT.COLOR_AUG_SSD`` changes its colours.
 
     In training, the result has "image" (C, H, W), "sem_seg" (H, W) int64 with 255 where unlabelled, and
     "instances" without crowds and empty boxes; padding of batches is the model's task.
     """
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool = True) -> dict:
+        parts, crop = super().from_config(cfg, is_train), cfg.INPUT.CROP
+        augmentations = parts["augmentations"]
+        if is_train and crop.ENABLED and crop.AFTER_RESIZE:
+            augmentations.insert(1, augmentations.pop(0))
+        if is_train and cfg.INPUT.COLOR_AUG_SSD:
+            from detectron2.projects.point_rend import ColorAugSSDTransform  # registers heads of its own
+
+            augmentations.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
+        if inputs_of(cfg).masks:
+            parts |= {"use_instance_mask": True, "recompute_boxes": is_train and crop.ENABLED}
+        return parts
 
     def __call__(self, dataset_dict: dict) -> dict:
         try:
@@ -104,6 +120,9 @@ class PanopticMapper(DatasetMapper):
             wrong = mask_problem(mask, size) if isinstance(mask, (dict, list)) else None
             if wrong and (isinstance(mask, dict) or wrong[0] == "mask-outside"):
                 raise UserError(f"{dataset_dict['file_name']}: the mask of an instance: {wrong[1]}")
+            if self.recompute_boxes and isinstance(mask, list):  # cropping polygons needs a library more
+                runs = mask_util.frPyObjects(mask, *size[::-1])
+                instance["segmentation"] = mask_util.merge(runs)
         if any(isinstance(a.get("segmentation"), dict) for a in dataset_dict["annotations"]):
             mapper = copy.copy(self)
             mapper.instance_mask_format = "bitmask"
