@@ -28,6 +28,11 @@ class Rule:
     allows: Callable[[object], bool]
     expected: str
 
+    def check(self, key: str, value) -> None:
+        """Raise UserError if the value is not allowed."""
+        if not self.allows(value):
+            raise UserError(f"{key} is {shortened(value)}; expected {self.expected}")
+
 
 def choice(*values) -> Rule:
     """One of ``values``, of the same type."""
@@ -293,8 +298,8 @@ def validate(cfg) -> None:
         rule = RULES.get(key)
         if rule is None and key in defaults():
             rule = RULES.get(key.rpartition(".")[2]) or _like(defaults()[key])
-        if rule and not rule.allows(value):
-            raise UserError(f"{key} is {shortened(value)}; expected {rule.expected}")
+        if rule:
+            rule.check(key, value)
     for key, neutral, reason in REFUSED:
         if given.get(key, neutral) != neutral and (given[key] or neutral):
             raise UserError(f"{key} is {shortened(given[key])}, but {reason}: leave it at {neutral!r}")

@@ -15,6 +15,7 @@ from auto_panoptic.explore.estimators import (
     operator_scores,
     ridge_scores,
 )
+from auto_panoptic.explore.selection import select
 
 SPACE = toy_space(backbone=4, head=2, inter=2)
 SIZES = [len(site.ops) for site in SPACE.sites]
@@ -126,6 +127,6 @@ def test_refusals():
     with pytest.raises(UserError, match="--estimator is 'median'; expected one of ranks, mean, ridge"):
         operator_scores(SPACE, cycles, "median")
     with pytest.raises(UserError, match="12 candidates, 12 of them failed"):
-        observations(SPACE, [[(a, None) for a, _ in cycles[0]]])
+        select(SPACE, [[(a, None) for a, _ in cycles[0]]], "mean")
     with pytest.raises(UserError, match="an architecture of another space: only in the first: backbone.2"):
         observations(SPACE, [[(a, 1.0) for a in fair_cycle(toy_space(), 0, 0)]])

@@ -373,7 +373,7 @@ def search(path, space, fitness, stop_after=None):
         scores = {(r["cycle"], r["index"]): r["PQ"] for r in ledger.records}
         for cycle, candidates in enumerate(cycles):
             board.add_cycle(candidates, [scores[cycle, index] for index in range(len(candidates))])
-        return evaluated, board.to_json(), path.read_bytes()
+        return evaluated, (board.table(), board.select()), path.read_bytes()
 
 
 def test_resume_after_any_candidate_equals_an_uninterrupted_search(tmp_path):
@@ -390,7 +390,7 @@ def test_resume_after_any_candidate_equals_an_uninterrupted_search(tmp_path):
         return float("nan") if architecture.choices == ("shuffle_3x3", "conv_3x3") else sum(values)
 
     evaluated, board, data = search(tmp_path / "whole", space, fitness)
-    assert evaluated == 24 and board["models"] == 24
+    assert evaluated == 24
     for stop in range(24):
         path = tmp_path / f"stopped_{stop}"
         assert search(path, space, fitness, stop_after=stop) is None

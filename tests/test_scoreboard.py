@@ -155,7 +155,7 @@ def test_a_failure_at_any_of_60_positions():
             board.add_cycle(candidates, values)
         assert board.failed == 1
         assert {sum(scores(board, s.name).values()) for s in SPACE.sites} == {330.0}
-        json.dumps(board.to_json(), allow_nan=False)
+        json.dumps(board.table(), allow_nan=False)
         assert board.select() != cycles[position // 12][position % 12]
 
 
@@ -182,7 +182,6 @@ def test_nothing_to_select(fitness):
         UserError, match=f"nothing to select from: {len(fitness)} candidates, {len(fitness)} of them"
     ):
         board.select()
-    assert board.to_json()["selected"] is None
 
 
 def test_rejects_mismatched_input():
@@ -192,15 +191,6 @@ def test_rejects_mismatched_input():
     with pytest.raises(UserError, match="another space.*only in the second: backbone.0"):
         board.add_cycle(fair_cycle(SPACE, 0, 0), [0.0] * 12)
     assert (board.cycles, board.models) == (0, 0)
-
-
-def test_to_json():
-    content = board_of("r4 r8 r16", [1.0, None, 3.0]).to_json()
-    assert json.loads(json.dumps(content, allow_nan=False)) == content
-    assert content["selected"] == {"attention.f2b.0": "r16"}
-    assert {k: content[k] for k in ("mode", "cycles", "models", "failed")} == {
-        "mode": "exact", "cycles": 1, "models": 3, "failed": 1,
-    }  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None)

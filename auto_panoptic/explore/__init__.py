@@ -1,7 +1,6 @@
 """How the space is explored: fair cycles, scores, the journal of evaluated candidates. numpy and scipy."""
 
 from .fairness import (
-    check_sampling,
     cycle_indices,
     fair_cycle,
     pass_counts,
@@ -18,7 +17,6 @@ __all__ = [
     "Ledger",
     "Policy",
     "Scoreboard",
-    "check_sampling",
     "cycle_indices",
     "fair_cycle",
     "pass_counts",

@@ -218,16 +218,9 @@ def _feasible(tables, fixed, limits) -> np.ndarray:
 
 
 def _solve(values, costs, room, start) -> tuple[np.ndarray, float, bool]:
-    """The choice of the highest total value within ``room``; of equal ones one with the least first cost.
+    """The choice of the highest total value within ``room``, an upper bound, and whether it is proved.
 
-    Args:
-        values: per site (operators,) integers from 0.
-        costs: per site (operators, C) integers.
-        room: (C,) integers.
-        start: (sites,) a choice that fits, taken where the node limit comes before a better one.
-
-    Returns:
-        (sites,) operators; an upper bound of the total value; whether the total is proved to be the highest.
+    Of equal ones it has the least first cost; ``start``, if the node limit comes before a better one.
     """
     if not values:
         return start, 0.0, True
@@ -263,17 +256,9 @@ def _lowest(goal, usage, spare, first) -> tuple[np.ndarray | None, float, bool]:
 
     HiGHS computes with floats and a tolerance of 1e-6, so every limit is written in digits of base 2**14 with
     integer carries. Its presolve is off: near a limit it has cut off the best choice and called another one
-    optimal (HiGHS 1.12, about one in a thousand small spaces).
-
-    Args:
-        goal: (n,) integers from 0, one per operator of all sites.
-        usage: (n, C) integers from 0.
-        spare: (C,) limits of their totals.
-        first: (sites,) place of each site's first operator among the n.
-
-    Returns:
-        (sites,) places of the operators, checked in integers, None if none was found; a lower bound of the
-        goal; whether it is reached.
+    optimal (HiGHS 1.12, about one in a thousand small spaces). ``first`` are the places of the sites' first
+    operators. Returned are the operators' places, checked in integers, None if none was found; a lower bound
+    of the goal; whether it is reached.
     """
     count, limits = usage.shape
     digits = max(1, -(-int(spare.max()).bit_length() // BITS))

@@ -42,7 +42,7 @@ def observations(space: SearchSpace, cycles: Cycles) -> Observations:
     """The candidates of ``cycles`` as arrays.
 
     Raises:
-        UserError: no candidate was evaluated, or one belongs to another space.
+        UserError: a candidate belongs to another space.
     """
     tables = [{name: i for i, name in enumerate(site.names)} for site in space.sites]
     choices, fitness, numbers = [], [], []
@@ -56,17 +56,11 @@ def observations(space: SearchSpace, cycles: Cycles) -> Observations:
             choices.append([t[name] for t, name in zip(tables, architecture.choices, strict=True)])
             fitness.append(value if value is not None and math.isfinite(value) else math.nan)
             numbers.append(number)
-    result = Observations(
+    return Observations(
         np.array(choices, dtype=np.int64).reshape(len(choices), len(space.sites)),
         np.array(fitness, dtype=float),
         np.array(numbers, dtype=np.int64),
     )
-    if not result.ok.any():
-        raise UserError(
-            f"nothing to select from: {len(choices)} candidates, {len(choices)} of them failed; "
-            "mend the cause named in the ledger and search again"
-        )
-    return result
 
 
 def operator_scores(
@@ -153,12 +147,7 @@ def ridge_scores(choices: np.ndarray, fitness: np.ndarray, sizes: Sequence[int])
 
 
 def _penalty(values: np.ndarray, rotated: np.ndarray) -> float:
-    """Highest restricted likelihood over the grid; of equal ones the largest penalty.
-
-    Args:
-        values: (n - 1,) eigenvalues of the centred Gram matrix.
-        rotated: (n - 1,) centred fitness in the basis of its eigenvectors.
-    """
+    """Highest restricted likelihood over the grid; of equal ones the largest penalty."""
     grid = PENALTIES * values.mean()
     total = values + grid[:, None]
     misfit = (rotated**2 / total).sum(axis=1)

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import at_least
 from ..space import Architecture, SearchSpace
-
-SAMPLING = ("fair", "uniform")
 
 
 def cycle_indices(space: SearchSpace, seed: int, cycle: int) -> np.ndarray:
@@ -19,7 +17,8 @@ def cycle_indices(space: SearchSpace, seed: int, cycle: int) -> np.ndarray:
     Returns:
         (E, sites) integers: row j is model j, column i holds the indices of ``space.sites[i]``.
     """
-    _check(seed=seed, cycle=cycle)
+    at_least("seed", seed, 0)
+    at_least("cycle", cycle, 0)
     rng = np.random.default_rng([seed, cycle])
     length = space.cycle_length
     columns = np.empty((length, len(space.sites)), dtype=np.int64)
@@ -42,13 +41,7 @@ def fair_cycle(space: SearchSpace, seed: int, cycle: int) -> list[Architecture]:
 
     A pure function of its arguments: all processes compute the same cycle, and resuming needs no state.
 
-    Args:
-        space: the search space; without a site, the cycle holds one empty architecture.
-        seed: non-negative integer.
-        cycle: number of the cycle, from 0.
-
-    Returns:
-        ``space.cycle_length`` architectures.
+    Of a space without sites the cycle holds one empty architecture.
     """
     names = [site.names for site in space.sites]
     return [
@@ -59,14 +52,9 @@ def fair_cycle(space: SearchSpace, seed: int, cycle: int) -> list[Architecture]:
 
 def uniform_path(space: SearchSpace, seed: int, iteration: int) -> Architecture:
     """A uniformly random architecture, a pure function of the arguments (DetNAS's ImageNet stage)."""
-    _check(seed=seed, iteration=iteration)
+    at_least("seed", seed, 0)
+    at_least("iteration", iteration, 0)
     return space.random(np.random.default_rng([seed, iteration]))
-
-
-def check_sampling(sampling: str) -> None:
-    """Raise UserError unless ``sampling`` is one of SAMPLING."""
-    if sampling not in SAMPLING:
-        raise UserError(f"NAS.SAMPLING is {sampling!r}; expected one of {list(SAMPLING)}")
 
 
 def sampled_paths(space: SearchSpace, seed: int, iteration: int, sampling: str) -> list[Architecture]:
@@ -79,12 +67,6 @@ def sampled_paths(space: SearchSpace, seed: int, iteration: int, sampling: str) 
 def passes_per_iteration(space: SearchSpace, sampling: str) -> int:
     """How many architectures :func:`sampled_paths` returns."""
     return 1 if sampling == "uniform" else space.cycle_length
-
-
-def _check(**numbers) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-            raise UserError(f"{name} is {value!r}: expected an integer >= 0")
 
 
 def pass_counts(architectures: Iterable[Architecture]) -> dict[str, dict[str, int]]:

@@ -49,21 +49,14 @@ class Policy:
     selects: ClassVar[str] = "best"
 
     def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
-        """Check and keep the settings.
-
-        Args:
-            space: what to search.
-            seed: non-negative integer.
-            settings: of ``keys``, in lower case.
+        """Check and keep the settings, which are those of ``keys`` in lower case.
 
         Raises:
             UserError: one of them is out of range; the message names its config key.
         """
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UserError(f"NAS.SEED is {seed!r}; expected an integer >= 0")
-        for key in (key for key, default in self.keys.items() if isinstance(default, int)):
-            if settings[key.lower()] < 1:
-                raise UserError(f"{self.full_key(key)} is {settings[key.lower()]}; expected at least 1")
+        given = {"NAS.SEED": seed} | {self.full_key(key): settings[key.lower()] for key in self.keys}
+        for key, value in given.items():
+            RULES[key].check(key, value)
         self.space, self.seed = space, seed
         self.cycles, self.models = (settings[key.lower()] for key in list(self.keys)[:2])
         self.settings = {list(self.keys)[1].lower(): self.models}
@@ -191,9 +184,6 @@ class Evolution(Policy):
 
     def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
         super().__init__(space, seed, settings)
-        for key in ("MUTATION", "CROSSOVER", "MUTATION_PROBABILITY"):
-            if not 0 <= settings[key.lower()] <= 1:
-                raise UserError(f"{self.full_key(key)} is {settings[key.lower()]}; expected 0 to 1")
         if settings["mutation"] + settings["crossover"] > 1 + 1e-9:
             raise UserError(
                 f"NAS.EVOLUTION.MUTATION {settings['mutation']} and CROSSOVER {settings['crossover']} are "
@@ -264,22 +254,13 @@ def path_priority_candidates(
 ) -> list[Architecture]:
     """The models that search cycle ``cycle`` evaluates and ranks together.
 
-    Args:
-        space: the search space.
-        seed: non-negative integer.
-        cycle: number of the search cycle, from 0.
-        models_per_cycle: a multiple of ``space.cycle_length`` (the default): so many fair cycles follow one
-            another. No two search cycles share a fair cycle.
-
-    Returns:
-        ``models_per_cycle`` architectures; each operator of a site with P operators occurs in exactly
-        ``models_per_cycle`` / P of them.
+    These are consecutive fair cycles, which no two search cycles share: ``models_per_cycle`` is a multiple of
+    ``space.cycle_length`` (the default). Each operator of a site with P operators occurs in exactly
+    ``models_per_cycle`` / P of them.
     """
-    length = space.cycle_length
-    if models_per_cycle is None:
-        models_per_cycle = length
+    models_per_cycle = space.cycle_length if models_per_cycle is None else models_per_cycle
     _check_cycle_length(space, models_per_cycle)
-    cycles = models_per_cycle // length
+    cycles = models_per_cycle // space.cycle_length
     return [a for i in range(cycles) for a in fair_cycle(space, seed, cycle * cycles + i)]
 
 

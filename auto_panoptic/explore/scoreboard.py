@@ -140,18 +140,6 @@ class Scoreboard:
         means = [np.array([row["mean"] for row in site], dtype=float) for site in rows]
         return self.space.architecture(best_operators(scores, means, self.mode))
 
-    def to_json(self) -> dict:
-        """JSON-compatible summary: mode, counts, the table of every site and the operator selected there."""
-        selected = self.select().names() if self.models > self.failed else None
-        return {
-            "mode": self.mode,
-            "cycles": self.cycles,
-            "models": self.models,
-            "failed": self.failed,
-            "sites": self.table(),
-            "selected": selected,
-        }
-
 
 def best_operators(
     scores: Sequence[np.ndarray], means: Sequence[np.ndarray], mode: str = "exact"

@@ -97,10 +97,10 @@ def select(
     Raises:
         UserError: no candidate was evaluated; no architecture is within the limits; unknown estimator.
     """
+    ranked = Scoreboard.of(space, cycles, mode).select()
     data = observations(space, cycles)
     scores = {name: operator_scores(space, cycles, name, data, mode) for name in {*ESTIMATORS, estimator}}
     favourites = {name: best_operators(scores[name], scores["mean"]) for name in ESTIMATORS}
-    ranked = Scoreboard.of(space, cycles, mode).select()
     favourites["ranks"] = [site.index(ranked[site.name].name) for site in space.sites]
     used = scores[estimator]
     indices = favourites[estimator]

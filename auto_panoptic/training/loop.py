@@ -20,10 +20,11 @@ from detectron2.utils.events import get_event_storage
 
 from .. import signals
 from ..errors import Diverged, UserError
-from ..explore import check_sampling, sampled_paths
+from ..explore import sampled_paths
 from ..modeling import apply_architecture, choice_blocks
 from ..modeling.finite import finite_problem, images_of, learned, total_norm
 from ..space import Architecture
+from ..validate import RULES
 from .gradients import average_over_passes, average_over_processes, check_gradients, model_space
 from .hooks import PassCounter
 from .precision import Precision
@@ -69,7 +70,7 @@ class FairCycleTrainer(TrainerBase):
     ):
         super().__init__()
         check_gradients(gradients)
-        check_sampling(sampling)
+        RULES["NAS.SAMPLING"].check("NAS.SAMPLING", sampling)
         model.train()
         self.model = model
         self.optimizer = optimizer
