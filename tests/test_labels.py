@@ -59,7 +59,8 @@ def test_all_labels_of_coco_are_detectron2s():
 def test_every_set_is_there_with_both_labels(tmp_path, forget_data_sets):
     register_coco_panoptic("own", **write_own(tmp_path))
     names = [f"{s}_panoptic_{p}" for s in ("shapes", "ade20k", "cityscapes") for p in ("train", "nas_val")]
-    for name in ("own", "coco_2017_nas_train_panoptic", *names):
+    coco = ("coco_2017_nas_train_panoptic", "coco_2017_val_panoptic_with_sem_seg")
+    for name in ("own", *coco, *names):
         both, separated = MetadataCatalog.get(name), MetadataCatalog.get(f"{name}_separated")
         assert separated.stuff_classes[0] == "things" != both.stuff_classes[0]
         assert len(both.stuff_classes) == len(both.thing_classes) + len(separated.stuff_classes) - 1
@@ -108,6 +109,15 @@ def test_a_model_gets_the_labels_that_it_needs(
     )
     batch = next(iter(build_train_loader(cfg, seed=0)))
     assert max(int(x["sem_seg"][x["sem_seg"] < 255].max()) for x in batch) == counts[1] - 1
+
+
+@pytest.mark.parametrize("named", ["", "_separated", "_with_sem_seg", "_with_sem_seg_separated"])
+def test_coco_with_a_label_for_every_class(named):
+    """Detectron2's set of that kind has neither instances nor label maps."""
+    cfg, name = config("LabelsAll"), f"coco_2017_val_panoptic{named}"
+    assert data_set_for(cfg, name) == "coco_2017_val_panoptic_with_sem_seg"
+    cfg.MODEL.META_ARCHITECTURE = "AutoPanopticFPN"
+    assert data_set_for(cfg, name) == name.removesuffix("_separated") + "_separated"
 
 
 def test_sets_that_number_their_classes_differently_are_refused(tmp_path, forget_data_sets):

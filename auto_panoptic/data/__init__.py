@@ -1,8 +1,9 @@
 """Data sets in COCO-panoptic format and of classified images: registration, built-in drawn sets, mappers.
 
 Importing this package registers ``{shapes,ade20k,cityscapes}_panoptic_{train,val,nas_train,nas_val}`` and
-``coco_2017_nas_{train,val}_panoptic``, each also with the suffix ``_separated`` (see :mod:`.labels`), and
-``shapes_objects_{train,val}`` and ``imagenet_{train,val}``. Built-in sets are drawn on first use.
+``coco_2017_nas_{train,val}_panoptic`` and ``coco_2017_{train,val}_panoptic_with_sem_seg``, each also with the
+suffix ``_separated`` (see :mod:`.labels`), and ``shapes_objects_{train,val}`` and ``imagenet_{train,val}``.
+Built-in sets are drawn on first use.
 """
 
 from .drawn.objects import ensure_shapes_objects, register_shapes_objects
@@ -19,7 +20,7 @@ from .metadata import panoptic_metadata
 from .register import register_coco_panoptic
 from .sets.ade20k import register_ade20k
 from .sets.cityscapes import register_cityscapes
-from .sets.coco import register_coco_splits
+from .sets.coco import register_coco
 from .sets.imagenet import find_image_folder, register_image_folder, register_imagenet
 from .setup import check_ground_truth, log_ids, setup_datasets
 
@@ -46,7 +47,7 @@ __all__ = [
 
 register_shapes()
 register_shapes_objects()
-register_coco_splits()
+register_coco()
 register_ade20k()
 register_cityscapes()
 register_imagenet()

@@ -21,6 +21,7 @@ from ..errors import UserError
 LABELS = ALL, SEPARATED = "all", "separated"
 CLASSES = "classes"  # of images
 SUFFIX = "_separated"  # of the names of data sets, as in Detectron2
+WITH_LABELS = "_with_sem_seg"  # of those with labels "all", where the set without it has no label maps
 THINGS_LABEL = 0  # of any thing, in "separated"
 # ``evaluator_type`` in the metadata of a data set says what it holds; the last one, label maps alone.
 PANOPTIC, CLASSIFIED, SEMANTIC = "coco_panoptic_seg", "image_classification", "sem_seg"
@@ -77,8 +78,9 @@ def data_set_for(cfg, name: str) -> str:
     labels, registered = inputs_of(cfg).labels, DatasetCatalog.list()
     if labels == SEPARATED and name + SUFFIX in registered:
         return name + SUFFIX
-    if labels == ALL and name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in registered:
-        return name.removesuffix(SUFFIX)
+    if labels == ALL:
+        both = name.removesuffix(SUFFIX)
+        return next((n for n in (both + WITH_LABELS, both) if n in registered), name)
     return name
 
 

@@ -9,7 +9,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from ...errors import UserError
 from ..derive.engine import Derivation
 from ..derive.once import datasets_root
-from ..labels import SEPARATED
+from ..labels import SEPARATED, WITH_LABELS
 from ..prepare import prepare
 from ..register import register_source
 from ..search_split import PARTS, write_split
@@ -67,19 +67,28 @@ def write_nas_split(annotations: Path, size: int, seed: int, overwrite: bool = F
     return write_split(kinds, size, seed, overwrite)
 
 
-def register_coco_splits() -> list[str]:
-    """Register ``coco_2017_nas_{train,val}_panoptic``, also as ``*_separated``; reads nothing."""
+def register_coco() -> list[str]:
+    """Register the parts with instances and label maps of either kind; reads nothing.
+
+    ``coco_2017_{train,val}_panoptic_with_sem_seg`` (Mask2Former's name; Detectron2's own set with a label for
+    every class has neither) and ``coco_2017_nas_{train,val}_panoptic``, also as ``*_separated``.
+
+    Returns:
+        the names without that suffix.
+    """
     root, names = datasets_root() / "coco", []
-    for part in PARTS:
+    for part in ("train", "val", *PARTS):
+        split = "val" if part == "val" else "train"
+        script = "; python datasets/prepare_nas_split.py makes the parts" if part in PARTS else ""
         source = PanopticSource(
-            name=f"coco_2017_{part}_panoptic",
+            name=f"coco_2017_{part}_panoptic" + ("" if part in PARTS else WITH_LABELS),
             panoptic_json=str(root / "annotations" / f"panoptic_{part}2017.json"),
-            panoptic_root=str(root / "panoptic_train2017"),
-            image_root=str(root / "train2017"),
+            panoptic_root=str(root / f"panoptic_{split}2017"),
+            image_root=str(root / f"{split}2017"),
             categories=tuple(COCO_CATEGORIES),
             instances_json=str(root / "annotations" / f"instances_{part}2017.json"),
-            sem_seg_root=str(root / "panoptic_stuff_train2017"),
-            remedy="Unpack COCO; python datasets/prepare_nas_split.py makes the parts",
+            sem_seg_root=str(root / f"panoptic_stuff_{split}2017"),
+            remedy=f"Unpack COCO{script}",
         )
         register_source(source)
         names.append(source.name)
