@@ -14,7 +14,7 @@ from .derive.engine import digest_of
 from .derive.pool import parallel_map
 from .formats.names import png_name
 from .formats.panoptic_json import read_segments
-from .formats.photo import read_photo
+from .formats.picture_file import read_photo
 from .labels import data_set_for
 from .register import find_source, foreign_source
 from .sets.imagenet import find_image_folder

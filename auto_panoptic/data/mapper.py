@@ -16,7 +16,7 @@ from ..errors import UserError, one_of
 from .formats.findings import raise_first
 from .formats.instances_json import mask_problem
 from .formats.panoptic_png import read_labels
-from .formats.photo import check_photo
+from .formats.picture_file import check_photo
 from .labels import inputs_of
 
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")

@@ -18,7 +18,7 @@ from ..formats.panoptic_png import (
     semantic_labels,
     truth_problems,
 )
-from ..formats.photo import check_photo
+from ..formats.picture_file import check_photo
 from ..labels import label_map
 from .instances import check_instances
 from .sets import DataSet

@@ -29,7 +29,7 @@ from ..formats.findings import findings_in, raise_first
 from ..formats.json_file import check_entries, load_object, no_collection
 from ..formats.names import below, png_name
 from ..formats.panoptic_json import read_segments, replaced_categories
-from ..formats.photo import check_photo
+from ..formats.picture_file import check_photo
 from ..labels import SEPARATED, label_map
 from .once import filling
 from .pool import parallel_map

@@ -12,14 +12,7 @@ from .panoptic_png import IGNORE
 
 
 class Categories:
-    """The classes of a set.
-
-    Args:
-        content: the list.
-
-    Attributes:
-        things, names: {id: isthing}, {id: name} of those that :meth:`problems` could read.
-    """
+    """The classes of a list: ``things`` {id: isthing} and ``names`` {id: name}, after :meth:`problems`."""
 
     def __init__(self, content: object):
         self._content = content
@@ -70,10 +63,5 @@ def _is_color(color) -> bool:
 
 
 def check_categories(categories: object, where: str) -> None:
-    """Check a category list.
-
-    Raises:
-        UserError: no list, ids that are duplicated or no integers, a name that is no string, "isthing" other
-            than 0 or 1, a color that is no RGB triple, more than 254 stuff classes.
-    """
+    """Raise UserError for the first error of :meth:`Categories.problems`; ``where`` the list is."""
     raise_first(findings_in(where, Categories(categories).problems()))

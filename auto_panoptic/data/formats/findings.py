@@ -14,33 +14,22 @@ _FETCH = "fetch the file again, or drop the image and its annotation from the JS
 _JSON_FIELD = "correct the entry; COCO-panoptic needs images (id, file_name, height, width), annotations \
 (image_id, file_name, segments_info) and categories (id, name, isthing)"
 _UNIQUE = "make it unique, or remove one of the two"
+_DERIVED = "or leave instances_json out to derive it"
 
 # kind -> (severity, remedy). "image" is the photograph, "png" the panoptic PNG, "semantic" the PNG of the
 # semantic head, "instance" an annotation of the instances JSON.
 KINDS = {
     # The files that describe the set.
     "json-missing": (ERROR, "correct the path, or put the file there (see datasets/README.md)"),
-    "json-broken": (
-        ERROR,
-        "restore the file, as UTF-8 without a mark in front; a cut download ends in the middle of the JSON",
-    ),
+    "json-broken": (ERROR, "restore the file, whole and as UTF-8 without a mark in front"),
     "json-format": (ERROR, _JSON_FIELD),
     "file-name": (ERROR, RELATIVE),
     "folder-missing": (ERROR, "correct the path, or set DETECTRON2_DATASETS (see datasets/README.md)"),
-    "no-images": (
-        ERROR,
-        "add images with annotations; a set without one can be neither trained nor tested on",
-    ),
-    "bad-category": (
-        ERROR,
-        "give every category an integer id >= 0, a name, isthing 0 or 1, and a color of 3 bytes if any",
-    ),
+    "no-images": (ERROR, "add images with annotations"),
+    "bad-category": (ERROR, "give an integer id >= 0, a name, isthing 0 or 1, and 3 bytes as color if any"),
     "duplicate-category-id": (ERROR, _UNIQUE),
     "duplicate-category-name": (WARNING, "rename one: tables and plots cannot tell the two classes apart"),
-    "bad-categories": (
-        ERROR,
-        "give categories that have every class of the JSON, or correct the ids of its own",
-    ),
+    "bad-categories": (ERROR, "give categories with every class of the JSON, or correct the ids of its own"),
     "category-mismatch": (ERROR, "use the JSON this name is registered for, or register the set as your own"),
     "unknown-category": (ERROR, "correct category_id, or add the category to 'categories'"),
     "duplicate-image-id": (ERROR, _UNIQUE),
@@ -49,20 +38,14 @@ KINDS = {
     "duplicate-png-file": (ERROR, "let every annotation name a PNG of its own"),
     "annotation-without-image": (ERROR, "add the image to 'images', or remove the annotation"),
     "image-without-annotation": (WARNING, "annotate it, or remove it; training and evaluation leave it out"),
-    "bad-size": (
-        ERROR,
-        "write the size of the image file, in pixels (89 million at most), into height and width",
-    ),
+    "bad-size": (ERROR, "write the pixels of the image file (89 million at most) as height and width"),
     # The photographs.
     "image-missing": (ERROR, _FETCH),
     "image-unreadable": (ERROR, _FETCH),
     "image-truncated": (ERROR, _FETCH),
     "image-size": (ERROR, "correct height and width in the JSON, or restore the image they were written for"),
     "image-rotated": (ERROR, "rewrite the image without the orientation tag, turned as its annotation is"),
-    "image-orientation": (
-        WARNING,
-        "see that image and PNG are turned alike, then rewrite it without the tag",
-    ),
+    "image-orientation": (WARNING, "see that the PNG is turned alike, then rewrite it without the tag"),
     "image-depth": (WARNING, "convert it to 8 bits yourself: Detectron2 would clip the values"),
     # The panoptic PNGs against the JSON.
     "png-missing": (ERROR, _FETCH),
@@ -95,16 +78,10 @@ KINDS = {
     "semantic-differs": (WARNING, "make the label maps again, unless they are meant to differ from the PNGs"),
     "semantic-classes": (ERROR, "number stuff 1 to S by category id, or leave sem_seg_root out to derive it"),
     # The instances JSON.
-    "instances-image": (ERROR, "give both JSONs the same images, or leave instances_json out to derive it"),
+    "instances-image": (ERROR, f"give both JSONs the same images, {_DERIVED}"),
     "instances-entry": (ERROR, "copy the image entry from the panoptic JSON"),
-    "instances-classes": (
-        ERROR,
-        "number the classes of both JSONs alike, or leave instances_json out to derive it",
-    ),
-    "instances-boxes": (
-        ERROR,
-        "write x, y, width, height in pixels, or leave instances_json out to derive it",
-    ),
+    "instances-classes": (ERROR, f"number the classes of both JSONs alike, {_DERIVED}"),
+    "instances-boxes": (ERROR, f"write x, y, width, height in pixels, {_DERIVED}"),
     "instance-format": (ERROR, "give id, image_id, category_id, bbox and segmentation (polygons or RLE)"),
     "duplicate-instance-id": (ERROR, _UNIQUE),
     "instance-id-zero": (ERROR, "number from 1: COCO's evaluation takes id 0 for 'no match'"),
@@ -138,14 +115,7 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing found.
-
-    Args:
-        kind: key of :data:`KINDS`.
-        file: path of the file concerned.
-        image_id: id of the image, or None.
-        what: what is wrong, with the values found.
-    """
+    """One thing found: a key of :data:`KINDS`, the file, the id of the image or None, what is wrong in it."""
 
     kind: str
     file: str

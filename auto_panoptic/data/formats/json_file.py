@@ -50,15 +50,9 @@ def no_collection():
 
 
 def read_object(path: str, what: str, keys: dict) -> tuple[dict | None, list[Finding]]:
-    """Read a JSON object whose ``keys`` hold the given types.
+    """Read a JSON object with ``keys``, {key: type}: the object, or None, and what is wrong.
 
-    Args:
-        path: the file.
-        what: what it is, for the messages.
-        keys: {key: type}.
-
-    Returns:
-        the object, or None if nothing can be done with it; and what is wrong.
+    ``what`` says for the messages what the file is.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         return None, [Finding("json-broken", path, None, f"the {what} is no file")]
@@ -100,11 +94,7 @@ def check_entries(path: str, content: dict, keys: dict) -> None:
 
 
 def load_object(path: str, what: str, keys: dict) -> dict:
-    """As :func:`read_object`, for loading.
-
-    Raises:
-        UserError: missing, damaged, or a key with another type.
-    """
+    """As :func:`read_object`; raises UserError if it is missing, damaged, or a key has another type."""
     content, findings = read_object(path, what, keys)
     raise_first(findings)
     return content

@@ -32,15 +32,10 @@ def png_name(name: str) -> str:
 
 
 def below(folder: str | os.PathLike, name: str, sources: str | os.PathLike) -> Path:
-    """The path of ``name`` below ``folder``, with its folder made, for writing.
-
-    Args:
-        folder: where derived files go; may itself be a link.
-        name: relative.
-        sources: folder of the files that are only read.
+    """The path of ``name`` below ``folder``, which may itself be a link, with its folder made, for writing.
 
     Raises:
-        UserError: the name or a link in ``folder`` leads elsewhere, or ``folder`` is a link to the sources.
+        UserError: the name or a link in ``folder`` leads elsewhere, or ``folder`` is a link into ``sources``.
     """
     path, root = Path(folder) / name, Path(folder).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)

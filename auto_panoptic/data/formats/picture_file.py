@@ -1,12 +1,17 @@
-"""The bytes of pictures: read from plain files only, and judged by their header before they are unpacked."""
+"""Pictures: read from plain files only, judged by their header before they are unpacked."""
 
 from __future__ import annotations
 
 import os
 import stat
 import struct
+import warnings
 import zlib
 from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from .findings import Finding
 
 MAX_PIXELS = 89_478_485  # of a picture; from here on Pillow warns of decompression bombs
 MAX_BYTES = 1 << 30  # of a file
@@ -14,6 +19,9 @@ RGB, RGBA, GREY = "RGB of 8 bits", "RGBA of 8 bits", "greyscale of 8 bits"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = {b"\xff\xd8\xff": "JPEG", _PNG: "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _COLORS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNED = (5, 6, 7, 8)  # values that exchange width and height
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 
 
 def open_plain(path: str) -> tuple[BinaryIO | None, tuple[str, str] | None]:
@@ -34,9 +42,7 @@ def open_plain(path: str) -> tuple[BinaryIO | None, tuple[str, str] | None]:
     file.close()
     if not stat.S_ISREG(found.st_mode):
         return None, ("unreadable", "it is no plain file but a folder, pipe or device")
-    size = (
-        "is empty (0 bytes)" if not found.st_size else f"has {found.st_size} bytes, allowed are {MAX_BYTES}"
-    )
+    size = f"has {found.st_size} bytes, allowed are 1 to {MAX_BYTES}"
     return None, ("unreadable", f"the file {size}")
 
 
@@ -46,12 +52,7 @@ def picture_type(data: bytes) -> str | None:
 
 
 def size_problem(size: tuple, who: str, expected: tuple) -> tuple[str, str] | None:
-    """What is wrong with the (W, H) that a picture declares.
-
-    Args:
-        size: of the picture.
-        who, expected: who says which size it has; (None, None) if nobody knows.
-    """
+    """What is wrong with the (W, H) of a picture; ``expected`` is what ``who`` says, or (None, None)."""
     if 0 in size:
         return "unreadable", "it has no pixel"
     if size[0] * size[1] > MAX_PIXELS:
@@ -67,12 +68,9 @@ def times(size: tuple) -> str:
 
 
 def png_problem(data: bytes, allowed: tuple, who: str, expected: tuple) -> tuple[str, str] | None:
-    """What is wrong with a PNG, before it is unpacked: (last part of the kind of finding, text), or None.
+    """What is wrong with the bytes of a PNG: (last part of the kind of finding, text), or None.
 
-    Args:
-        data: the file.
-        allowed: of the formats such as :data:`RGB`, the best one first.
-        who, expected: as for :func:`size_problem`.
+    ``allowed`` are formats such as :data:`RGB`, the best one first; ``who``, ``expected`` as above.
     """
     known = picture_type(data)
     if known is None:
@@ -102,3 +100,83 @@ def _damage(data: bytes) -> tuple[str, str] | None:
             return None
         place = end + 4
     return "truncated", f"PNG of {len(data)} bytes is cut or damaged at byte {min(place, len(data))}"
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF raises anything; Detectron2 then turns nothing, too
+        return 1
+    return value if value in range(2, 9) else 1
+
+
+def read_photo(file, whole: bool) -> tuple[tuple, int, str]:
+    """Size (W, H), EXIF orientation and Pillow's mode; decodes all of it where its size allows that."""
+    with Image.open(file) as image:
+        size, mode = image.size, image.mode
+        if size_problem(size, "", (None, None)):
+            return size, 1, mode
+        if not whole:  # of a PNG, Pillow looks for a tag behind the pixels
+            tagged = image.format != "PNG" or "exif" in image.info
+            return size, _orientation(image) if tagged else 1, mode
+        if image.format == "PNG":
+            image.verify()  # the checksum of every chunk; the object is then used up
+    file.seek(0)
+    with Image.open(file) as image:
+        orientation = _orientation(image)
+        if image.format == "JPEG":
+            image.draft(None, (1, 1))  # all data is read, an eighth of the pixels is computed
+        image.load()
+    return size, orientation, mode
+
+
+def check_photo(
+    path: str, image_id=None, size: tuple = (None, None), whole: bool = True, turned: bool = False
+) -> tuple[tuple | None, list[Finding]]:
+    """Read a photograph, ``whole`` or its header, and compare it with the ``size`` (W, H) in the JSON.
+
+    Returns:
+        (W, H) as Detectron2 sees it, or None, and the findings; none of orientation and depth if ``turned``.
+    """
+    findings = []
+
+    def report(suffix, what):
+        findings.append(Finding(f"image-{suffix}", path, image_id, what))
+        return None, findings
+
+    file, problem = open_plain(path)
+    if problem:
+        return report(*problem)
+    with file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # large pictures, odd EXIF
+        start = file.read(8)
+        file.seek(0)
+        kind = picture_type(start)
+        try:
+            stored, orientation, mode = read_photo(file, whole)
+        except UnidentifiedImageError:
+            cut = "truncated", f"begins as {kind}, but its header is cut or damaged"
+            return report(*(cut if kind else ("unreadable", f"it is no image (it begins {start!r})")))
+        except (Image.DecompressionBombError, MemoryError) as error:
+            return report("unreadable", str(error))
+        except _BROKEN as error:
+            problem = f"{kind or 'image'} is cut or damaged: {type(error).__name__}: {error}"
+            return report("truncated", problem)
+    if problem := size_problem(stored, "", (None, None)):
+        return report(*problem)
+    shown = stored[::-1] if orientation in _TURNED else stored
+    if turned:
+        return shown, findings
+    known = size[0] is not None
+    if orientation != 1:
+        what = f"EXIF orientation {orientation}: Detectron2 turns {times(stored)} to {times(shown)}"
+        if known and shown != size:
+            report("rotated", f"{what}, but the JSON says {times(size)}, and stops")
+        else:
+            agrees = "which the JSON agrees with; the PNG must be turned, too" if known else "on reading"
+            report("orientation", f"{what}, {agrees}")
+    elif known and shown != size:
+        report("size", f"the image has {times(shown)} pixels, the JSON says {times(size)}")
+    if mode.startswith(("I", "F")):
+        report("depth", f"{mode} pixels of more than 8 bits")
+    return shown, findings
