@@ -8,21 +8,15 @@
 Ends with exit code 0 if there is no error (warnings and notes are allowed), 2 with the full list of errors
 and what to do about each, 130 after Ctrl-C with what was found until then.
 
-``sets`` finds the paths in the config or the registered source. ``run`` reads the JSON files by the rules of
-``formats``, which loading obeys too: it stops at the first error, the check lists all. One job per image,
-spread over processes, reads its photograph, panoptic PNG, label map and instances to the last byte
-(``images``, ``instances``). ``formats.findings`` holds every kind of finding with its severity
-and remedy:
+The rules are those of ``formats``, which loading obeys too: it stops at the first error, the check lists
+all. ``formats.findings`` holds every kind of finding with its severity and remedy:
 
-- an *error* stops training, or makes training or evaluation wrong; those of the JSON files stop any command
-  that reads the set;
+- an *error* stops training, or makes training or evaluation wrong;
 - a *warning* is probably not meant, but has a defined effect;
 - a *note* is allowed and good to know, such as images without objects.
 
-Files are compared with the JSON and with each other: sizes (of photographs after the EXIF orientation that
-Detectron2 applies), segment ids in both directions, areas and boxes counted from the PNG's runs of equal
-pixels, label maps with those that the PNG implies, instance masks with the segments of the PNG. Memory holds
-the JSON files, one image per process and the findings.
+One job per image, spread over processes, reads its photograph, panoptic PNG, label map and instances to the
+last byte, and compares them with the JSON and with each other.
 """
 
 from .command import main

@@ -26,23 +26,15 @@ from .sets import DataSet
 
 @dataclasses.dataclass
 class Counts:
-    """What was counted; sums over images.
-
-    Args:
-        images: images looked at.
-        segments, pixels, crowds: {category id: number} over the segments that were found in PNGs.
-        labels: {(label, that of the label map): pixels} of the semantic head.
-        void: pixels without a segment.
-        total: all pixels of the PNGs.
-    """
+    """Sums over images: {category id: number} of segments that were found in PNGs; ``void`` are pixels."""
 
     images: int = 0
     segments: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     pixels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     crowds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    labels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    labels: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # label_pairs
     void: int = 0
-    total: int = 0
+    total: int = 0  # pixels
 
     def count(self, areas: dict, segments: dict) -> None:
         """Add an image: {id: pixels} of its PNG, {id: segment} of the JSON."""
@@ -76,12 +68,9 @@ def _image_path(data_set: DataSet, image: dict) -> str:
 
 
 def check_pair(data_set: DataSet, things: dict, item: tuple) -> tuple[list[Finding], Counts]:
-    """Check the files of one image.
+    """Check the files of one image: (image entry or None, annotation or None, instances or None).
 
-    Args:
-        data_set: the set, with the folders to look at.
-        things: {category id: isthing}.
-        item: (image entry or None, annotation or None, instances or None).
+    ``things`` are {category id: isthing}; folders of the ``data_set`` that are None are not looked at.
     """
     image, annotation, instances = item
     findings, counts, size, shown = [], Counts(), (None, None), None

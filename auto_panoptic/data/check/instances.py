@@ -20,15 +20,9 @@ _OVERLAP = 0.1  # part of the smaller mask
 
 
 def check_instances(instances: list, size: tuple, path: str, image_id, ids, segments: dict) -> list[Finding]:
-    """Check the instances of one image by themselves and against the panoptic PNG.
+    """Check the instances of an image of ``size`` (W, H), by themselves and against the panoptic PNG.
 
-    Args:
-        instances: annotations of the image.
-        size: (W, H) of the image.
-        path: the instances JSON.
-        image_id: id of the image.
-        ids: segment ids (H, W), or None.
-        segments: {segment id: segment} of the *thing* segments that are no crowds.
+    ``ids`` (H, W) are those of the PNG, or None; ``segments``, {id: segment}, its things that are no crowds.
     """
     findings, masks, kept = [], [], []
 
@@ -79,9 +73,7 @@ def _check_mask(instance: dict, size: tuple, report: Callable) -> dict | None:
     return mask
 
 
-def _compare_with_png(
-    instances: list, masks: list, ids: np.ndarray, segments: dict, report: Callable
-) -> None:
+def _compare_with_png(instances: list, masks: list, ids: np.ndarray, segments: dict, report: Callable):
     numbers = list(segments)
     regions = [mask_util.encode(np.asfortranarray(ids == number).view(np.uint8)) for number in numbers]
     best = np.zeros(len(numbers))

@@ -12,22 +12,12 @@ _LISTED = 20  # warnings or notes of one kind that are printed
 
 @dataclasses.dataclass
 class Report:
-    """What the check of one set found.
-
-    Args:
-        name: of the set.
-        findings: errors first, then by kind, file and image.
-        counts: sums over the images that were read.
-        categories: the classes, or None for a folder of classified images.
-        done, total: images (or annotations without one) that were read, and that there are.
-        seconds: time it took.
-        interrupted: Ctrl-C ended it.
-    """
+    """What the check of one set found; ``done`` of ``total`` images, or annotations alone, were read."""
 
     name: str
     findings: list = dataclasses.field(default_factory=list)
     counts: Counts = dataclasses.field(default_factory=Counts)
-    categories: Categories | None = None
+    categories: Categories | None = None  # of a folder of classified images
     done: int = 0
     total: int = 0
     seconds: float = 0.0

@@ -83,9 +83,8 @@ def _folder_jobs(root: str, report: Report):
     try:
         classes = sorted(e.path for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
     except OSError as error:
-        report.findings.append(
-            Finding("folder-missing", root, None, f"the folder cannot be read: {error.strerror}")
-        )
+        what = f"the folder cannot be read: {error.strerror}"
+        report.findings.append(Finding("folder-missing", root, None, what))
         return None
     if not classes:
         report.findings.append(Finding("class-missing", root, None, "the folder holds no folder of a class"))
@@ -104,12 +103,7 @@ def _folder_jobs(root: str, report: Report):
 
 
 def run_check(data_set: DataSet, processes: int | None = None, progress: bool = True) -> Report:
-    """Check a data set; Ctrl-C ends it with what was found until then.
-
-    Args:
-        data_set: the set.
-        processes: None takes the CPUs this process may use, at most 16.
-        progress: show a bar.
+    """Check a data set; Ctrl-C ends it with what was found until then. ``processes`` as in :func:`.stream`.
 
     Raises:
         UserError: a process was killed.

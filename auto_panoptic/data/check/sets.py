@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ...errors import UserError
 from ..formats.json_file import read_object
 from ..labels import SEPARATED
+from ..metadata import IDS
 from ..register import find_source, foreign_source, unknown_data_set
 from ..sets.imagenet import find_image_folder
 
@@ -96,9 +97,7 @@ def _from_metadata(name: str) -> DataSet:
             f"data set {name} names no panoptic_json, panoptic_root and image_root in its metadata; only "
             "panoptic data sets and folders of classified images can be checked."
         )
-    ids = [
-        set(metadata.get(f"{kind}_dataset_id_to_contiguous_id", None) or ()) for kind in ("thing", "stuff")
-    ]
+    ids = [set(metadata.get(key, None) or ()) for key in IDS.values()]
     return dataclasses.replace(_from_source(name, source), classes=tuple(ids) if any(ids) else None)
 
 

@@ -15,54 +15,42 @@ from ...errors import UserError
 from ...files import write_json, write_text
 from ..formats import panoptic_png as coco
 from ..formats.names import below
-from .engine import STATE, digest_of, read_state, stat_of, write_image
+from .engine import STATE, Derivation, digest_of, read_state, stat_of, write_image
 from .once import filling
 from .pool import parallel_map
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceImage:
-    """One image to convert.
-
-    Args:
-        image_id: its id in the JSON.
-        file_name: the photograph, relative to the image root.
-        png: file name of the panoptic PNG.
-        annotations: the annotation images.
-    """
+    """One image to convert."""
 
     image_id: str
-    file_name: str
-    png: str
-    annotations: tuple[Path, ...]
+    file_name: str  # the photograph, relative to the image root
+    png: str  # file name of the panoptic PNG
+    annotations: tuple[Path, ...]  # images
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """One split to convert.
+    """One split to convert; its functions are picklable.
 
     Args:
-        title: for progress bars and messages.
+        files: the set, whose panoptic JSON and PNGs are made.
         image_root: folder of the photographs.
-        panoptic_json, panoptic_root: what is made.
-        categories: COCO-panoptic categories.
-        read_ids: annotation paths -> segment ids (H, W), 0 where nothing is labelled. Picklable.
-        describe: segment id -> (category id, iscrowd), or None for ids that cannot occur. Picklable.
+        read_ids: annotation paths -> segment ids (H, W), 0 where nothing is labelled.
+        describe: segment id -> (category id, iscrowd), or None for ids that cannot occur.
     """
 
-    title: str
+    files: Derivation
     image_root: Path
-    panoptic_json: Path
-    panoptic_root: Path
-    categories: Sequence[dict]
     read_ids: Callable[[tuple[Path, ...]], np.ndarray]
     describe: Callable[[int], tuple[int, int] | None]
 
 
-def made_here(task: Conversion) -> bool:
+def made_here(files: Derivation) -> bool:
     """Whether the JSON is there as :func:`convert` made it; one made by others is never replaced."""
-    made = stat_of(task.panoptic_json)
-    return bool(made) and read_state(task.panoptic_root).get("made") == made
+    made = stat_of(files.panoptic_json)
+    return bool(made) and read_state(files.panoptic_root).get("made") == made
 
 
 def convert(task: Conversion, sources: Sequence[SourceImage], processes: int | None = None) -> str:
@@ -77,27 +65,28 @@ def convert(task: Conversion, sources: Sequence[SourceImage], processes: int | N
     Raises:
         UserError: a source is missing, damaged or does not fit its photograph.
     """
-    files = [(path.name, path) for source in sources for path in source.annotations]
-    inputs = digest_of(list(task.categories), files)
+    files = task.files
+    paths = [(path.name, path) for source in sources for path in source.annotations]
+    inputs = digest_of(list(files.categories), paths)
 
     def is_fresh() -> bool:
-        fresh = not made_here(task) or read_state(task.panoptic_root).get("inputs") == inputs
-        return fresh and task.panoptic_json.exists()
+        fresh = not made_here(files) or read_state(files.panoptic_root).get("inputs") == inputs
+        return fresh and files.panoptic_json.exists()
 
     if is_fresh():
         return "kept"
-    with filling(task.panoptic_root):
+    with filling(files.panoptic_root):
         if is_fresh():  # made by a process that was waited for
             return "kept"
         job = functools.partial(_convert_image, task)
-        done = parallel_map(job, sources, processes, f"{task.title}: panoptic PNGs")
+        done = parallel_map(job, sources, processes, f"{files.title}: panoptic PNGs")
         content = {
             "images": [image for image, _ in done],
             "annotations": [annotation for _, annotation in done],
-            "categories": list(task.categories),
+            "categories": list(files.categories),
         }
-        write_text(task.panoptic_json, json.dumps(content))
-        write_json(task.panoptic_root / STATE, {"inputs": inputs, "made": stat_of(task.panoptic_json)})
+        write_text(files.panoptic_json, json.dumps(content))
+        write_json(files.panoptic_root / STATE, {"inputs": inputs, "made": stat_of(files.panoptic_json)})
         return "made"
 
 
@@ -113,7 +102,7 @@ def _image_size(path: Path) -> tuple[int, int]:
 
 def _convert_image(task: Conversion, source: SourceImage) -> tuple[dict, dict]:
     """Make or keep one PNG; its image and annotation records."""
-    path = below(task.panoptic_root, source.png, source.annotations[0].parent)
+    path = below(task.files.panoptic_root, source.png, source.annotations[0].parent)
     size = _image_size(task.image_root / source.file_name)
     ids = task.read_ids(source.annotations)
     if ids.shape != size:

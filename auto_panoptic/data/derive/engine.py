@@ -1,10 +1,9 @@
 """What training reads beside a set in COCO-panoptic format: label maps, instances, a JSON of own categories.
 
-One engine makes it all, for a first load and for the scripts in ``datasets/``. Files are written one by one,
-each whole or not at all, under one lock per folder. Whether they are fresh is decided by everything that they
-depend on: the JSON, size and time of every PNG, the labels. If anything differs, the files are computed anew
-and those that differ are replaced; hence an interrupted run is continued by the next one, and files made by
-others, or copied from elsewhere, are kept where they say the same.
+Files are written one by one, each whole or not at all, under one lock per folder. They are fresh as long as
+all that they depend on is the same: the JSON, size and time of every PNG, the labels. Otherwise they are
+computed anew and those that differ are replaced: an interrupted run is continued by the next one, and files
+made by others, or copied, are kept where they say the same.
 """
 
 from __future__ import annotations
@@ -138,7 +137,7 @@ def derive(task: Derivation, processes: int | None = None, thorough: bool = Fals
 
     Args:
         task: what is wanted.
-        processes: None takes the CPUs there are.
+        processes: as in :func:`.stream`.
         thorough: compare every file with its source, whatever was noted about it.
 
     Returns:
@@ -282,10 +281,7 @@ def verify(
     processes: int | None = None,
     remedy: str = "Repeat the command without --check, which makes them again",
 ) -> int:
-    """Compare every label map with its panoptic PNG and the instances with the segments; writes nothing.
-
-    Returns:
-        number of images.
+    """Compare label maps with panoptic PNGs and instances with segments; writes nothing, returns the images.
 
     Raises:
         UserError: names what is wrong and the remedy.
@@ -309,14 +305,7 @@ def _problem(task: Derivation, entry: tuple) -> str | None:
 
 
 def verify_instances(task: Derivation, entries: list | None = None) -> int:
-    """Compare the instances JSON, which others may have made, with the thing segments, image by image.
-
-    Returns:
-        number of images.
-
-    Raises:
-        UserError: names what is wrong and the remedy.
-    """
+    """As :func:`verify`, of the instances JSON alone, which others may have made."""
     entries = task.entries() if entries is None else entries
     if task.instances_json is None:
         return len(entries)

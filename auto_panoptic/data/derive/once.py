@@ -21,11 +21,7 @@ def datasets_root() -> Path:
 
 @contextlib.contextmanager
 def _locked(folder: Path):
-    """Hold the lock on ``folder``, a file beside it; the system releases it if the process dies.
-
-    Raises:
-        UserError: ``folder`` cannot be made or written.
-    """
+    """Hold the lock on ``folder``, a file beside it; raises UserError where that cannot be written."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         path = folder.parent / f".{folder.name}.lock"
@@ -68,16 +64,7 @@ def build_once(
     """Make the folder ``target`` exactly once, also when several processes ask for it at the same time.
 
     ``build`` fills a temporary folder beside ``target``, which is then renamed: no process ever sees half a
-    folder, and an interrupted build leaves nothing that counts. Later callers wait for the first one.
-
-    Args:
-        target: the folder to make.
-        is_complete: whether a folder holds what is wanted; then nothing is built.
-        build: fills the (empty) folder it is given.
-        ours: whether an existing, incomplete ``target`` was made here and may be replaced.
-
-    Returns:
-        ``target``.
+    folder. Nothing is built where ``is_complete``; what is incomplete is replaced if it is ``ours``.
 
     Raises:
         UserError: ``target`` holds something else, or cannot be written.

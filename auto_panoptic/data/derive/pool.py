@@ -74,15 +74,7 @@ def _numbered(function: Callable, item: tuple) -> tuple:
 
 
 def parallel_map(function: Callable, items: Iterable, processes: int | None = None, title: str = "") -> list:
-    """``[function(x) for x in items]`` on several processes, with a progress bar for long lists.
-
-    Args:
-        function, items, processes: as for :func:`stream`.
-        title: shown beside the progress bar.
-
-    Raises:
-        UserError: as :func:`stream`.
-    """
+    """``[function(x) for x in items]`` by :func:`stream`, with a progress bar for long lists."""
     from tqdm import tqdm
 
     items = list(items)

@@ -22,14 +22,9 @@ BOX_IMAGES = 1000  # that are looked at to see whether both files number their c
 
 
 class InstancesIndex:
-    """An instances JSON, compared with the panoptic JSON of the same images.
+    """An instances JSON, compared with the panoptic JSON of the same images, whose problems are known.
 
-    Args:
-        content: of the file; holds the three lists.
-        panoptic: the panoptic JSON, whose problems are known.
-
-    Attributes:
-        instances: {image id: annotations} of what can be looked at; known after :meth:`problems`.
+    ``instances``, {image id: annotations} of what can be looked at, are known after :meth:`problems`.
     """
 
     def __init__(self, content: dict, panoptic: PanopticIndex):
@@ -143,13 +138,7 @@ def _objects(entries: list) -> list[tuple[int, list]]:
 
 
 def value_problems(instance: dict, size: tuple, image_id) -> Iterator[Problem]:
-    """What is wrong with box, crowd flag and mask of an instance, before a pixel is drawn.
-
-    Args:
-        instance: the annotation.
-        size: (W, H) of the image.
-        image_id: for the findings.
-    """
+    """What is wrong with box, crowd flag and mask of an instance in an image of ``size`` (W, H), undrawn."""
     where, box, crowd = f"instance {instance.get('id')}", instance.get("bbox"), instance.get("iscrowd", 0)
     if not is_box(box):
         flat = type(box) is list and len(box) == 4 and are_numbers(box) and min(box[2:]) == 0
@@ -196,8 +185,8 @@ def _polygon_problem(polygons: list, size: tuple) -> tuple[str, str] | None:
     if leaves > 0:
         low, high = bounds(kept)
         if min(high) <= 0 or low[0] >= size[0] or low[1] >= size[1]:
-            what = f"polygons from {low} to {high} lie outside the image of {size[0]} x {size[1]}"
-            return "mask-outside", what
+            where = f"outside the image of {size[0]} x {size[1]}"
+            return "mask-outside", f"polygons from {low} to {high} lie {where}"
         if leaves > max(size):  # pycocotools walks along every edge, pixel by pixel
             return "mask-outside", f"polygons leave the image of {size[0]} x {size[1]} by {leaves:g} pixels"
     if len(kept) < len(polygons):
@@ -256,14 +245,7 @@ def decode_counts(text: str) -> list[int]:
 
 @no_collection()
 def read_instances(path: str, panoptic: PanopticIndex) -> dict:
-    """Read an instances JSON and check all of it.
-
-    Args:
-        path: the file.
-        panoptic: the panoptic JSON of the same images.
-
-    Returns:
-        {image id: annotations in the order of the file}.
+    """Read an instances JSON and check all of it: {image id: annotations in the order of the file}.
 
     Raises:
         UserError: the first error, with file and entry.
@@ -279,20 +261,14 @@ def read_instances(path: str, panoptic: PanopticIndex) -> dict:
             mask = instance["segmentation"]
             polygons = with_area(mask) if isinstance(mask, list) else mask
             if polygons:
-                kept.append(
-                    instance if len(polygons) == len(mask) else {**instance, "segmentation": polygons}
-                )
+                same = len(polygons) == len(mask)
+                kept.append(instance if same else {**instance, "segmentation": polygons})
         index.instances[image_id] = kept
     return index.instances
 
 
 def detectron2_instance(instance: dict, categories: Mapping) -> dict:
-    """A sound annotation in Detectron2's format.
-
-    Args:
-        instance: the annotation.
-        categories: {category id: contiguous id}.
-    """
+    """A sound annotation in Detectron2's format; ``categories`` are {category id: contiguous id}."""
     mask = instance["segmentation"]
     if isinstance(mask, dict) and isinstance(mask["counts"], list):
         mask = mask_util.frPyObjects(mask, *mask["size"])

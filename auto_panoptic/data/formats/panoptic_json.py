@@ -1,8 +1,4 @@
-"""COCO-panoptic JSON files: every rule about them, and reading them.
-
-Loading raises the first error that :meth:`PanopticIndex.problems` or :func:`segment_problems` finds, the
-checker lists all of them.
-"""
+"""COCO-panoptic JSON files: every rule about them, and reading them. Loading raises the first error found."""
 
 from __future__ import annotations
 
@@ -177,14 +173,10 @@ def _useless(entry: object, where: str) -> Problem | None:
 
 
 def segment_problems(annotation: dict, things: dict, size: tuple, sound: dict) -> Iterator[Problem]:
-    """What is wrong with the segments_info of one image.
+    """What is wrong with the segments_info of an image of ``size`` (W, H) or (None, None).
 
-    Args:
-        annotation: the annotation.
-        things: {category id: isthing}.
-        size: width and height of the image, or (None, None).
-        sound: gets {segment id: segment} of those that can be looked for in the PNG, with "iscrowd" 0 or 1
-            and an unknown "category_id" as None.
+    ``things`` are {category id: isthing}. ``sound`` gets {segment id: segment} of those that can be looked
+    for in the PNG, with "iscrowd" 0 or 1 and an unknown "category_id" as None.
     """
     image_id, stuff = annotation["image_id"], []
     for position, segment in enumerate(annotation["segments_info"]):
@@ -293,7 +285,7 @@ def read_segments(path: str, categories: Sequence | None = None) -> dict:
         categories: checked category list that replaces the JSON's.
 
     Returns:
-        {image id: (image entry, annotation entry)}, in the order of image ids.
+        {image id: (image entry, annotation entry)}, by image id.
 
     Raises:
         UserError: the first error, with file and entry.

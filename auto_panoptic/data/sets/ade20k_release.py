@@ -19,7 +19,6 @@ import numpy as np
 
 from ...errors import UserError
 from ..derive.conversion import Conversion, SourceImage, convert, made_here, sample
-from ..derive.engine import Derivation
 from ..derive.pool import parallel_map
 from ..prepare import prepare
 from .ade20k import CATEGORIES, FOLDERS, STUFF_IDS, ade20k_files
@@ -35,42 +34,22 @@ DOWNLOADS = {
 
 
 def prepare_ade20k(root: Path, split: str, processes: int | None = None) -> dict[str, str]:
-    """Make and verify everything that training and evaluation read of one split.
+    """Make and verify what training and evaluation read of "train" or "val": {what: what was done}.
 
-    Args:
-        root: the data set root, which holds ``ADEChallengeData2016``.
-        split: "train" or "val".
-        processes: None takes the CPUs there are.
-
-    Returns:
-        {what: "made" or "kept"}.
+    ``root`` is the data set root, which holds ``ADEChallengeData2016``.
 
     Raises:
         UserError: a source is missing or damaged.
     """
     task, report = ade20k_files(root, split), {}
-    conversion = _conversion(task, split)
-    if not task.panoptic_json.exists() or (made_here(conversion) and _is_there(root, split)):
+    images = task.panoptic_json.parent / "images" / FOLDERS[split]
+    conversion = Conversion(task, images, read_ids, describe)
+    there = all((root / "ADEChallengeData2016" / name / FOLDERS[split]).is_dir() for name in DOWNLOADS)
+    if not task.panoptic_json.exists() or (there and made_here(task)):
         sources = _sources(task.panoptic_json.parent, split)
         _check_numbering(sources, processes)
         report[str(task.panoptic_json)] = convert(conversion, sources, processes)
     return report | prepare(task, processes)
-
-
-def _is_there(root: Path, split: str) -> bool:
-    return all((root / "ADEChallengeData2016" / name / FOLDERS[split]).is_dir() for name in DOWNLOADS)
-
-
-def _conversion(files: Derivation, split: str) -> Conversion:
-    return Conversion(
-        title=files.title,
-        image_root=files.panoptic_json.parent / "images" / FOLDERS[split],
-        panoptic_json=files.panoptic_json,
-        panoptic_root=files.panoptic_root,
-        categories=CATEGORIES,
-        read_ids=read_ids,
-        describe=describe,
-    )
 
 
 def _sources(root: Path, split: str) -> list[SourceImage]:

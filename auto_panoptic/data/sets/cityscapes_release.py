@@ -38,31 +38,17 @@ def cityscapes_files(root: Path, split: str) -> Derivation:
 
 
 def prepare_cityscapes(root: Path, split: str, processes: int | None = None) -> dict[str, str]:
-    """Make and verify everything that training and evaluation read of one split.
+    """Make and verify what training and evaluation read of "train" or "val": {what: what was done}.
 
-    Args:
-        root: the data set root, which holds ``cityscapes``; ``$DETECTRON2_DATASETS`` is the same.
-        split: "train" or "val".
-        processes: None takes the CPUs there are.
-
-    Returns:
-        {what: what was done}.
+    ``root`` is the data set root, which holds ``cityscapes``; ``$DETECTRON2_DATASETS`` is the same.
 
     Raises:
         UserError: a source is missing or damaged.
     """
     task, report = cityscapes_files(root, split), {}
-    conversion = Conversion(
-        title=task.title,
-        image_root=root / "cityscapes" / "leftImg8bit" / split,
-        panoptic_json=task.panoptic_json,
-        panoptic_root=task.panoptic_root,
-        categories=CATEGORIES,
-        read_ids=read_ids,
-        describe=describe,
-    )
+    conversion = Conversion(task, root / "cityscapes" / "leftImg8bit" / split, read_ids, describe)
     there = _annotations(root / "cityscapes", split)
-    if not task.panoptic_json.exists() or (there and made_here(conversion)):
+    if not task.panoptic_json.exists() or (there and made_here(task)):
         sources = _sources(root / "cityscapes", split)
         report[str(task.panoptic_json)] = convert(conversion, sources, processes)
     name = f"cityscapes_panoptic_{split}"

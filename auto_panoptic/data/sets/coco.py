@@ -33,15 +33,9 @@ def coco_files(root: Path, split: str) -> Derivation:
 
 
 def prepare_coco(root: Path, split: str, processes: int | None = None) -> dict[str, str]:
-    """Make and verify the label maps of one split: things 0, stuff 1..53 by ascending id, void 255.
+    """Make and verify label maps of "train" or "val", things 0, stuff 1..53: {what: what was done}.
 
-    Args:
-        root: the data set root, which holds ``coco``.
-        split: "train" or "val".
-        processes: None takes the CPUs there are.
-
-    Returns:
-        {what: what was done}.
+    ``root`` is the data set root, which holds ``coco``.
 
     Raises:
         UserError: an annotation file is missing or damaged.
