@@ -61,6 +61,19 @@ def test_hinge_is_the_definition(n, positives):
             assert lovasz_hinge(logits, given).item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_hinge_of_several_segmentations_is_the_mean():
+    """A logit of exactly 1 is no error, whatever the sign of its zero."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 40, generator=generator)
+    labels = torch.rand(5, 40, generator=generator) < torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])[:, None]
+    logits[:, ::4] = labels[:, ::4] * 2.0 - 1
+    alone = [lovasz_hinge(x, y) for x, y in zip(logits, labels, strict=True)]
+    torch.testing.assert_close(lovasz_hinge(logits, labels), torch.stack(alone).mean())
+    none = torch.zeros(0, 40, requires_grad=True)
+    lovasz_hinge(none, torch.zeros(0, 40)).backward()
+    assert none.grad.shape == (0, 40)
+
+
 def test_hinge_of_confident_logits_is_the_iou():
     """With errors of 0 and 2 it is twice 1 - IoU, and 0 where all is right with a margin of 1."""
     labels = torch.tensor([1, 1, 1, 0, 0, 0, 0])
@@ -191,7 +204,7 @@ def test_nan_stays_visible():
 @pytest.mark.parametrize(
     "call, match",
     [
-        (lambda: lovasz_hinge(torch.zeros(2, 3), torch.zeros(2, 3)), "logits and labels"),
+        (lambda: lovasz_hinge(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3)), "logits and labels"),
         (lambda: lovasz_hinge(torch.zeros(3), torch.zeros(2)), "logits and labels"),
         (lambda: lovasz_softmax(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64)), "probabilities"),
         (

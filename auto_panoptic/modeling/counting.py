@@ -71,7 +71,8 @@ def count(model: nn.Module, size: tuple[int, int]) -> CostTables:
             raise
         logger.info("Counting on the CPU: inference of this model depends on values")
         return count(_on_cpu(model), size)
-    costs = {key: Cost(macs[key], params[key]) for key in params}
+    keys = {**params, **macs}  # work without weights counts, too
+    costs = {key: Cost(macs[key], params[key]) for key in keys}
     fixed = {key: cost for key, cost in costs.items() if isinstance(key, str)}
     sites: dict[str, dict[str, Cost]] = {}
     for site, name in candidates:

@@ -21,23 +21,27 @@ def lovasz_hinge(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Lovasz hinge of a binary segmentation: m = 1 - logit for positives, 1 + logit for negatives, cut at 0.
 
     Args:
-        logits: (N,).
-        labels: (N,) bool, or 0 and 1.
+        logits: (N,), or (R, N) for R segmentations.
+        labels: of the same shape, bool, or 0 and 1.
 
     Returns:
-        scalar; 0 with a graph where N is 0.
+        scalar, the mean over R; 0 with a graph where N or R is 0.
 
     Raises:
         ValueError: the shapes do not fit each other.
     """
-    if logits.ndim != 1 or labels.shape != logits.shape:
+    if logits.ndim not in (1, 2) or labels.shape != logits.shape:
         raise ValueError(
-            "lovasz_hinge: expected logits and labels (N,), got "
+            "lovasz_hinge: expected logits and labels (N,) or (R, N), got "
             f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     logits, positive = _full(logits), labels.bool()
     errors = 1 - torch.where(positive, logits, -logits)
-    wrong = ~(errors <= 0)  # a NaN is an error; those left out come last and add nothing
+    if logits.ndim == 2:
+        errors = torch.where(errors <= 0, 0, errors)  # a NaN is an error
+        weights = _weights(errors.detach(), positive, positive.sum(dim=1))
+        return (errors * weights).sum() / max(len(errors), 1)
+    wrong = ~(errors <= 0)  # those left out come last and add nothing
     errors, count = errors[wrong], positive.sum()[None]
     weights = _weights(errors.detach()[None], positive[wrong][None], count)[0]
     return (errors * weights).sum()

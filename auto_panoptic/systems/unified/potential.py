@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.layers.mask_ops import _do_paste_mask
+from detectron2.structures import Instances
+from torch import nn
 
 from auto_panoptic.errors import one_of
 
-__all__ = ["VARIANTS", "dynamic_potential", "paste_masks"]
+__all__ = ["VARIANTS", "PotentialHead", "dynamic_potential", "paste_masks"]
 
 VARIANTS = ("A", "B", "C")
 
@@ -91,3 +93,45 @@ def paste_masks(masks: torch.Tensor, boxes: torch.Tensor, height: int, width: in
     corner = torch.maximum(boxes[:, 2:], boxes[:, :2] + 1e-3)  # a box of no size would divide by 0
     boxes = torch.cat([boxes[:, :2], corner], dim=1)
     return _do_paste_mask(masks[:, None], boxes, height, width, skip_empty=False)[0]
+
+
+class PotentialHead(nn.Module):
+    """:func:`dynamic_potential` of the semantic logits and the detections of an image."""
+
+    def __init__(self, variant: str, stuff: Sequence[int], stride: int, global_term: bool = False):
+        """
+        Args:
+            variant: one of :data:`VARIANTS`.
+            stuff: indices of the stuff classes.
+            stride: of the semantic logits.
+            global_term: add w V(class) everywhere, w learnt from 0.
+        """
+        super().__init__()
+        self.variant = one_of("MODEL.UNIFIED.POTENTIAL", variant, VARIANTS)
+        self.stuff = stuff
+        self.stride = stride
+        self.global_weight = nn.Parameter(torch.zeros(())) if global_term else None
+
+    def forward(self, semantic: torch.Tensor, detections: Instances) -> torch.Tensor:
+        """
+        Args:
+            semantic: (K, H, W) logits.
+            detections: D with "pred_boxes" in pixels of the image, "pred_classes", "scores" and, but for
+                variant A, "pred_masks" (D, 1, S, S) probabilities.
+
+        Returns:
+            (N_st + D, H, W).
+        """
+        boxes, masks = detections.pred_boxes.tensor / self.stride, None
+        if self.variant != "A":
+            masks = paste_masks(detections.pred_masks[:, 0].float(), boxes, *semantic.shape[1:])
+        return dynamic_potential(
+            self.variant,
+            semantic.float().softmax(dim=0),
+            self.stuff,
+            boxes,
+            detections.pred_classes,
+            detections.scores,
+            masks,
+            self.global_weight,
+        )
