@@ -89,6 +89,7 @@ def _one_line(value) -> bool:
 
 
 PROBABILITY = number(0, 1)
+PART = Rule(lambda v: PROBABILITY.allows(v) and v < 1, "a number of at least 0, less than 1")
 WEIGHT = number(0)
 POSITIVE = number(0, above=True)
 COUNT = whole(1)
@@ -135,6 +136,7 @@ RULES: dict[str, Rule] = {
     ),
     "MODEL.WEIGHTS_CLASS_LAYERS": choice("strict", "anew"),
     "MODEL.BACKBONE.FREEZE_AT": whole(0, 5),  # the stem and four stages
+    "MODEL.SHUFFLENET.WIDTH": choice("300M", "1.3G", "3.8G", "custom"),
     "MODEL.SHUFFLENET.STAGE_CHANNELS": several(_EVEN, count=4),
     "MODEL.SHUFFLENET.STAGE_REPEATS": several(whole(1, 100), count=4),
     "MODEL.SHUFFLENET.NORM": choice("BN", "SyncBN"),
@@ -155,7 +157,7 @@ RULES: dict[str, Rule] = {
     "INPUT.CROP.SIZE": several(POSITIVE, count=2),
     **dict.fromkeys(("DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.SEARCH"), several(TEXT)),
     "DATALOADER.SAMPLER_TRAIN": choice("TrainingSampler", "RepeatFactorTrainingSampler"),
-    "SOLVER.MOMENTUM": Rule(lambda v: PROBABILITY.allows(v) and v < 1, "a number of at least 0, less than 1"),
+    "SOLVER.MOMENTUM": PART,
     "SOLVER.WEIGHT_DECAY_BIAS": optional(WEIGHT),
     "SOLVER.STEPS": several(COUNT, rising=True),
     "SOLVER.WARMUP_METHOD": choice("linear", "constant"),

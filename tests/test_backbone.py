@@ -273,11 +273,6 @@ def test_block_errors(kwargs, message):
         ShuffleBlock(norm=BN, **kwargs)
 
 
-def test_unknown_norm():
-    with pytest.raises(ValueError, match="SyncBN"):
-        make_norm("GN")
-
-
 def test_widths():
     assert WIDTHS["1.3G"] == Width(48, (96, 240, 480, 960), (8, 8, 16, 8), 1024)
     assert WIDTHS["3.8G"] == Width(72, (172, 432, 864, 1728), (8, 8, 16, 8), 1728)

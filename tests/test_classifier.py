@@ -10,6 +10,7 @@ from auto_panoptic.modeling import apply_architecture
 from auto_panoptic.space import Architecture, SearchSpace, resolve_architecture_path
 from auto_panoptic.space.cost import backbone_cost
 from auto_panoptic.training import AutoPanopticTrainer
+from auto_panoptic.validate import validate
 
 SUPERNET, SEARCHED = "pretrain/supernet_imagenet.yaml", "pretrain/searched_imagenet.yaml"
 CLASSES = ("MODEL.CLASSIFIER.NUM_CLASSES", 5, "MODEL.CLASSIFIER.CONV_DIM", 16)
@@ -223,8 +224,9 @@ def learning_rates(cfg, iterations):
     [("NUM_CLASSES", 0), ("CONV_DIM", -1), ("DROPOUT", 1.0), ("DROPOUT", -0.1), ("LABEL_SMOOTHING", 1.0)],
 )
 def test_impossible_settings_are_refused(key, value):
-    with pytest.raises(ValueError, match=f"a classifier of .*{value}.*: expected positive sizes"):
-        small(f"MODEL.CLASSIFIER.{key}", value)
+    cfg = make_cfg(f"MODEL.CLASSIFIER.{key}", value, config=SUPERNET)
+    with pytest.raises(UserError, match=f"MODEL.CLASSIFIER.{key} is {value}; expected "):
+        validate(cfg)
 
 
 def test_a_training_image_without_label_is_refused():

@@ -226,7 +226,7 @@ def test_without_ray(monkeypatch):
 @pytest.mark.parametrize(
     "count, address, message",
     [
-        (0, None, "--workers is 0; expected at least 1"),
+        (0, None, "--workers is 0; expected a whole number of at least 1"),
         (1, "somewhere", "--ray-address somewhere: expected auto or host:port"),
         (1, "127.0.0.1:1", "--ray-address 127.0.0.1:1: nothing answers"),
     ],

@@ -27,20 +27,13 @@ Norm = Callable[[int], nn.Module]
 
 
 def make_norm(name: str, momentum: float = 0.1) -> Norm:
-    """A function from a channel number to a BatchNorm layer (eps 1e-5).
+    """A function from a channel number to a BatchNorm layer (eps 1e-5), ``name`` "BN" or "SyncBN".
 
-    Args:
-        name: "BN" or "SyncBN".
-        momentum: weight of the newest batch in the running statistics (reference code: 0.1 for a
-            supernet, 0.01 for a retrained model).
-
-    Raises:
-        ValueError: unknown name.
+    ``momentum`` is the weight of the newest batch in the running statistics (reference code: 0.1 for a
+    supernet, 0.01 for a retrained model).
     """
-    layers = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
-    if name not in layers:
-        raise ValueError(f"norm is {name!r}; allowed are {sorted(layers)}")
-    return lambda channels: layers[name](channels, eps=1e-5, momentum=momentum)
+    layer = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}[name]
+    return lambda channels: layer(channels, eps=1e-5, momentum=momentum)
 
 
 def shuffle_split(x: torch.Tensor, method: int = 1) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,36 +16,12 @@ class Width:
         channels: output channels of the four stages C2..C5, at strides 4, 8, 16, 32.
         repeats: blocks per stage; their sum is the number of backbone sites.
         classifier: output channels of the 1x1 convolution before the ImageNet classifier.
-
-    Raises:
-        ValueError: no backbone can have them.
     """
 
     stem: int
     channels: tuple[int, int, int, int]
     repeats: tuple[int, int, int, int]
     classifier: int = 1024
-
-    def __post_init__(self):
-        for name, values in (("channels", self.channels), ("repeats", self.repeats)):
-            if len(values) != 4 or any(
-                not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in values
-            ):
-                raise ValueError(
-                    f"{name} of the backbone are {list(values)}: expected four integers >= 1, one per stage"
-                )
-        if not isinstance(self.stem, int) or self.stem < 1:
-            raise ValueError(f"channels of the stem are {self.stem!r}: expected an integer >= 1")
-        before = self.stem
-        for stage, channels in enumerate(self.channels):
-            # The stride-2 block concatenates its projection (`before` channels) with a main branch of
-            # `channels - before`; the stride-1 blocks split their channels in two equal halves.
-            if channels % 2 or channels <= before:
-                raise ValueError(
-                    f"stage {stage} of the backbone has {channels} channels: expected an even number greater "
-                    f"than the {before} channels before it"
-                )
-            before = channels
 
 
 WIDTHS = {
@@ -77,9 +53,4 @@ def width_from_config(cfg) -> Width:
     node = cfg.MODEL.SHUFFLENET
     if node.WIDTH == "custom":
         return Width(node.STEM_CHANNELS, tuple(node.STAGE_CHANNELS), tuple(node.STAGE_REPEATS))
-    if node.WIDTH not in WIDTHS:
-        raise UserError(
-            f"MODEL.SHUFFLENET.WIDTH is {node.WIDTH!r}: expected one of {', '.join(WIDTHS)}, or 'custom' "
-            "with STEM_CHANNELS, STAGE_CHANNELS and STAGE_REPEATS"
-        )
-    return WIDTHS[node.WIDTH]
+    return get_width(node.WIDTH)

@@ -53,10 +53,15 @@ def outcome_of(evaluate: Evaluate, architecture: Architecture) -> dict:
         raise
     except Diverged as error:
         logger.error("candidate failed: %s: %s", architecture.indices(), error)
-        return {"status": "failed", "metrics": {}, "seconds": {}, "error": str(error)}
+        return failure(str(error))
     except Exception as error:
         if disk_problem(error):
             raise
         logger.exception("candidate failed: %s", architecture.indices())
-        return {"status": "failed", "metrics": {}, "seconds": {}, "error": f"{type(error).__name__}: {error}"}
+        return failure(f"{type(error).__name__}: {error}")
     return {"status": "ok", "metrics": metrics, "seconds": seconds}
+
+
+def failure(error: str) -> dict:
+    """The outcome of a candidate that failed."""
+    return {"status": "failed", "metrics": {}, "seconds": {}, "error": error}

@@ -16,18 +16,20 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 
 from ...data import setup_datasets
-from ...errors import UserError, first_line
+from ...errors import UserError, at_least, first_line
 from ...read_config import import_modules
 from ...space import Architecture
 from ...training import AutoPanopticTrainer, load_weights
 from ..candidate import CandidateEvaluator, SearchImages, search_images
-from .in_process import outcome_of
+from .in_process import failure, outcome_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,17 +78,13 @@ class _Worker:
         return outcome_of(self._evaluate, architecture)
 
 
+@dataclass(eq=False)
 class _Slot:
     """Place of one worker, which is replaced when it dies."""
 
-    def __init__(self):
-        self.actor = None
-        self.ready = False
-        self.failures = 0  # deaths before it was ready, in a row
-
-    @property
-    def given_up(self) -> bool:
-        return self.failures >= ATTEMPTS
+    actor: object = None
+    ready: bool = False
+    failures: int = 0  # deaths before it was ready, in a row
 
 
 class RayExecutor:
@@ -115,8 +113,7 @@ class RayExecutor:
         address: str | None = None,
         gpus: bool = False,
     ):
-        if workers < 1:
-            raise UserError(f"--workers is {workers}; expected at least 1")
+        at_least("--workers", workers, 1)
         self._ray = import_ray()
         self._ours = not self._ray.is_initialized()
         self._slots: list[_Slot] = []
@@ -210,9 +207,9 @@ class RayExecutor:
 
     def _hand_out(self, waiting: deque, pending: dict) -> None:
         """Give every free worker a candidate, and start those that are missing."""
-        busy = {id(slot) for slot, _ in pending.values()}
+        busy = [slot for slot, _ in pending.values()]
         for slot in self._slots:
-            if id(slot) in busy or slot.given_up or not waiting:
+            if slot in busy or slot.failures >= ATTEMPTS or not waiting:
                 continue
             if slot.actor is None:
                 slot.actor = self._ray.remote(_Worker).options(**self._options).remote()
@@ -234,7 +231,7 @@ class RayExecutor:
         except errors.RayTaskError as error:  # of a worker that lives
             if isinstance(error.cause, UserError):
                 raise error.cause from error
-            outcome = _failure(_reason(error))
+            outcome = failure(_reason(error))
         except errors.RayError as error:
             self._stop(slot)
             reason = _reason(error)
@@ -242,7 +239,7 @@ class RayExecutor:
             if attempt < ATTEMPTS:
                 waiting.appendleft((key, architecture, attempt + 1))
                 return
-            outcome = _failure(f"worker died {ATTEMPTS} times: {reason}")
+            outcome = failure(f"worker died {ATTEMPTS} times: {reason}")
         if outcome["status"] == "failed":
             logger.error("candidate failed: %s: %s", architecture.indices(), outcome["error"])
         yield key, outcome
@@ -257,11 +254,12 @@ class RayExecutor:
             is_alive = isinstance(error, self._ray.exceptions.RayTaskError)  # and would fail again
             slot.failures = ATTEMPTS if is_alive else slot.failures + 1
             logger.warning("a worker could not start: %s", _reason(error))
-            if all(slot.given_up for slot in self._slots):
+            if all(slot.failures >= ATTEMPTS for slot in self._slots):
                 if isinstance(getattr(error, "cause", None), UserError):
                     raise error.cause from error
-                message = f"--workers: no worker could start; the last one: {_reason(error)}"
-                raise UserError(message) from error
+                raise UserError(
+                    f"--workers: no worker could start; the last one: {_reason(error)}"
+                ) from error
 
     def _stop(self, slot: _Slot) -> None:
         if slot.actor is not None:
@@ -284,16 +282,11 @@ class RayExecutor:
         self.close()
 
 
-def _failure(error: str) -> dict:
-    return {"status": "failed", "metrics": {}, "seconds": {}, "error": error}
-
-
 def _reason(error: Exception) -> str:
     """Type and first line of what happened in a worker."""
     cause = getattr(error, "cause", None)
     error = cause if isinstance(cause, Exception) else error
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _check_address(address: str) -> None:
@@ -314,14 +307,7 @@ class RayWorkers(RayExecutor):
 
     The nodes of a cluster need the package and, under the same path, the annotations of DATASETS.SEARCH;
     images and weights are sent to them. With equal threads, scores on CPU are those of one process to the
-    last bit.
-
-    Args:
-        cfg: of the supernet. On "cuda", or where this machine has no GPU, the cluster's GPUs are used.
-        weights: checkpoint of the supernet, read here.
-        metrics: of "pq", "ap", "miou".
-        workers: number of workers.
-        address: see :class:`RayExecutor`.
+    last bit. On "cuda", or where this machine has no GPU, the cluster's GPUs are used.
     """
 
     def __init__(self, cfg, weights: str, metrics: Iterable[str], workers: int, address: str | None = None):
@@ -338,7 +324,8 @@ def _shared_data(cfg, weights: str) -> dict:
     cfg.MODEL.DEVICE = "cpu"
     model = AutoPanopticTrainer.build_model(cfg)
     load_weights(model, weights, cfg=cfg)
-    return {"state": _arrays(model.state_dict()), "images": _arrays(images)}
+    shared = {"state": dict(model.state_dict()), "images": list(images)}
+    return tree_map_only(torch.Tensor, torch.Tensor.numpy, shared)  # arrays, which Ray does not copy
 
 
 def _candidate_evaluator(cfg, metrics: tuple[str, ...], shared: dict) -> CandidateEvaluator:
@@ -354,23 +341,8 @@ def _candidate_evaluator(cfg, metrics: tuple[str, ...], shared: dict) -> Candida
     return CandidateEvaluator(cfg, model, metrics, SearchImages(*_tensors(shared["images"])))
 
 
-def _arrays(tree):
-    """Tensors as NumPy arrays, which Ray does not copy."""
-    return _mapped(tree, torch.Tensor, lambda tensor: tensor.numpy())
-
-
 def _tensors(tree):
     """Read-only memory of the node's object store, as tensors."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return _mapped(tree, np.ndarray, torch.from_numpy)
-
-
-def _mapped(tree, kind: type, function: Callable):
-    if isinstance(tree, kind):
-        return function(tree)
-    if isinstance(tree, dict):
-        return {key: _mapped(value, kind, function) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [_mapped(value, kind, function) for value in tree]
-    return tree
+        return tree_map_only(np.ndarray, torch.from_numpy, tree)

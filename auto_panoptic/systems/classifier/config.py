@@ -2,13 +2,13 @@
 
 from detectron2.config import CfgNode as CN
 
-from ...validate import CONDITIONS, RULES, number, several, whole
+from ...validate import CONDITIONS, PART, RULES, number, several, whole
 
 RULES |= {
     "MODEL.CLASSIFIER.NUM_CLASSES": whole(1),
     "MODEL.CLASSIFIER.CONV_DIM": whole(0, 10**5),
-    "MODEL.CLASSIFIER.DROPOUT": number(0, 1),
-    "MODEL.CLASSIFIER.LABEL_SMOOTHING": number(0, 1),
+    "MODEL.CLASSIFIER.DROPOUT": PART,
+    "MODEL.CLASSIFIER.LABEL_SMOOTHING": PART,
     "INPUT.CLASSIFICATION.TRAIN_SIZE": whole(1, 4096),
     "INPUT.CLASSIFICATION.TEST_RESIZE": whole(1, 4096),
     "INPUT.CLASSIFICATION.TEST_SIZE": whole(1, 4096),

@@ -49,16 +49,8 @@ class BackboneClassifier(nn.Module):
             dropout: probability to drop a channel before the average.
             label_smoothing: share of the target spread evenly over the classes.
             pixel_mean, pixel_std: per channel, subtracted from and dividing the images.
-
-        Raises:
-            ValueError: a size or a probability outside its range.
         """
         super().__init__()
-        if num_classes < 1 or conv_dim < 1 or not 0 <= dropout < 1 or not 0 <= label_smoothing < 1:
-            raise ValueError(
-                f"a classifier of {num_classes} classes, {conv_dim} channels, dropout {dropout} and label "
-                f"smoothing {label_smoothing}: expected positive sizes and probabilities in [0, 1)"
-            )
         shapes = backbone.output_shape()
         self.feature = max(shapes, key=lambda name: shapes[name].stride)
         self.label_smoothing = label_smoothing
