@@ -13,6 +13,7 @@ OUTPUT_DIR/metrics.json. With it go:
                     OUTPUT_DIR/inference/panoptic_NAME_per_class.json)
 --save-predictions  write OUTPUT_DIR/inference/panoptic_NAME.json and PNGs in COCO's results format
 --trim-study        also score with small stuff turned into void, at each of TEST.TRIM_AREAS
+--confusion         print how the semantic head confuses things and stuff, and its IoU over both
 """
 
 # ruff: noqa: E402
@@ -28,8 +29,8 @@ import math
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from auto_panoptic.data import holds_classes
-from auto_panoptic.evaluation import check_metrics, results_table
+from auto_panoptic.data import data_set_for, holds_classes
+from auto_panoptic.evaluation import check_metrics, results_table, thing_labels
 from auto_panoptic.evaluation.expected import check_expected_results, verify_results
 from auto_panoptic.evaluation.results import report_results
 from auto_panoptic.modeling import choice_blocks, meta_model
@@ -76,6 +77,7 @@ def evaluate(args, cfg):
     The weights may be a supernet's; then the path's BatchNorm statistics are recalibrated first.
     """
     options = {"save_predictions": True} if args.save_predictions else {}
+    options |= {"confusion": True} if args.confusion else {}
     if args.trim_study:
         cfg = without_merging_limit(cfg)
         options["trim_areas"] = sorted(set(cfg.TEST.TRIM_AREAS))
@@ -107,6 +109,7 @@ def check_flags(args, cfg) -> None:
         "--per-class": args.per_class,
         "--save-predictions": args.save_predictions,
         "--trim-study": args.trim_study,
+        "--confusion": args.confusion,
     }
     for flag in (flag for flag, given in flags.items() if given):
         if not args.eval_only:
@@ -115,9 +118,13 @@ def check_flags(args, cfg) -> None:
             raise UserError(
                 f"{flag} is for panoptic data sets, DATASETS.TEST holds classified images; drop {flag}"
             )
-        if "pq" not in cfg.TEST.METRICS:
-            raise UserError(f"{flag} needs 'pq' in TEST.METRICS, which is {list(cfg.TEST.METRICS)}")
-        if cfg.TEST.PANOPTIC_EVALUATOR != "streaming":
+        metric = "miou" if flag == "--confusion" else "pq"
+        if metric not in cfg.TEST.METRICS:
+            raise UserError(f"{flag} needs {metric!r} in TEST.METRICS, which is {list(cfg.TEST.METRICS)}")
+        if metric == "miou":
+            for name in cfg.DATASETS.TEST:
+                thing_labels(data_set_for(cfg, name))
+        elif cfg.TEST.PANOPTIC_EVALUATOR != "streaming":
             raise UserError(
                 f"{flag} needs TEST.PANOPTIC_EVALUATOR streaming, it is {cfg.TEST.PANOPTIC_EVALUATOR!r}"
             )
@@ -159,6 +166,7 @@ def run():
     parser.add_argument("--per-class", action="store_true", help="with --eval-only: print PQ per class")
     parser.add_argument("--save-predictions", action="store_true", help="with --eval-only: JSON and PNGs")
     parser.add_argument("--trim-study", action="store_true", help="with --eval-only: compare TEST.TRIM_AREAS")
+    parser.add_argument("--confusion", action="store_true", help="with --eval-only: things taken for stuff")
     parser.add_argument(
         "--trust-pickle", action="store_true", help="weights in a .pkl: read it, which runs code in it"
     )

@@ -93,6 +93,32 @@ def test_detectron2s_evaluator_finds_the_same(network, tmp_path):
     assert found[0] == pytest.approx(found[1], abs=1e-9)
 
 
+def test_confusion_of_things_and_stuff(network, tmp_path, capsys):
+    """Printed and written beside the results, which stay as they are."""
+    config, weights = network
+    for folder, flags in (("plain", ()), ("flag", ("--confusion",))):
+        options = (*weights, "OUTPUT_DIR", tmp_path / folder)
+        run_script("train_net", *config, "--eval-only", *flags, *options)
+        assert ("labelled things" in capsys.readouterr().out) == (folder == "flag")
+    plain, found = (_metrics(tmp_path / folder) for folder in ("plain", "flag"))
+    extra = {"sem_seg/mIoU_st", *(f"confusion/{t}_{p}" for t in ("th", "st") for p in ("th", "st"))}
+    assert found.keys() - plain.keys() == extra
+    assert all(repr(found[key]) == repr(value) for key, value in plain.items())
+    for true in ("th", "st"):
+        assert found[f"confusion/{true}_th"] + found[f"confusion/{true}_st"] == pytest.approx(100, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("SOLVER.STEPS", ()), "--confusion goes with --eval-only; add that"),
+        (("--eval-only", "TEST.METRICS", "['pq']"), "--confusion needs 'miou' in TEST.METRICS"),
+    ],
+)
+def test_confusion_without_effect_is_refused(network, capsys, tmp_path, options, message):
+    _refused(network, capsys, tmp_path, ("--confusion", *options), message)
+
+
 @pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize(
     "options, message",

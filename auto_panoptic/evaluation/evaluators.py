@@ -20,6 +20,7 @@ from ..data.formats.panoptic_json import read_panoptic_json, read_segments
 from ..data.labels import CLASSIFIED, SEMANTIC
 from ..errors import UserError, at_least, one_of
 from .classification import ClassificationEvaluator
+from .confusion import ConfusionEvaluator
 from .panoptic_evaluator import PanopticQualityEvaluator
 from .panoptic_quality import PanopticQuality
 
@@ -127,6 +128,7 @@ def build_evaluators(
     metrics: Sequence[str] = METRICS,
     distributed: bool = True,
     option: str = "TEST.METRICS",
+    confusion: bool = False,
     **options,
 ) -> Evaluators:
     """The evaluators of one data set; for one of classified images, top-1 and top-5 accuracy.
@@ -139,12 +141,13 @@ def build_evaluators(
         metrics: any of "pq" (panoptic quality), "ap" (box and mask AP), "miou" (of the semantic head).
         distributed: whether the images are dealt out to the processes of the run.
         option: what named the metrics, for messages.
+        confusion: "miou" also tells things from stuff, see :class:`ConfusionEvaluator`.
         options: ``cache_ground_truth``, ``details``, ``trim_areas``, ``save_predictions`` of
             :class:`PanopticQualityEvaluator`; Detectron2's evaluator knows none of them.
 
     Raises:
-        UserError: an unknown metric or evaluator, no metric for the data set, or names of images that
-            Detectron2's evaluator confuses.
+        UserError: an unknown metric or evaluator, no metric for the data set, names of images that
+            Detectron2's evaluator confuses, or ``confusion`` without labels of things and stuff.
     """
     check_metrics(cfg, metrics)
     given, dataset_name = dataset_name, data_set_for(cfg, dataset_name)
@@ -158,7 +161,8 @@ def build_evaluators(
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         found["ap"] = _coco_evaluator(dataset_name, tasks, output_dir, distributed)
     if "miou" in chosen:
-        found["miou"] = SemSegEvaluator(dataset_name, distributed, output_dir)
+        kind = ConfusionEvaluator if confusion else SemSegEvaluator
+        found["miou"] = kind(dataset_name, distributed, output_dir)
     if "pq" in chosen and cfg.TEST.PANOPTIC_EVALUATOR == "streaming":
         options |= {"stuff_area": cfg.TEST.STUFF_AREA, "saved_as": given, "distributed": distributed}
         found["pq"] = PanopticQualityEvaluator(dataset_name, output_dir, **options)

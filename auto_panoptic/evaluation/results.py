@@ -9,7 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 
 from ..files import append_to, plain, write_json
 from .evaluators import panoptic_evaluator_of
-from .tables import per_class_table, results_table, trim_table
+from .tables import confusion_table, per_class_table, results_table, trim_table
 
 
 def report_results(
@@ -30,6 +30,8 @@ def report_results(
         several = len(results) > 1
         lines = [name] if several else []
         lines.append(results_table(found))
+        if "confusion" in found:
+            lines.append(confusion_table(found["confusion"], found["sem_seg"]))
         flat = {f"{task}/{metric}": v for task, values in found.items() for metric, v in values.items()}
         if panoptic := panoptic_evaluator_of(evaluators[name]):
             path = Path(folder, "inference", f"panoptic_{name.replace('/', '_')}_per_class.json")

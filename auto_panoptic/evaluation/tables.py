@@ -68,6 +68,21 @@ def trim_table(study: dict) -> str:
     return _table(rows, ["stuff below (pixels) is void", *titles])
 
 
+def confusion_table(confusion: dict, sem_seg: dict) -> str:
+    """Tables of :class:`ConfusionEvaluator`: percent of the true pixels, and IoU, of the semantic head.
+
+    Args:
+        confusion, sem_seg: its results of these names.
+    """
+    rows = [
+        [f"true {name}", *(_cell(confusion[f"{kind}_{label}"]) for label in ("th", "st"))]
+        for name, kind in (("things", "th"), ("stuff", "st"))
+    ]
+    iou = ["IoU", *(_cell(sem_seg.get("mIoU" + suffix)) for _, suffix in _BLOCKS)]
+    labelled = _table(rows, ["semantic head, %", "labelled things", "labelled stuff"])
+    return labelled + "\n\n" + _table([iou], ["semantic head", *(name for name, _ in _BLOCKS)])
+
+
 def per_class_table(per_class: dict) -> str:
     """Table of :attr:`PanopticQualityEvaluator.per_class`; "-" for classes without any segment."""
     rows = []
