@@ -51,13 +51,8 @@ def id_rows(name: str) -> list[str]:
 
 
 def id_table(*names: str, title: str = "") -> str:
-    """The classes of registered data sets with their ids.
+    """The classes of registered panoptic data sets, by the first of them, with their ids, as text.
 
-    Args:
-        names: one or more panoptic data sets; the table is that of the first.
-        title: what to call them, by default their names.
-
-    Returns:
-        text with one cell "data set id -> thing id or label, name" per class, in columns.
+    Columns of cells "data set id -> thing id or label, name"; ``title`` stands for the names of the sets.
     """
     return "\n".join([f"Ids of {title or ', '.join(names)}", *id_rows(names[0])])

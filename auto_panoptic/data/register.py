@@ -54,13 +54,10 @@ def check_name(name: str) -> None:
 
 
 def register_source(source: PanopticSource) -> bool:
-    """Register a source in Detectron2's catalogs, with both kinds of labels.
+    """Register a source in Detectron2's catalogs, with both kinds of labels; whether there is anything new.
 
     Doing it again is allowed with the same JSON and folders: classes are read anew, and the other arguments
     may be corrected.
-
-    Returns:
-        whether there is anything new.
 
     Raises:
         UserError: a name is taken by something else, or leads out of the folders that are named after it.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +41,25 @@ def draw_val_ids(content: Mapping, size: int, seed: int) -> set:
     return {ids[i] for i in np.random.default_rng(seed).permutation(len(ids))[:size]}
 
 
+def _named_after(source: Path, part: str) -> Path:
+    return source.with_name(source.name.replace("train", part))
+
+
 def write_split(
-    kinds: Mapping[Path, Mapping[str, Path]], size: int, seed: int, overwrite: bool = False
+    sources: Sequence[Path],
+    size: int,
+    seed: int,
+    overwrite: bool = False,
+    target: Callable[[Path, str], Path] = _named_after,
 ) -> dict[str, int]:
     """Write the two parts of annotation files of the same images, and read them back.
 
     Args:
-        kinds: annotation file (the first decides the draw) -> file to write for each of :data:`PARTS`.
+        sources: annotation files; the first decides the draw.
         size: images in "nas_val".
         seed: seed of the draw.
         overwrite: replace parts of another draw.
+        target: (annotation file, one of :data:`PARTS`) -> the file to write.
 
     Returns:
         {part: number of images}.
@@ -59,29 +68,28 @@ def write_split(
         UserError: an annotation file is missing or broken, the size is out of range, the files list different
             images, or there are parts of another draw.
     """
-    counts: dict[str, int] = {}
-    val_ids = None
-    to_write: list[tuple[Path, dict, set]] = []  # nothing is written before every input was read and checked
-    for source, targets in kinds.items():
+    contents = []
+    for source in sources:
         content = load_object(str(source), "annotation file", {"images": list, "annotations": list})
         check_entries(str(source), content, {"images": ("id",), "annotations": ("image_id",)})
-        ids = {image["id"] for image in content["images"]}
-        if val_ids is None:
-            val_ids = draw_val_ids(content, size, seed)
-        elif not val_ids <= ids:
-            raise UserError(
-                f"{source} lacks {len(val_ids - ids)} images of {next(iter(kinds))}; "
-                "restore both from the same source"
-            )
-        expected = {"nas_train": ids - val_ids, "nas_val": ids & val_ids}
+        contents.append(content)
+    val_ids, counts, to_write = draw_val_ids(contents[0], size, seed), {}, []
+    for source, content in zip(sources, contents, strict=True):
+        if lost := val_ids - {image["id"] for image in content["images"]}:
+            missing = f"lacks {len(lost)} images of {sources[0]}"
+            raise UserError(f"{source} {missing}; restore both from the same source")
         for part, half in split_json(content, val_ids).items():
-            if not overwrite:
-                _check_same_draw(targets[part], expected[part])
-            to_write.append((targets[part], half, expected[part]))
-            counts.setdefault(part, len(half["images"]))
-    for path, half, expected_ids in to_write:
+            path, ids = target(source, part), {image["id"] for image in half["images"]}
+            if path.exists() and not overwrite and _image_ids(path) != ids:
+                raise UserError(
+                    f"{path} is there with another draw of images; a network trained with it has seen what "
+                    "would now score it. Repeat with its --size and --seed, or replace it with --overwrite"
+                )
+            to_write.append((path, half, ids))
+            counts.setdefault(part, len(ids))
+    for path, half, ids in to_write:  # nothing is written before every input was read and checked
         write_text(path, json.dumps(half))
-        if _image_ids(path) != expected_ids:
+        if _image_ids(path) != ids:
             raise UserError(f"{path} was written but reads back differently; check the disk")
     return counts
 
@@ -90,21 +98,9 @@ def _image_ids(path: Path) -> set:
     return {image["id"] for image in load_object(str(path), "split", {"images": list})["images"]}
 
 
-def _check_same_draw(path: Path, expected: set) -> None:
-    if path.exists() and _image_ids(path) != expected:
-        raise UserError(
-            f"{path} is there with another draw of images; a network trained with it has seen what would now "
-            "score it. Repeat with its --size and --seed, or replace it with --overwrite"
-        )
-
-
 def write_own_split(
     panoptic_json: Path, instances_json: Path | None, size: int, seed: int, overwrite: bool = False
 ) -> dict[str, int]:
     """Write ``<name>_nas_{train,val}.json`` beside ``<name>.json``, as :func:`write_split`."""
-    kinds = {
-        path: {part: path.with_name(f"{path.stem}_{part}.json") for part in PARTS}
-        for path in (panoptic_json, instances_json)
-        if path is not None
-    }
-    return write_split(kinds, size, seed, overwrite)
+    sources = [path for path in (panoptic_json, instances_json) if path is not None]
+    return write_split(sources, size, seed, overwrite, lambda p, part: p.with_name(f"{p.stem}_{part}.json"))

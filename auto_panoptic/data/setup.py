@@ -103,11 +103,8 @@ def _check_same_classes(cfg, classes: dict[str, dict]) -> None:
             )
         records = (class_record(data_set_for(cfg, n)) for n in (first, name))
         if difference := class_difference(*records):
-            remedy = (
-                "give both the same class folders"
-                if "classes" in found
-                else "register both with the same 'categories'"
-            )
+            what = "class folders" if "classes" in found else "'categories'"
+            remedy = f"give both the same {what}"
             raise UserError(f"data sets {first} and {name} have different {difference}; {remedy}")
 
 
@@ -123,15 +120,11 @@ def _count_classes(cfg, name: str, classes: dict) -> None:
 
 
 def setup_datasets(cfg) -> None:
-    """Register and check the config's data sets, and derive the class counts from them, in place.
+    """Register and check the data sets of a config, frozen or not, and derive the class counts, in place.
 
     Registers ``cfg.DATASETS.COCO_PANOPTIC`` and ``cfg.DATASETS.IMAGE_FOLDERS``, and sets the ``NUM_CLASSES``
-    of the heads (:data:`HEADS`): things, labels of the semantic head, or classes of images; a count that
-    differs from the config's is logged. The config keeps the names of its data sets, those that
-    :func:`.data_set_for` gives are read. The built-in panoptic set is drawn on its first use, not here.
-
-    Args:
-        cfg: a config, frozen or not; it stays so.
+    of the heads (:data:`HEADS`); a count that differs from the config's is logged. The config keeps the names
+    of its data sets, those that :func:`.data_set_for` gives are read. Built-in sets are not drawn here.
 
     Raises:
         UserError: an unknown name, a missing file, metadata that is incomplete or contradicts itself or the
@@ -158,11 +151,9 @@ def setup_datasets(cfg) -> None:
         build_mapper(cfg, is_train=True)  # checks its settings
     frozen = cfg.is_frozen()
     cfg.defrost()
-    try:
-        _count_classes(cfg, names[0], classes[names[0]])
-    finally:
-        if frozen:
-            cfg.freeze()
+    _count_classes(cfg, names[0], classes[names[0]])
+    if frozen:
+        cfg.freeze()
 
 
 def log_ids(cfg) -> None:
@@ -181,13 +172,10 @@ def log_ids(cfg) -> None:
 
 
 def check_ground_truth(cfg) -> None:
-    """Compare the files of the panoptic sets to score on with each other, before anything else takes time.
+    """Compare the files of the panoptic sets to score on, and of foreign ones, before anything takes time.
 
-    What was compared once is only read again where it has changed. The sets to train on are compared as they
-    are loaded, but for those that somebody else registered.
-
-    Raises:
-        UserError: the first error, with file, image and remedy.
+    What was compared once is only read again where it has changed. Our sets to train on are compared as they
+    are loaded. Raises UserError for the first error, with file, image and remedy.
     """
     for name in data_set_names(cfg):
         chosen = data_set_for(cfg, name)

@@ -130,11 +130,7 @@ class PanopticSource:
         }
 
     def check_files(self) -> None:
-        """Make what can be made and check that the rest exists.
-
-        Raises:
-            UserError: names the first missing path, what is expected there, and the remedy.
-        """
+        """Make what can be made; raises UserError for the first path that is missing even so."""
         if self.prepare is not None:
             self.prepare()
         paths = {**{key: getattr(self, key, None) for key in EXPECTED}, "json_file": self.instances_json}
@@ -153,11 +149,8 @@ class PanopticSource:
     def ready(self, labels: str = SEPARATED) -> tuple[dict, dict | None]:
         """Check all that is to be read, and derive what is missing or no longer fresh.
 
-        Returns:
-            the entries of the JSON, and the instances if they are given, both by image id.
-
-        Raises:
-            UserError: the first error, with file, image and remedy.
+        Returns the entries of the JSON, and the instances if they are given, both by image id; raises
+        UserError for the first error, with file, image and remedy.
         """
         self.check_files()
         categories = self.effective_categories
@@ -171,10 +164,8 @@ class PanopticSource:
         if self.instances_json is not None:
             instances = read_instances(self.instances_json, read_index(self.panoptic_json, categories))
         if labels == ALL and len(categories) >= coco.IGNORE:
-            raise UserError(
-                f"data set {self.name}: {len(categories)} classes; label maps of 8 bits hold at most "
-                f"{coco.IGNORE - 1}."
-            )
+            most = f"label maps of 8 bits hold at most {coco.IGNORE - 1}"
+            raise UserError(f"data set {self.name}: {len(categories)} classes; {most}.")
         derive(self.derivation(labels))
         return entries, instances
 

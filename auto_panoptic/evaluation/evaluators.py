@@ -31,13 +31,10 @@ _OUTPUTS = {"ap": "instances", "miou": "sem_seg", "pq": "panoptic_seg", "accurac
 
 
 class Evaluators(DatasetEvaluators):
-    """The evaluators of one data set.
+    """The evaluators of the data set ``name``, {"pq", "ap", "miou" or "accuracy": evaluator}.
 
-    Args:
-        name: of the data set.
-        by_metric: {"pq", "ap", "miou" or "accuracy": evaluator}.
-        distributed: whether the processes share the images; Detectron2 then has results in the main one only.
-        option: what named the metrics, for messages.
+    ``distributed``: the processes share the images; the main one alone has results. ``option`` named the
+    metrics, for messages.
     """
 
     def __init__(
@@ -69,7 +66,7 @@ class Evaluators(DatasetEvaluators):
         super().process(inputs, outputs)
 
     def evaluate(self) -> dict:
-        """Results {task: {metric: value}}; where processes share the images, in the main one only."""
+        """Results {task: {metric: value}}."""
         if self._distributed:
             return super().evaluate()
         return {task: v for e in self.by_metric.values() for task, v in e.evaluate().items()}
@@ -159,7 +156,10 @@ def build_evaluators(
         found["accuracy"] = ClassificationEvaluator(dataset_name, distributed=distributed)
     if "ap" in chosen:
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        found["ap"] = _coco_evaluator(dataset_name, tasks, output_dir, distributed)
+        kwargs = {"tasks": tasks, "distributed": distributed, "output_dir": output_dir}
+        if "use_fast_impl" in inspect.signature(COCOEvaluator.__init__).parameters:
+            kwargs["use_fast_impl"] = False  # the official implementation, in pure Python and numpy
+        found["ap"] = COCOEvaluator(dataset_name, **kwargs)
     if "miou" in chosen:
         kind = ConfusionEvaluator if confusion else SemSegEvaluator
         found["miou"] = kind(dataset_name, distributed, output_dir)
@@ -172,15 +172,6 @@ def build_evaluators(
     return Evaluators(given, found, distributed, option)
 
 
-def _coco_evaluator(
-    dataset_name: str, tasks: tuple, output_dir: str | None, distributed: bool
-) -> COCOEvaluator:
-    kwargs = {"tasks": tasks, "distributed": distributed, "output_dir": output_dir}
-    if "use_fast_impl" in inspect.signature(COCOEvaluator.__init__).parameters:
-        kwargs["use_fast_impl"] = False  # the official implementation, in pure Python and numpy
-    return COCOEvaluator(dataset_name, **kwargs)
-
-
 def _check_for_detectron2(dataset_name: str, records: Sequence[dict], distributed: bool) -> None:
     """What Detectron2's evaluator and panopticapi stumble over, but only after all images were predicted."""
     if not distributed and comm.get_world_size() > 1:
@@ -188,23 +179,15 @@ def _check_for_detectron2(dataset_name: str, records: Sequence[dict], distribute
             "TEST.PANOPTIC_EVALUATOR 'detectron2' adds up the predictions of all processes; choose "
             "'streaming' where each scores candidates of its own"
         )
-    problem = _shared_name(records) or _lacking(MetadataCatalog.get(dataset_name).panoptic_json)
+    problem, files = _lacking(MetadataCatalog.get(dataset_name).panoptic_json), {}
+    for file in (record["file_name"] for record in records):  # predictions lose folder and suffix
+        if (other := files.setdefault(PurePath(file).stem, file)) != file:
+            problem = f"the predictions of {other} and {file} would be one file"
     if problem:
         raise UserError(
             f"data set {dataset_name}: {problem}, which TEST.PANOPTIC_EVALUATOR 'detectron2' cannot score; "
             "choose 'streaming'."
         )
-
-
-def _shared_name(records: Sequence[dict]) -> str | None:
-    """Predictions are named after images, without folder and suffix."""
-    files = {}
-    for record in records:
-        file = record["file_name"]
-        other = files.setdefault(PurePath(file).stem, file)
-        if other != file:
-            return f"the predictions of {other} and {file} would be one file"
-    return None
 
 
 def _lacking(panoptic_json: str) -> str | None:

@@ -27,12 +27,7 @@ def check_expected_results(cfg) -> None:
 
 
 def verify_results(cfg, results: dict[str, dict[str, float]]) -> None:
-    """End the process with exit code 1 and one line unless ``results`` are as expected.
-
-    Args:
-        cfg: TEST.EXPECTED_RESULTS has rows (task, metric, value, tolerance).
-        results: {task: {metric: value}}.
-    """
+    """End the process with code 1 and one line unless ``results`` {task: {metric: value}} are as expected."""
     wrong = []
     for task, metric, value, tolerance in cfg.TEST.EXPECTED_RESULTS:
         found = results.get(task, {}).get(metric)

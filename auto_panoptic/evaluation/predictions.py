@@ -10,22 +10,14 @@ import numpy as np
 from ..data.formats.names import png_name
 from ..data.formats.panoptic_png import write_panoptic
 from ..errors import UserError
-from ..files import replacing
+from ..files import write_text
 
 
 class PredictionWriter:
     """Writes ``FOLDER/panoptic_NAME/*.png`` as the images come, and ``FOLDER/panoptic_NAME.json`` at the end.
 
-    Every process writes the PNGs of its own images; the main process alone finishes. An interrupted run
-    leaves no JSON, not even that of an earlier run.
-
-    Args:
-        folder: made if missing.
-        name: of the data set.
-
-    Attributes:
-        json_file: path of the JSON.
-        records: annotations of the images written by this process.
+    Every process writes the PNGs of its own images, whose annotations are ``records``; the main process alone
+    finishes. An interrupted run leaves no JSON, not even that of an earlier run.
     """
 
     def __init__(self, folder: str, name: str):
@@ -58,24 +50,12 @@ class PredictionWriter:
             (self.root / name).unlink(missing_ok=True)  # it may be a link
             write_panoptic(self.root / name, ids)
         except OSError as error:
-            raise UserError(
-                f"cannot save predictions: {error}; free space or choose another OUTPUT_DIR."
-            ) from error
+            remedy = "free space or choose another OUTPUT_DIR"
+            raise UserError(f"cannot save predictions: {error}; {remedy}") from error
         self.records.append({"image_id": image_id, "file_name": name, "segments_info": segments})
 
     def finish(self, records: list, truth: dict) -> None:
-        """Write the JSON, whole or not at all.
-
-        Args:
-            records: those of all processes.
-            truth: the ground truth's JSON; its "images" and "categories" go along.
-        """
+        """Write the JSON from the records of all processes, and images and categories of the truth's JSON."""
         content = {key: truth[key] for key in ("images", "categories")}
         content["annotations"] = sorted(records, key=lambda record: str(record["image_id"]))
-        try:
-            with replacing(self.json_file) as partial:
-                partial.write_text(json.dumps(content))
-        except OSError as error:
-            raise UserError(
-                f"cannot save predictions: {error}; free space or choose another OUTPUT_DIR."
-            ) from error
+        write_text(self.json_file, json.dumps(content))

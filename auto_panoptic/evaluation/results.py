@@ -17,11 +17,10 @@ def report_results(
 ) -> None:
     """Print and save the results of an evaluation.
 
-    Writes ``inference/panoptic_NAME_per_class.json``, and appends a line to ``metrics.json``, in which the
-    metrics carry the name of their data set if there are several; null where a value is undefined.
+    Writes ``inference/panoptic_NAME_per_class.json`` in ``folder`` and appends a line to ``metrics.json``, in
+    which the metrics carry the name of their data set if there are several; null where one is undefined.
 
     Args:
-        folder: OUTPUT_DIR.
         results: {data set: {task: {metric: value}}}.
         evaluators: of each data set.
         per_class: print panoptic quality of each class, too.

@@ -59,11 +59,8 @@ def ade20k_files(datasets: Path, split: str) -> Derivation:
 
 def write_ade20k_split(root: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:
     """Write ``ade20k_{panoptic,instance}_nas_{train,val}.json``, as :func:`.write_split`."""
-    kinds = {
-        root / f"ade20k_{kind}_train.json": {part: root / f"ade20k_{kind}_{part}.json" for part in PARTS}
-        for kind in ("panoptic", "instance")
-    }
-    return write_split(kinds, size, seed, overwrite)
+    sources = [root / f"ade20k_{kind}_train.json" for kind in ("panoptic", "instance")]
+    return write_split(sources, size, seed, overwrite)
 
 
 def ade20k_sources() -> list[PanopticSource]:

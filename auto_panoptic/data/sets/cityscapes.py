@@ -14,7 +14,6 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
 from ..derive.once import datasets_root
 from ..register import register_source
-from ..search_split import PARTS as SPLIT_PARTS
 from ..search_split import write_split
 from ..source import PanopticSource
 
@@ -44,9 +43,7 @@ def image_file(image: dict) -> str:
 
 def write_cityscapes_split(gt_fine: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:
     """Write ``cityscapes_panoptic_nas_{train,val}.json``, as :func:`write_split`."""
-    source = gt_fine / "cityscapes_panoptic_train.json"
-    targets = {part: gt_fine / f"cityscapes_panoptic_{part}.json" for part in SPLIT_PARTS}
-    return write_split({source: targets}, size, seed, overwrite)
+    return write_split([gt_fine / "cityscapes_panoptic_train.json"], size, seed, overwrite)
 
 
 def cityscapes_sources() -> list[PanopticSource]:

@@ -52,13 +52,8 @@ def prepare_coco(root: Path, split: str, processes: int | None = None) -> dict[s
 
 def write_nas_split(annotations: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:
     """Write ``{panoptic,instances}_nas_{train,val}2017.json`` beside COCO's own, as :func:`write_split`."""
-    kinds = {
-        annotations / f"{kind}_train2017.json": {
-            part: annotations / f"{kind}_{part}2017.json" for part in PARTS
-        }
-        for kind in ("panoptic", "instances")
-    }
-    return write_split(kinds, size, seed, overwrite)
+    sources = [annotations / f"{kind}_train2017.json" for kind in ("panoptic", "instances")]
+    return write_split(sources, size, seed, overwrite)
 
 
 def register_coco() -> list[str]:

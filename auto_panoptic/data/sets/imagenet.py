@@ -17,12 +17,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 class ImageFolder:
     """A registered data set ``root/<class>/<image>``; classes are the folder names in sorted order.
 
-    Nothing is read before the first use. Class and file names stay in memory from then on.
-
-    Args:
-        name: registered name.
-        root: the folder.
-        prepare: called before anything is read (makes a built-in data set).
+    Nothing is read before the first use, when ``prepare`` is called, which makes a built-in set. Class and
+    file names stay in memory from then on.
     """
 
     def __init__(self, name: str, root: str, prepare: Callable | None = None):
@@ -30,11 +26,7 @@ class ImageFolder:
 
     @functools.cached_property
     def classes(self) -> list[str]:
-        """Class names in the order of their labels.
-
-        Raises:
-            UserError: the folder is missing or holds no folder.
-        """
+        """Class names in the order of their labels; raises UserError where the folder holds none."""
         if self.prepare is not None:
             self.prepare()
         try:
@@ -90,9 +82,7 @@ def register_folder(folder: ImageFolder) -> None:
     if name in DatasetCatalog.list():
         known = find_image_folder(name)
         if known is None or known.root != folder.root:
-            raise UserError(
-                f"data set name {name!r} is already registered for something else; choose another"
-            )
+            raise UserError(f"data set name {name!r} is already registered; choose another")
         if known.prepare is not None:
             return
         DatasetCatalog.remove(name)
@@ -103,11 +93,7 @@ def register_folder(folder: ImageFolder) -> None:
 
 
 def register_image_folder(name: str, root: str) -> None:
-    """Register a data set of ImageFolder layout; nothing is read before its first use.
-
-    Args:
-        name: name for ``cfg.DATASETS.TRAIN`` and ``TEST``.
-        root: folder with one folder of images per class.
+    """Register a folder with one folder of images per class; nothing is read before its first use.
 
     Raises:
         UserError: the name is taken by something else.
