@@ -84,9 +84,10 @@ def test_a_record_in_json_is_the_whole():
 def test_spread_is_that_of_the_ordinary_bootstrap():
     images = _images(RNG(2), 150)
     quality = _quality(images)
-    ordinary, streaming = quality.bootstrap(4000), quality.intervals(4000)
+    ordinary, streaming = quality.bootstrap_samples(4000), quality.intervals(4000)
     assert list(streaming) == ["PQ", "PQ_th", "PQ_st"]
-    for name, noise in ordinary.items():
+    for name, values in ordinary.items():
+        noise = percentile_interval(values)
         assert streaming[name]["std"] == pytest.approx(noise["std"], rel=0.08)
         for side in ("low", "high"):
             assert streaming[name][side] == pytest.approx(noise[side], abs=0.25 * noise["std"])

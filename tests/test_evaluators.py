@@ -175,7 +175,7 @@ def test_several_processes_add_their_counts(val, monkeypatch):
         for key in KEYS:
             assert merged[key] == pytest.approx(whole[key], abs=1e-9)
         assert ranks[0].quality.num_images == len(inputs)
-    assert ranks[0].quality.bootstrap(50)["PQ"]["std"] > 0
+    assert ranks[0].quality.intervals(50)["PQ"]["std"] > 0
     monkeypatch.setattr(panoptic_evaluator.comm, "is_main_process", lambda: False)
     assert ranks[1].evaluate() is None
 
@@ -295,7 +295,7 @@ def test_noise_of_a_result_is_available(val):
     add_auto_panoptic_config(cfg)
     both = build_evaluators(cfg, val, metrics=["pq"], cache_ground_truth=True)
     result = _run(both, inputs, outputs)["panoptic_seg"]["PQ"]
-    noise = panoptic_quality_of(both).bootstrap(200)["PQ"]
+    noise = panoptic_quality_of(both).intervals(200)["PQ"]
     assert noise["low"] < result < noise["high"] and 0.5 < noise["std"] < 15
     cfg.TEST.PANOPTIC_EVALUATOR = "detectron2"
     assert panoptic_quality_of(build_evaluators(cfg, val, metrics=["pq"])) is None

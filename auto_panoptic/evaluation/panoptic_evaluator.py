@@ -106,10 +106,9 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self._root = metadata.panoptic_root
         self._things = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
         stuff = metadata.get("stuff_dataset_id_to_contiguous_id", {})
-        # Label 0 stands for "any thing" where the data set follows that convention; it is no category.
-        known = {c["id"] for c in categories}
-        self._stuff = {v: k for k, v in stuff.items() if k in known}
         self._kinds = {c["id"]: bool(c["isthing"]) for c in categories}
+        # Label 0 stands for "any thing" where the data set follows that convention; it is no category.
+        self._stuff = {v: k for k, v in stuff.items() if k in self._kinds}
         self._stuff_categories = {i for i, isthing in self._kinds.items() if not isthing}
         self._categories, self._details = categories, details
         self._stuff_area, self._trim_areas = stuff_area, tuple(trim_areas)
@@ -207,9 +206,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         """Add up the processes.
 
         Returns:
-            in the main process {"panoptic_seg": {"PQ", "SQ", ..., "RQ_st"}}, in percent, nan for
-            a block without classes; with ``details`` also "PQ_low" and "PQ_high" ("PQ_th_low", ...), the 95 %
-            interval, and "IoU_st"; None elsewhere.
+            in the main process {"panoptic_seg": {"PQ", "SQ", ..., "RQ_st"}}, in percent, nan for a block
+            without classes, with ``details`` also "PQ_low", "PQ_high" and so on, and "IoU_st"; else None.
 
         Raises:
             UserError: an image of the data set has no prediction.

@@ -37,7 +37,7 @@ class PanopticQuality:
     Args:
         categories: COCO-panoptic category dicts ("id", "isthing").
 
-    Each image's contributions, a few hundred bytes, are kept for :meth:`bootstrap` and :meth:`intervals`.
+    Each image's contributions, a few hundred bytes, are kept for the noise of the result.
     """
 
     def __init__(self, categories: list):
@@ -63,8 +63,8 @@ class PanopticQuality:
             pred_segments: list of {"id", "category_id"}.
             gt: (H, W) integer ids >= 0 of the true segments.
             gt_segments: list of {"id", "category_id", "iscrowd" (0 if absent)}; other keys are not read.
-            image_id: tells the images apart in :meth:`bootstrap` and :meth:`intervals`; by default their
-                number by order of arrival, which parts to be merged must not rely on.
+            image_id: tells the images apart in :meth:`intervals`; by default their number by order of
+                arrival, which parts to be merged must not rely on.
 
         Raises:
             UserError: shapes differ, or ids that the records or the categories do not know.
@@ -201,10 +201,6 @@ class PanopticQuality:
         Two objects with the same images (same ``image_id``) and the same seed are resampled alike, so that
         the difference of their samples is the noise of their comparison.
 
-        Args:
-            n: number of samples.
-            seed: of the draws.
-
         Returns:
             {"PQ", "PQ_th", "PQ_st"}: arrays (n,) in percent, nan where no class of the block was drawn.
 
@@ -229,21 +225,12 @@ class PanopticQuality:
             samples["PQ" + suffix] = 100 * np.where(count > 0, total / np.maximum(count, 1), np.nan)
         return samples
 
-    def bootstrap(self, n: int = 1000, seed: int = 0, confidence: float = 0.95) -> dict:
-        """Sampling noise of PQ over images.
-
-        Args:
-            n, seed: as in :meth:`bootstrap_samples`.
-            confidence: level of the percentile interval.
+    def intervals(self, n: int = 1000, confidence: float = 0.95) -> dict:
+        """Sampling noise of PQ over images; draws depend on the image alone: alike in every evaluation.
 
         Returns:
-            {"PQ", "PQ_th", "PQ_st"}: {"std" (standard error), "low", "high"}, in percent.
+            {"PQ", "PQ_th", "PQ_st"}: {"std" (standard error), "low", "high"} at ``confidence``, in percent.
         """
-        samples = self.bootstrap_samples(n, seed)
-        return {name: percentile_interval(values, confidence) for name, values in samples.items()}
-
-    def intervals(self, n: int = 1000, confidence: float = 0.95) -> dict:
-        """As :meth:`bootstrap`, with draws that depend on the image alone: the same in every evaluation."""
         images = [entry for entry in self._images if len(entry[1])]
         draws = poisson_draws([key for key, _, _ in images], n)
         samples = self._blocks(resampled_totals(images, len(self.categories), draws, _BLOCK))

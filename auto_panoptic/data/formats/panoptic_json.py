@@ -234,12 +234,11 @@ def _measure_problems(segment: dict, size: tuple) -> list[tuple[str, str]]:
 
 
 def _stamp(path: str) -> tuple:
-    """Tells the versions of a file apart."""
-    try:
+    """Tells the versions of a file apart; of one that is missing, loading says so."""
+    with contextlib.suppress(OSError):
         status = os.stat(path)
-    except OSError as error:
-        raise UserError(f"panoptic JSON {path} cannot be read ({error.strerror}); check the path.") from error
-    return status.st_mtime_ns, status.st_size, status.st_ino
+        return status.st_mtime_ns, status.st_size, status.st_ino
+    return ()
 
 
 @functools.lru_cache(maxsize=4)
