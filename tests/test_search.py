@@ -191,10 +191,10 @@ def test_a_policy_of_ones_own_is_one_class(tmp_path, monkeypatch):
     assert [a.indices()["backbone"][0] for a in evaluate.calls] == [0, 0, 0, 1, 1, 1]
     assert result.architecture == max(evaluate.calls, key=utility)
     cfg = make_cfg(tmp_path, 0, 3, policy="first")
-    with pytest.raises(UserError, match="NAS.FIRST.ROUNDS is 0; expected at least 1"):
+    with pytest.raises(UserError, match="NAS.FIRST.ROUNDS is 0; expected a whole number of at least 1"):
         search_policy(cfg, SPACE)
     cfg.NAS.FIRST.ROUNDS = 7
-    POLICY_REGISTRY.clear_config(cfg.NAS, type(cfg))
+    POLICY_REGISTRY.add_config(cfg.NAS, type(cfg), clear=True)
     assert (cfg.NAS.FIRST, cfg.NAS.RANDOM, cfg.NAS.CYCLES) == ({}, {}, 0)
 
 
@@ -410,6 +410,6 @@ def test_models_per_cycle_must_be_a_multiple_of_the_cycle(tmp_path, models, near
 
 
 def test_no_cycles_is_refused(tmp_path):
-    with pytest.raises(UserError, match="NAS.CYCLES is 0; expected at least 1"):
+    with pytest.raises(UserError, match="NAS.CYCLES is 0; expected a whole number of at least 1"):
         search(tmp_path, cycles=0)
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..space import Architecture, SearchSpace
-from ..validate import PROBABILITY, RULES, whole
+from ..validate import PROBABILITY, RULES, Rule, whole
 from .fairness import fair_cycle
 
 logger = logging.getLogger(__name__)
@@ -54,9 +54,9 @@ class Policy:
         Raises:
             UserError: one of them is out of range; the message names its config key.
         """
-        given = {"NAS.SEED": seed} | {self.full_key(key): settings[key.lower()] for key in self.keys}
-        for key, value in given.items():
-            RULES[key].check(key, value)
+        RULES["NAS.SEED"].check("NAS.SEED", seed)
+        for key, default in self.keys.items():
+            _rule(default).check(self.full_key(key), settings[key.lower()])
         self.space, self.seed = space, seed
         self.cycles, self.models = (settings[key.lower()] for key in list(self.keys)[:2])
         self.settings = {list(self.keys)[1].lower(): self.models}
@@ -88,6 +88,10 @@ class Policy:
         raise NotImplementedError
 
 
+def _rule(default: int | float) -> Rule:
+    return whole(1, 10**6) if isinstance(default, int) else PROBABILITY
+
+
 class _Registry(dict[str, type[Policy]]):
     """{name: policy}, in the order of registration."""
 
@@ -96,7 +100,7 @@ class _Registry(dict[str, type[Policy]]):
         if self.setdefault(policy.name, policy) is not policy:
             raise ValueError(f"a policy {policy.name!r} is registered already")
         for key, default in policy.keys.items():
-            RULES[policy.full_key(key)] = whole(1, 10**6) if isinstance(default, int) else PROBABILITY
+            RULES[policy.full_key(key)] = _rule(default)
         return policy
 
     def of(self, name: str) -> type[Policy]:
@@ -105,21 +109,16 @@ class _Registry(dict[str, type[Policy]]):
             raise UserError(f"NAS.POLICY is {name!r}; expected one of {', '.join(self)}")
         return self[name]
 
-    def add_config(self, nas, node_type: Callable[[dict], Mapping]) -> None:
-        """Add the keys of all policies to the config node ``nas``; nodes of their own are ``node_type``."""
-        for policy in self.values():
-            if policy.node:
-                nas[policy.node] = node_type(dict(policy.keys))
-            else:
-                nas.update(policy.keys)
+    def add_config(self, nas, node_type: Callable[[dict], Mapping], clear: bool = False) -> None:
+        """Add the keys of all policies to the config node ``nas``; nodes of their own are ``node_type``.
 
-    def clear_config(self, nas, node_type: Callable[[dict], Mapping]) -> None:
-        """Take the settings of all policies out of ``nas``: nodes get empty, other keys 0."""
+        With ``clear`` take their settings out: nodes get empty, other keys 0.
+        """
         for policy in self.values():
             if policy.node:
-                nas[policy.node] = node_type({})
+                nas[policy.node] = node_type({} if clear else dict(policy.keys))
             else:
-                nas.update(dict.fromkeys(policy.keys, 0))
+                nas.update(dict.fromkeys(policy.keys, 0) if clear else policy.keys)
 
 
 POLICY_REGISTRY = _Registry()

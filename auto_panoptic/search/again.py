@@ -7,8 +7,7 @@ import os
 
 from ..explore import Ledger
 from ..explore.budget import check_budget
-from ..space import CostTables
-from .arguments import check_continuation, check_options, rescore_parser, selection_request
+from .arguments import check_continuation, rescore_parser, selection_request
 from .costs import origin, store_tables, stored_tables
 from .records import recorded_space
 from .selection import ledger_path, select_again
@@ -23,7 +22,6 @@ def rescore_command(args: argparse.Namespace | None = None) -> None:
             candidate was evaluated, or no architecture is within the limits.
     """
     args = args or rescore_parser().parse_args()
-    check_options(args.opts)
     check_continuation(args)
     if os.environ.get("RANK", "0") != "0":
         return
@@ -32,21 +30,15 @@ def rescore_command(args: argparse.Namespace | None = None) -> None:
     tables = stored_tables(ledger_path(output_dir).parent, key) if found else None
     is_stored = tables is not None
     if not is_stored:
-        tables, output_dir = _counted(args)
+        from ..modeling.counting import configured_costs  # needs torch and Detectron2
+        from .command import search_config
+
+        cfg = search_config(args)
+        tables, output_dir = configured_costs(cfg), cfg.OUTPUT_DIR
     path, request = ledger_path(output_dir), selection_request(args)
-    if request.max_macs is not None or request.max_params is not None:
-        check_budget(tables, request.max_macs, request.max_params)
+    check_budget(tables, request.max_macs, request.max_params)
     header = recorded_space(path, tables.space)
     with Ledger.open(path, header, resume=True) as ledger:  # not while a search is writing
         if key and not is_stored:
             store_tables(path.parent, key, tables)
         print(summary(select_again(ledger, tables, request)))
-
-
-def _counted(args: argparse.Namespace) -> tuple[CostTables, str]:
-    """Tables and OUTPUT_DIR of the config."""
-    from ..modeling.counting import configured_costs  # needs torch and Detectron2
-    from .command import search_config
-
-    cfg = search_config(args)
-    return configured_costs(cfg), cfg.OUTPUT_DIR

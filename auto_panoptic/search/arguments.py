@@ -80,16 +80,6 @@ def selection_request(args: argparse.Namespace) -> Request:
     return Request(args.estimator or "ranks", args.max_macs, args.max_params, args.pareto)
 
 
-def check_options(opts: list[str]) -> None:
-    """argparse gives the rest of the line to KEY VALUE.
-
-    Raises:
-        UserError: there is an option among them.
-    """
-    if late := [word for word in opts if word.startswith("--")]:
-        raise UserError(f"{late[0]} stands after KEY VALUE pairs: options come before them")
-
-
 def check_continuation(args: argparse.Namespace) -> None:
     """What continues a search.
 

@@ -103,9 +103,6 @@ class SearchImages(NamedTuple):
 def search_images(cfg) -> SearchImages:
     """Decode the images that recalibrate and score the candidates; takes as long as reading them.
 
-    Args:
-        cfg: names the data sets.
-
     Raises:
         UserError: no data set to score on.
     """
@@ -168,19 +165,14 @@ class CandidateEvaluator:
         apply_architecture(self.model, architecture)
         start = time.perf_counter()
         seconds = {}
-        with self.lean(self.model), self._statistics(), contextlib.ExitStack() as stack:
+        own = calibrated(self.model, self.calibration, self.momentum) if self.calibration else None
+        with self.lean(self.model), own or contextlib.nullcontext(), contextlib.ExitStack() as stack:
             seconds["recalibration"] = time.perf_counter() - start
             self.model.eval()
             stack.enter_context(finite_outputs(self.model))
             scores = [self._score(batches, evaluators) for batches, evaluators in self.data]
         seconds["evaluation"] = time.perf_counter() - start - seconds["recalibration"]
         return _mean(scores, ranking_metric(self.metrics)), {k: round(v, 3) for k, v in seconds.items()}
-
-    def _statistics(self):
-        """Context with the path's own BatchNorm statistics."""
-        if not self.calibration:
-            return contextlib.nullcontext()
-        return calibrated(self.model, self.calibration, self.momentum)
 
     def _score(
         self, batches: list[list[dict]], evaluators: DatasetEvaluators

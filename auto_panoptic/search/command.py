@@ -31,7 +31,6 @@ from .arguments import (
     add_selection_arguments,
     asks_for_selection,
     check_continuation,
-    check_options,
     refuse,
     selection_request,
 )
@@ -47,11 +46,7 @@ from .summary import summary
 
 
 def search_command(epilog: str | None = None) -> None:
-    """Search as the command line says.
-
-    Args:
-        epilog: of --help.
-    """
+    """Search as the command line says; ``epilog`` is shown by --help."""
     args = parser(epilog).parse_args()
     check_arguments(args)
     if args.rescore:
@@ -78,7 +73,6 @@ def parser(epilog: str | None = None) -> argparse.ArgumentParser:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """What is wrong with the arguments whatever the config says."""
-    check_options(args.opts)
     if args.eval_only:
         raise UserError("--eval-only is an option of train_net.py: a search evaluates candidates")
     check_continuation(args)
@@ -133,8 +127,7 @@ def check_search(args: argparse.Namespace, cfg) -> CostTables:
     """What may be wrong before anything is written; the costs of the supernet."""
     costs = configured_costs(cfg)
     request = selection_request(args)
-    if request.max_macs is not None or request.max_params is not None:
-        check_budget(costs, request.max_macs, request.max_params)
+    check_budget(costs, request.max_macs, request.max_params)
     check_weights(cfg, args.weights)
     if costs.space.cardinality == 1:
         raise UserError(

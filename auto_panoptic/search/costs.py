@@ -19,13 +19,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def origin(config_file: str, opts: list[str]) -> tuple[str, str] | None:
     """What the costs of a config follow from, without building the config.
 
-    Args:
-        config_file: path of a YAML file.
-        opts: ``KEY VALUE`` pairs.
-
-    Returns:
-        Digest of the files, the options, this package and the version of Detectron2, and OUTPUT_DIR, which
-        does not count. None where they do not tell all: the config has modules of IMPORTS, or is at fault.
+    That is a digest of the files, the options, this package and the version of Detectron2; and OUTPUT_DIR,
+    which does not count. None where they do not tell all: the config has modules of IMPORTS, or is at fault.
     """
     try:
         files = read_files(config_file)
@@ -59,12 +54,7 @@ def stored_tables(directory: Path, key: str) -> CostTables | None:
 
 
 def store_tables(directory: Path, key: str, tables: CostTables) -> None:
-    """Add the tables of a config to costs.json; to be called by the holder of the ledger's lock.
-
-    Args:
-        directory: where the ledger is.
-        key: see :func:`origin`.
-        tables: what is stored.
+    """Add the tables of a config, by its :func:`origin`, to costs.json beside the ledger, whose lock is held.
 
     Raises:
         UserError: the file cannot be written.
@@ -74,10 +64,8 @@ def store_tables(directory: Path, key: str, tables: CostTables) -> None:
     except UserError:
         stored = {}
     content = tables.to_json()
-    stored = stored if isinstance(stored, dict) else {}
-    write_json(
-        directory / "costs.json", stored | {key: {"sha256": _digest([key, content]), "tables": content}}
-    )
+    entry = {key: {"sha256": _digest([key, content]), "tables": content}}
+    write_json(directory / "costs.json", (stored if isinstance(stored, dict) else {}) | entry)
 
 
 def _digest(content: list) -> str:

@@ -61,7 +61,7 @@ def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("
     kept.defrost()
     kept.OUTPUT_DIR = kept.MODEL.WEIGHTS = kept.NAS.POLICY = ""
     kept.NAS.SEED = 0
-    POLICY_REGISTRY.clear_config(kept.NAS, CfgNode)  # prolonged, or stated apart
+    POLICY_REGISTRY.add_config(kept.NAS, CfgNode, clear=True)  # prolonged, or stated apart
     header = {
         "space": policy.space.to_dict(),
         "seed": cfg.NAS.SEED,

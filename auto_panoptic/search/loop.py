@@ -94,7 +94,8 @@ class _Search:
         """Name the candidates of these cycles; return those that are to be evaluated."""
         items = {}
         for cycle in range(first, stop):
-            history = [self._scored(c) for c in range(cycle)] if self.policy.uses_history else []
+            known = map(self._evaluated, range(cycle)) if self.policy.uses_history else ()
+            history = [[(a, fitness_of(record, self.fitness)) for a, record in pairs] for pairs in known]
             self.cycles.append(self.policy.candidates(cycle, history))
             retry = retry_failed and (cycle >= self.last_begun or not self.policy.uses_history)
             for index, architecture in enumerate(self.cycles[cycle]):
@@ -161,9 +162,6 @@ class _Search:
         shown = {self.fitness: score, "best": max(scores, default=None)}
         bar.set_postfix({key: "failed" if v is None else f"{v:.1f}" for key, v in shown.items()})
         return record
-
-    def _scored(self, cycle: int) -> list[tuple[Architecture, float | None]]:
-        return [(a, fitness_of(record, self.fitness)) for a, record in self._evaluated(cycle)]
 
     def _evaluated(self, cycle: int) -> list[tuple[Architecture, dict]]:
         """The candidates of a cycle that have a record."""

@@ -7,6 +7,7 @@ rank, and takes the outcomes in their order: ledger and result do not depend on 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import torch
@@ -31,7 +32,7 @@ class Ranks:
     """
 
     def __init__(self, make_evaluate: Callable[[], Evaluate]):
-        self._rank = _Rank(make_evaluate)
+        self._make_evaluate = functools.cache(make_evaluate)
         self._round([])
 
     def run(self, items: Iterable[tuple[Hashable, Architecture]]) -> Iterator[tuple[Hashable, dict]]:
@@ -44,7 +45,7 @@ class Ranks:
 
     def _round(self, architectures: list[Architecture]) -> list[dict]:
         comm.all_gather(architectures)
-        outcomes = self._rank.play(architectures)
+        outcomes = _play(self._make_evaluate, architectures)
         for rank, outcome in enumerate(outcomes):
             if isinstance(outcome, UserError):
                 raise UserError(f"rank {rank}: {outcome}" if rank else str(outcome))
@@ -65,28 +66,21 @@ def leading() -> Iterator[None]:
 
 def follow(make_evaluate: Callable[[], Evaluate]) -> None:
     """In the other ranks: evaluate what :class:`Ranks` of the main rank deals out, until its end."""
-    rank = _Rank(make_evaluate)
+    make_evaluate = functools.cache(make_evaluate)
     while (architectures := comm.all_gather(None)[0]) is not None:
-        rank.play(architectures)
+        _play(make_evaluate, architectures)
 
 
-class _Rank:
-    """This rank's part of the rounds."""
-
-    def __init__(self, make_evaluate: Callable[[], Evaluate]):
-        self._make_evaluate, self._evaluate = make_evaluate, None
-
-    def play(self, architectures: list[Architecture]) -> list:
-        """Evaluate this rank's architecture, if there is one; what came of it in all ranks."""
-        outcome = None
-        try:
-            if self._evaluate is None:
-                self._evaluate = self._make_evaluate()
-            for architecture in architectures[comm.get_rank() :][:1]:
-                outcome = outcome_of(self._evaluate, architecture)
-        except UserError as error:
-            outcome = error
-        return comm.all_gather(outcome)
+def _play(make_evaluate: Callable[[], Evaluate], architectures: list[Architecture]) -> list:
+    """Evaluate this rank's architecture, if there is one; what came of it in all ranks."""
+    outcome = None
+    try:
+        evaluate = make_evaluate()
+        for architecture in architectures[comm.get_rank() :][:1]:
+            outcome = outcome_of(evaluate, architecture)
+    except UserError as error:
+        outcome = error
+    return comm.all_gather(outcome)
 
 
 def rank_evaluator(cfg, weights: str, metrics: Sequence[str]) -> CandidateEvaluator:
