@@ -14,7 +14,7 @@ from .formats.json_file import load_object
 from .formats.names import name_problem
 from .id_table import id_table, is_main_process
 from .labels import SEPARATED
-from .source import PanopticSource
+from .source import EXPECTED, PanopticSource
 
 
 def owner_of(name: str, kind: type):
@@ -32,8 +32,7 @@ def find_source(name: str) -> PanopticSource | None:
 def foreign_source(name: str) -> PanopticSource | None:
     """Where the metadata of a set that somebody else registered say that it lies; None if they do not."""
     metadata = MetadataCatalog.get(name)
-    keys = ("panoptic_json", "panoptic_root", "image_root", "json_file", "sem_seg_root")
-    *needed, instances, maps = (metadata.get(key, None) for key in keys)
+    *needed, instances, maps = (metadata.get(key, None) for key in EXPECTED)
     known = all(needed)
     return PanopticSource(name, *needed, instances_json=instances, sem_seg_root=maps) if known else None
 

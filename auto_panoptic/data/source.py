@@ -32,11 +32,12 @@ EXPECTED = {  # where the metadata say that files are
 WHERE = "or set DETECTRON2_DATASETS to the folder that holds your data sets (see datasets/README.md)"
 
 
-def check_paths(name: str, paths: Mapping, remedy: str = "Put it there, correct the path") -> None:
+def check_paths(name: str, paths: Mapping, remedy: str = "") -> None:
     """Raise UserError for the first path, of {key of :data:`EXPECTED`: path or None}, that is not there."""
     for key, what in EXPECTED.items():
         path, exists = paths.get(key), os.path.isdir if key.endswith("_root") else os.path.isfile
         if path and "://" not in path and not exists(path):
+            remedy = remedy or "Put it there, correct the path"
             problem = f"{path} does not exist; expected there: {what}"
             raise UserError(f"data set {name}: {problem}. {remedy}, {WHERE}.")
 
@@ -134,7 +135,7 @@ class PanopticSource:
         if self.prepare is not None:
             self.prepare()
         paths = {**{key: getattr(self, key, None) for key in EXPECTED}, "json_file": self.instances_json}
-        check_paths(self.name, paths, *([self.remedy] if self.remedy else []))
+        check_paths(self.name, paths, self.remedy)
         if not self.remedy:
             return
         lists = self.effective_categories, read_categories(self.panoptic_json)
