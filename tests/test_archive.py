@@ -68,7 +68,7 @@ def test_overlapping_entries(path):
             archive.filelist.append(copy)
         small.header_offset = 0
         archive._didModify = True
-    assert "overlaps with what follows" in refusal(path)
+    assert "is no checkpoint (its entries overlap)" in refusal(path)
 
 
 class Swelling:

@@ -130,7 +130,7 @@ def test_a_checkpoint_round_trips(saved):
 @pytest.mark.parametrize(
     "part, change, message",
     [
-        ("sem_seg_head", "remove", "lacks {name!r}; it belongs to another search space, width or data set: "),
+        ("sem_seg_head", "remove", "lacks {name!r}; it belongs to another network, search space, width or"),
         ("candidates.xception_3x3", "remove", "lacks {name!r} and 0 more"),
         (
             "box_predictor.cls_score.weight",

@@ -3,14 +3,12 @@
 
     python tools/convert_pickle.py IN.pkl OUT.pth
 
-OUT.pth may then be named in MODEL.WEIGHTS. A process of its own reads the pickle, with limits on its memory
-and its files; it runs nothing that the pickle names: it builds arrays, dicts and texts, refusing all else.
+OUT.pth may then be named in MODEL.WEIGHTS. A process of its own reads the pickle, with a limit on its
+memory; it runs nothing that the pickle names: it builds arrays, dicts and texts, refusing all else.
 """
 
 import argparse
-import contextlib
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from auto_panoptic.errors import UserError, run_command  # noqa: E402
+from auto_panoptic.errors import UserError, first_line, run_command  # noqa: E402
 
 SECONDS = 600
 
@@ -54,18 +52,16 @@ def read(source: str, target: str) -> None:
     """In a process of its own: read the pickle, write the checkpoint, say what it holds."""
     import torch
 
+    from auto_panoptic.training.archive import bounded_memory
     from auto_panoptic.training.pickles import read_numbers
     from auto_panoptic.training.zoo import zoo_content
 
-    size = os.path.getsize(source)
-    for limit, most in ((resource.RLIMIT_DATA, 4 * size + 2**32), (resource.RLIMIT_FSIZE, 4 * size + 2**20)):
-        with contextlib.suppress(ValueError, OSError):  # a lower one is in force
-            resource.setrlimit(limit, (most, most))
     try:
-        content = zoo_content(read_numbers(source))
+        with bounded_memory(source):
+            content = zoo_content(read_numbers(source))
         torch.save(content, target)
     except Exception as error:  # of any kind: see read_numbers
-        print(f"not converted: {(str(error).splitlines() or [type(error).__name__])[0]}")
+        print(f"not converted: {first_line(error)}")
         sys.exit(2)
     print(f"{len(content['model'])} arrays by {content['__author__']}")
 

@@ -32,10 +32,7 @@ def optional(name: str) -> bool:
 
 
 def damage(path: str) -> str:
-    """What is wrong with the archive ``path``, such as "has 0 bytes"; "" if its checksums hold.
-
-    A flipped bit that no checksum covers changes no weight: it is padding, or torch cannot read the file.
-    """
+    """What is wrong with the archive ``path``, such as "has 0 bytes"; "" if its checksums hold."""
     try:
         if problem := swollen(path):
             return problem
@@ -48,11 +45,7 @@ def damage(path: str) -> str:
 
 
 def swollen(path: str) -> str:
-    """Why reading the archive ``path`` may take more than its own bytes, or never end; "" if it does not.
-
-    Raises:
-        Exception: of many kinds; it is damaged.
-    """
+    """Why reading ``path`` may take more than its own bytes, or never end; "" if not; may raise anything."""
     if not os.path.isfile(path):
         return "is no plain file"
     with zipfile.ZipFile(path) as archive:
@@ -62,33 +55,20 @@ def swollen(path: str) -> str:
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             return f"is no checkpoint ({entry.filename} is compressed, which torch never does)"
-    entries = sorted(entries, key=lambda entry: entry.header_offset)
-    ends = [*(entry.header_offset for entry in entries[1:]), os.path.getsize(path)]
-    for entry, end in zip(entries, ends, strict=True):
-        if entry.header_offset + entry.file_size >= end:
-            return f"is no checkpoint ({entry.filename} overlaps with what follows)"
-    return ""
+    overlap = sum(entry.file_size for entry in entries) > os.path.getsize(path)
+    return "is no checkpoint (its entries overlap)" if overlap else ""
 
 
 def read_checkpoint(
-    path: str,
-    key: str = "MODEL.WEIGHTS",
-    *,
-    tested: bool = False,
-    mmap: bool = False,
-    model: torch.nn.Module | None = None,
+    path: str, key: str = "MODEL.WEIGHTS", *, tested: bool = False, mmap: bool = False, model=None
 ) -> dict:
-    """Read a checkpoint without running any code in it.
+    """Read a checkpoint without running any code in it: "model": {name: tensor}, and what else it holds.
 
     Args:
-        path: the file.
-        key: the setting that named it, for errors.
+        path: the file; ``key`` is the setting that named it, for errors.
         tested: :func:`damage` found nothing.
         mmap: leave the tensors on the disk until they are looked at.
         model: the network, to whose size that of the file must be in proportion.
-
-    Returns:
-        a dict with "model": {name: tensor}, and whatever else the file holds.
 
     Raises:
         UserError: the file is missing, damaged, a pickle, or no checkpoint.
@@ -137,11 +117,7 @@ def read_checkpoint(
 
 
 def load(path: str, mmap: bool):
-    """What torch reads from a file, with little more memory than the file has bytes.
-
-    Raises:
-        Exception: of many kinds; it is no checkpoint.
-    """
+    """What torch reads from a file, with little more memory than the file has bytes; may raise anything."""
     with bounded_memory(path):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 

@@ -148,8 +148,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 _write(data, partial)
                 self.tag_last_checkpoint(os.path.basename(path))
         except OSError as error:
+            size = sum(tensor.nbytes for _, tensor in tensors_in(data))
             raise UserError(
-                f"cannot write the checkpoint {path!r} of {_write(data, os.devnull)} bytes: "
+                f"cannot write the checkpoint {path!r} of about {size} bytes: "
                 f"{error.strerror or error} ({shutil.disk_usage(self.save_dir).free} bytes are free); "
                 "earlier checkpoints are intact: make room, then continue with --resume"
             ) from error
@@ -265,16 +266,14 @@ def newest_intact(folder: str) -> tuple[str, list[str]]:
         (path, or "" if there is none; one "<file> <reason>" for each newer file that is not used)
     """
     files, pointer = _checkpoint_files(folder), _pointer(folder)
-    plain = {file: os.path.isfile(os.path.join(folder, file)) for file in files}  # else it might never end
-    content = {file: _peek(os.path.join(folder, file)) if plain[file] else {} for file in files}
+    content = {file: _peek(os.path.join(folder, file)) for file in files}
     age = {file: _iteration(content[file], file) for file in files}
     problems = [f"{pointer} is missing"] if files and pointer not in ("", *files) else []
     if problems and not re.fullmatch(r"[\w.-]+\.pth", pointer):
         problems = [f"{POINTER} names {pointer[:80]!r}, no checkpoint of this folder"]
     for file in sorted(files, key=lambda file: (file == pointer, age[file], file), reverse=True):
         path = os.path.join(folder, file)
-        problem = damage(path) if plain[file] else "is no plain file"
-        problem = problem or ("" if content[file] else "cannot be read") or odd_content(content[file])
+        problem = damage(path) or ("" if content[file] else "cannot be read") or odd_content(content[file])
         problem = problem or finite_problem(content[file]["model"])
         if not problem and _iteration(content[file]) >= 0:
             if file == pointer:
@@ -323,31 +322,9 @@ def _versions() -> dict[str, str]:
     return {"auto_panoptic": __version__, "torch": str(torch.__version__)}
 
 
-class _Stream:
-    """Passes bytes on, counts them, and keeps the error that stopped them, which torch.save would replace."""
-
-    def __init__(self, stream):
-        self.stream, self.size, self.error = stream, 0, None
-
-    def write(self, data) -> int:
-        try:
-            self.stream.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        self.size += memoryview(data).nbytes
-        return memoryview(data).nbytes
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-
-def _write(data: dict, path: str | Path) -> int:
-    """Write a checkpoint; returns its size in bytes."""
+def _write(data: dict, path: str | Path) -> None:
     with open(path, "wb") as file:
-        stream = _Stream(file)
         try:
-            torch.save(data, stream)
-        except RuntimeError as error:
-            raise stream.error or error from None
-    return stream.size
+            torch.save(data, file)
+        except RuntimeError as error:  # in place of what stopped it
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None

@@ -1,7 +1,4 @@
-"""The weights that belong to a network's classes, and may start anew where a training starts from others.
-
-They are found without a list of names, in any system.
-"""
+"""The weights that belong to a network's classes, and may start anew where a training starts from others."""
 
 from __future__ import annotations
 
@@ -20,10 +17,8 @@ def class_layers(cfg: CfgNode) -> list[str]:
     """Names of the weights whose shapes follow from a number of classes: any NUM_CLASSES below MODEL.
 
     The network is built with one class more of everything, without memory for its weights; what then has
-    another shape, or is one of a series that has grown, belongs to the classes.
-
-    Raises:
-        UserError: as :func:`.meta_model`.
+    another shape, or is one of a series that has grown, belongs to the classes. UserError as
+    :func:`.meta_model`.
     """
     more = cfg.clone()
     more.defrost()

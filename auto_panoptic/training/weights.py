@@ -17,7 +17,7 @@ from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
 from .archive import DERIVED, optional, read_checkpoint
 from .class_layers import anew_remedy, check_class_layers, layers_of, starting_anew
-from .zoo import is_of_zoo, read_zoo, select_zoo_weights
+from .zoo import is_of_zoo, match_zoo, read_zoo
 
 _CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
 
@@ -28,9 +28,8 @@ _CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
 def model_meta(model: torch.nn.Module) -> dict:
     """What a checkpoint says about its model besides the names and shapes of the weights.
 
-    Returns:
-        "meta_architecture": name; "architecture": {site: operator} of a fixed model, else None; "pixel_mean",
-        "pixel_std": lists of numbers, or None; and what modules with a method ``weights_meta`` say.
+    That is "meta_architecture", its name; "architecture", {site: operator} of a fixed model, else None;
+    "pixel_mean", "pixel_std": lists of numbers, or None; and what modules with ``weights_meta()`` say.
     """
     blocks = {site: list(block.candidates) for site, block in choice_blocks(model).items()}
     fixed = blocks and all(len(ops) == 1 for ops in blocks.values())
@@ -69,8 +68,7 @@ def select_weights(
 
     Args:
         model: may be on the meta device.
-        data: the checkpoint, as :func:`read_checkpoint` returns it.
-        path, key: named in errors.
+        data: of :func:`read_checkpoint` or :func:`.read_zoo`; ``path`` and ``key`` are named in errors.
         to_train: accept a checkpoint of a model that pre-trains a part of this one.
         cfg: the config, where a training starts; its MODEL.WEIGHTS_CLASS_LAYERS counts.
         classes: of the data sets, see :func:`.class_record`; compared with those that the checkpoint records.
@@ -82,6 +80,8 @@ def select_weights(
     subject = f"{key}: {path!r}"
     weights, meta, space = data["model"], data.get("meta", {}), data.get("space")
     own, blocks, anew = model.state_dict(), choice_blocks(model), set(starting_anew(cfg))
+    if "__author__" in data:
+        weights, own = match_zoo(subject, data, own, to_train)
     kinds = meta.get("meta_architecture"), type(model).__name__
     if kinds[0] != kinds[1] and (part := _part_for_others(kinds[0])):
         if not to_train:
@@ -113,10 +113,7 @@ def select_weights(
 
 
 def _part_for_others(kind: str | None) -> str:
-    """Prefix of the weights of a meta-architecture that others start from; "" if there is none.
-
-    It is the attribute ``pretrains`` of the class.
-    """
+    """Prefix of the weights of a meta-architecture that others start from: its attribute ``pretrains``."""
     return getattr(META_ARCH_REGISTRY.get(kind), "pretrains", "") if kind in META_ARCH_REGISTRY else ""
 
 
@@ -178,38 +175,25 @@ def _check_layers(subject: str, model: torch.nn.Module, weights: dict) -> None:
 
 def _check_names(subject: str, weights: dict, own: dict, kinds: tuple, cfg: CfgNode | None) -> None:
     blocks = {match["block"] for match in map(_CANDIDATE.match, own) if match}
-    missing = [k for k in own if k not in weights and not optional(k)]
-    foreign = [
-        k
-        for k in weights
-        if k not in own
-        and not ((match := _CANDIDATE.match(k)) and match["block"] in blocks)
-        and not optional(k)
-    ]
+    unneeded = {k for k in weights if (match := _CANDIDATE.match(k)) and match["block"] in blocks}
+    lacking = [k for k in own if k not in weights and not optional(k)]
     shapes = [
         k for k in own if k in weights and own[k].shape != weights[k].shape and not k.endswith("_extra_state")
     ]
-    for problem, keys in (
-        ("lacks", missing),
-        ("has another shape for", shapes),
-        ("holds the unknown", foreign),
-    ):
+    foreign = [k for k in weights if not (k in own or k in unneeded or optional(k))]
+    problems = {"lacks": lacking, "has another shape for": shapes, "holds the unknown": foreign}
+    for problem, keys in problems.items():
         if keys:
-            detail = (
-                f" ({tuple(weights[keys[0]].shape)} instead of {tuple(own[keys[0]].shape)})"
-                if keys is shapes
-                else ""
+            first, more = keys[0], f" and {len(keys) - 1} more" * (len(keys) > 1)
+            if keys is shapes:
+                more = f" ({tuple(weights[first].shape)} instead of {tuple(own[first].shape)}){more}"
+            if kinds[0] not in (None, kinds[1]):
+                more += f" (it is a {kinds[0]}, the config's a {kinds[1]})"
+            remedy = anew_remedy(cfg, keys) or (
+                "it belongs to another network, search space, width or data set: give the weights of this "
+                "config, or change the config"
             )
-            remedy = (keys is shapes and anew_remedy(cfg, keys)) or (
-                "it belongs to another search space, width or data set: give the weights of this config, or "
-                "change the config"
-            )
-            kind = "" if kinds[0] in (None, kinds[1]) else f" (it is a {kinds[0]}, the config's a {kinds[1]})"
-            raise UserError(
-                f"{subject} {problem} {keys[0]!r}{detail}"
-                + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
-                + f"{kind}; {remedy}"
-            )
+            raise UserError(f"{subject} {problem} {first!r}{more}; {remedy}")
 
 
 # ------------------------------------------------------------------ loading
@@ -233,11 +217,10 @@ def load_weights(
     Raises:
         UserError: as :func:`select_weights`.
     """
-    logger, start = logging.getLogger(__name__), cfg if to_train else None
-    data, anew = _read(path, mmap=False, model=model), starting_anew(start)
-    classes = config_classes(cfg) if cfg is not None else None
-    selected = _select(model, data, path, to_train, start, classes)
-    if classes and not anew and not data.get("classes"):
+    logger = logging.getLogger(__name__)
+    data, selected = _selected(model, path, to_train, cfg)
+    anew = starting_anew(cfg if to_train else None)
+    if cfg is not None and config_classes(cfg) and not anew and not data.get("classes"):
         logger.info("%s does not say its classes: not compared with those of the data sets", path)
     rest = model.state_dict().keys() - selected.keys() - set(anew)
     rest = [name for name in rest if not optional(name)]
@@ -250,15 +233,11 @@ def load_weights(
     return data.get("space") or {}
 
 
-def _read(path: str, **options) -> dict:
-    return read_zoo(path, **options) if is_of_zoo(path) else read_checkpoint(path, **options)
-
-
-def _select(model, data: dict, path: str, to_train: bool, start, classes) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint, by name, or of Detectron2's zoo, by its rules."""
-    if "__author__" in data:
-        return select_zoo_weights(model, data, path, to_train=to_train, cfg=start)
-    return select_weights(model, data, path, to_train=to_train, cfg=start, classes=classes)
+def _selected(model, path: str, to_train: bool, cfg, mmap: bool = False) -> tuple[dict, dict]:
+    """A checkpoint, or weights of the zoo, and what ``model`` needs of it."""
+    data = (read_zoo if is_of_zoo(path) else read_checkpoint)(path, model=model, mmap=mmap)
+    classes, start = config_classes(cfg) if cfg is not None else None, cfg if to_train else None
+    return data, select_weights(model, data, path, to_train=to_train, cfg=start, classes=classes)
 
 
 def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Module | None = None) -> None:
@@ -272,5 +251,4 @@ def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Mod
     for name in DERIVED:
         if hasattr(model, name):  # on the meta device the model's own have no values
             setattr(model, name, torch.tensor(getattr(cfg.MODEL, name.upper())))
-    data, start = _read(path, mmap=True, model=model), cfg if to_train else None
-    _select(model, data, path, to_train, start, config_classes(cfg))
+    _selected(model, path, to_train, cfg, mmap=True)

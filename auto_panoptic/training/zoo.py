@@ -11,13 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
-from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from ..errors import UserError, first_line
-from ..modeling.finite import finite_problem
 from .archive import CATALOGUE, bounded_memory, optional, read_checkpoint
-from .class_layers import anew_remedy, starting_anew
 from .pickles import read_numbers
 
 _NAME = re.compile(rf"{CATALOGUE}\w[\w.+-]*(/\w[\w.+-]*)*", re.ASCII)  # no way out of its folder
@@ -26,11 +23,7 @@ _TRUSTED = "AUTO_PANOPTIC_TRUSTED_PICKLE"  # a variable: processes that a comman
 
 
 def trust_pickle(path: str) -> None:
-    """Let this command read the pickle ``path`` as Python does, for ``--trust-pickle``.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Let this command read the pickle ``path`` as Python does (--trust-pickle); UserError if it is none."""
     if not path.endswith(".pkl"):
         raise UserError(f"--trust-pickle is for weights in a pickle, {path!r} is no .pkl: leave it out")
     os.environ[_TRUSTED] = path
@@ -46,10 +39,7 @@ def is_of_zoo(path: str) -> bool:
 def read_zoo(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
     """Weights as :func:`.read_checkpoint` returns them; that they are of the zoo, "__author__" says.
 
-    Args:
-        path: a file, or a name of Detectron2's catalogue, whose pickles are read without running code.
-        model: the network that they are for.
-        mmap: leave the tensors of a checkpoint on the disk until they are looked at.
+    ``path`` is a file, or a name of Detectron2's catalogue, whose pickles are read without running code.
 
     Raises:
         UserError: it is missing or cannot be read.
@@ -73,8 +63,7 @@ def read_zoo(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
 def zoo_content(content) -> dict:
     """The content of a pickle of Detectron2's zoo, or of Caffe2's, as a checkpoint.
 
-    Returns:
-        {"model": {name: tensor}, "__author__": str, "matching_heuristics": whether names are to be matched}
+    That is {"model": {name: tensor}, "__author__": str, "matching_heuristics": whether to match names}.
 
     Raises:
         ValueError: it holds no weights.
@@ -117,42 +106,21 @@ def local_file(name: str) -> str:
         ) from None
 
 
-def select_zoo_weights(
-    model: torch.nn.Module, data: dict, path: str, *, to_train: bool = False, cfg: CfgNode | None = None
-) -> dict[str, torch.Tensor]:
-    """Select from weights of the zoo what ``model`` needs; what is more in them does not matter.
+def match_zoo(subject: str, data: dict, own: dict, to_train: bool) -> tuple[dict, dict]:
+    """(Weights of the zoo, those of ``own`` that must be among them), under a model's names ``own``.
 
-    Args:
-        model: may be on the meta device.
-        data: as :func:`read_zoo` returns it.
-        path: named in errors.
-        to_train: the backbone is enough.
-        cfg: the config, where a training starts; its MODEL.WEIGHTS_CLASS_LAYERS counts.
+    What is more in them does not matter; to train, the backbone is enough.
 
     Raises:
-        UserError: a weight is missing, has another shape, or holds NaN or infinity.
+        UserError: their names cannot be matched.
     """
-    own, anew, weights = model.state_dict(), set(starting_anew(cfg)), data["model"]
+    weights = data["model"]
     if data.get("matching_heuristics"):
         try:
             weights = align_and_update_state_dicts(own, dict(weights), data["__author__"] == "Caffe2")
         except Exception as error:  # of weights that its rules do not foresee
-            raise UserError(f"MODEL.WEIGHTS: {path!r} does not match the network ({error!r:.200})") from None
+            raise UserError(f"{subject} does not match the network ({error!r:.200})") from None
     backbone = _BACKBONE if any(name.startswith(_BACKBONE) for name in own) else "backbone."
-    missing = [
-        name
-        for name in own
-        if not (optional(name) or name in anew)
-        and (name in weights or name.startswith(backbone) or not to_train)
-        and (name not in weights or weights[name].shape != own[name].shape)
-    ]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        remedy = "it belongs to another network: give one that fits MODEL.BACKBONE and MODEL.RESNETS"
-        remedy = anew_remedy(cfg, missing) or remedy
-        raise UserError(f"MODEL.WEIGHTS: {path!r} lacks {missing[0]!r}{more}; {remedy}")
-    usable = weights.keys() - anew
-    selected = {k: weights[k] for k in own if k in usable and own[k].shape == weights[k].shape}
-    if problem := finite_problem({k: v.to(own[k].dtype) for k, v in selected.items()}):
-        raise UserError(f"MODEL.WEIGHTS: {path!r}: {problem}; give others")
-    return selected
+    needed = {k: v for k, v in own.items() if k in weights or k.startswith(backbone) or not to_train}
+    fits = {k for k, v in needed.items() if k in weights and (weights[k].shape == v.shape or not optional(k))}
+    return {k: weights[k] for k in needed if k in fits}, needed
