@@ -98,28 +98,41 @@ def test_a_pixel_outside_the_box_joins_the_instance_that_it_resembles():
 
 
 def test_memory_is_that_of_a_few_rows(monkeypatch):
-    """Neither pass holds more of the matrix than a chunk: nothing that autograd keeps has its size."""
+    """Nothing that autograd keeps has the size of A, and a few of its rows are computed at a time."""
     potential, features = (x.requires_grad_() for x in random_case(height=16, width=16))
-    monkeypatch.setattr(module, "_CPU_ENTRIES", 4 * 256)
-    rows, kept = [], []
-    gather = module._gather
-    monkeypatch.setattr(
-        module, "_gather", lambda part, *rest: (rows.append(len(part)), gather(part, *rest))[1]
-    )
+    monkeypatch.setattr(module, "_ROWS", 4)
+    monkeypatch.setattr(module, "_CPU_ENTRIES", 6 * 256)
+    computed, kept, rows_of = [], [], module._rows
+
+    def rows(queries, features, normalise, buffers):
+        computed.append((len(queries), buffers.untyped_storage().nbytes() // 8))
+        return rows_of(queries, features, normalise, buffers)
+
+    monkeypatch.setattr(module, "_rows", rows)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.numel()), x)[1], lambda x: x):
         output = propagate(potential, features)
-    assert rows == [4] * 64
-    assert max(kept) <= 256 * 6
-    output.sum().backward()
-    assert rows == [4] * 128  # once more, for the gradient
+    assert computed == [(6, 2 * 6 * 256)] * 42 + [(4, 2 * 6 * 256)]
+    assert max(kept) == 256 * 6
+    computed.clear()
+    output.sum().backward()  # computes them again
+    assert computed == [(6, 3 * 6 * 256)] * 42 + [(4, 3 * 6 * 256)]
+    monkeypatch.setattr(module, "_ROWS", 64)
+    computed.clear()
+    propagate(potential, features)
+    assert [m for m, _ in computed] == [64] * 4
 
 
 def test_sixteen_bits_are_spread_in_thirty_two():
     potential, features = random_case(dtype=torch.float32)
+    halves = [x.bfloat16().requires_grad_() for x in (potential, features)]
+    singles = [x.detach().float().requires_grad_() for x in halves]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        spread = propagate(potential.bfloat16(), features.bfloat16())
-    assert spread.dtype == torch.float32
-    torch.testing.assert_close(spread, propagate(potential.bfloat16().float(), features.bfloat16().float()))
+        spread = propagate(*halves)
+        gradients = torch.autograd.grad(spread.square().sum(), halves)
+    expected = propagate(*singles)
+    assert spread.dtype == torch.float32 and torch.equal(spread, expected)
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected.square().sum(), singles), strict=True):
+        assert torch.equal(ours, theirs.bfloat16())
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ With Q the affinity features (D, n) of n pixels, A = row-softmax(Q^T Q / sqrt(D)
 So a pixel outside an instance's box can join it. The supplement shows the affinities of a pixel as maps
 (Fig. B); the formula, the stride and the width of Q are a re-interpretation.
 
-A has n^2 entries, 4.3 GB for an image of 1024 x 2048 at stride 8. It is computed a few rows at a time, and in
-training computed again in the backward pass, which needs no more memory for it than a few rows either.
+A has n^2 entries, 4.3 GB for an image of 1024 x 2048 at stride 8. A few rows are computed at a time, in the
+backward pass once more, into the same buffers: neither pass needs more memory for A than for those.
 """
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from auto_panoptic.errors import at_least, one_of
 from auto_panoptic.modeling.layers.precision import no_autocast
@@ -19,8 +19,9 @@ from auto_panoptic.modeling.layers.precision import no_autocast
 __all__ = ["NORMALISATIONS", "DenseAffinity", "affinity", "propagate"]
 
 NORMALISATIONS = ("softmax", "sigmoid")
-# Entries of A at a time: on a CPU what its cache holds (4 MiB), elsewhere 64 MiB.
-_CPU_ENTRIES, _ENTRIES = 1 << 20, 1 << 24
+# Entries of A at a time: on a CPU 4 MiB, which its cache holds, elsewhere 64 MiB; and the fewest rows, since
+# products with fewer are slow.
+_CPU_ENTRIES, _ENTRIES, _ROWS = 1 << 20, 1 << 24, 64
 
 
 def affinity(queries: torch.Tensor, features: torch.Tensor, normalise: str = "softmax") -> torch.Tensor:
@@ -32,17 +33,28 @@ def affinity(queries: torch.Tensor, features: torch.Tensor, normalise: str = "so
         normalise: "softmax", or "sigmoid": sigmoid(Q^T Q / sqrt(D)), each row divided by its sum.
 
     Returns:
-        (m, n); each row sums to 1.
+        (m, n); each row sums to 1. Without a graph.
 
     Raises:
         ValueError: unknown ``normalise``.
     """
     one_of("affinity: normalise", normalise, NORMALISATIONS)
-    products = (queries * queries.shape[1] ** -0.5) @ features
+    with torch.no_grad():
+        buffers = features.new_empty(2, len(queries), features.shape[1])
+        return _rows(queries * len(features) ** -0.5, features, normalise, buffers)
+
+
+def _rows(queries, features, normalise: str, buffers: torch.Tensor) -> torch.Tensor:
+    """:func:`affinity` of queries divided by sqrt(D).
+
+    ``buffers``, (2, m, n), holds the products, or their sigmoids, and then the result.
+    """
+    values, rows = buffers
+    torch.mm(queries, features, out=values)
     if normalise == "softmax":
-        return products.softmax(dim=1)
-    weights = products.sigmoid()  # at least 1/2 for a pixel and itself
-    return weights / weights.sum(dim=1, keepdim=True)
+        return torch.softmax(values, 1, out=rows)
+    values.sigmoid_()  # at least 1/2 for a pixel and itself
+    return torch.div(values, values.sum(dim=1, keepdim=True), out=rows)
 
 
 def propagate(
@@ -58,7 +70,7 @@ def propagate(
         potential: (C, h, w), Psi.
         features: (D, h, w), Q.
         residual: return Psi + P instead of P.
-        chunk: rows of A at a time; by default so many that they take a few MiB. Any number gives the same.
+        chunk: rows of A at a time; by default so many that they take some MiB. Any number gives the same.
         normalise: as for :func:`affinity`.
 
     Returns:
@@ -79,23 +91,51 @@ def propagate(
     pixels = keys.shape[1]
     if chunk is None:
         entries = _CPU_ENTRIES if keys.device.type == "cpu" else _ENTRIES
-        chunk = max(1, entries // max(pixels, 1))
+        chunk = max(_ROWS, entries // max(pixels, 1))
     at_least("propagate: chunk", chunk, 1)
-    again = pixels > chunk and torch.is_grad_enabled()
+    one_of("propagate: normalise", normalise, NORMALISATIONS)
     with no_autocast(keys.device.type):
-        rows = [
-            checkpoint(_gather, part, keys, values, normalise, use_reentrant=False, preserve_rng_state=False)
-            if again
-            else _gather(part, keys, values, normalise)
-            for part in keys.t().split(chunk)
-        ]
-    spread = torch.cat(rows).t().view_as(potential)
+        spread = _Spread.apply(keys, values, chunk, normalise).t().view_as(potential)
     return potential + spread if residual else spread
 
 
-def _gather(queries, keys, values, normalise: str) -> torch.Tensor:
-    """(m, D) features of some pixels, (D, n) of all and (n, C) values -> (m, C)."""
-    return affinity(queries, keys, normalise) @ values
+class _Spread(torch.autograd.Function):
+    """(D, n) features and (n, C) values -> (n, C): the product of A and the values."""
+
+    @staticmethod
+    def forward(ctx, features, values, chunk: int, normalise: str):
+        queries, output = features.t() * len(features) ** -0.5, torch.empty_like(values)
+        buffers = values.new_empty(2, min(chunk, len(values)), len(values))
+        for start in range(0, len(values), chunk):
+            part = queries[start : start + chunk]
+            rows = _rows(part, features, normalise, buffers[:, : len(part)])
+            torch.mm(rows, values, out=output[start : start + chunk])
+        ctx.save_for_backward(features, values, output)
+        ctx.chunk, ctx.normalise = chunk, normalise
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        features, values, output = ctx.saved_tensors
+        scale = len(features) ** -0.5
+        queries = features.t() * scale
+        grad_features, grad_values = torch.zeros_like(features), torch.zeros_like(values)
+        means = (grad * output).sum(dim=1, keepdim=True)  # of each row's gradients, weighted by A
+        buffers = values.new_empty(3, min(ctx.chunk, len(values)), len(values))
+        with no_autocast(grad.device.type):
+            for start in range(0, len(values), ctx.chunk):
+                part = slice(start, start + ctx.chunk)
+                sigmoids, rows, grad_rows = own = buffers[:, : len(queries[part])]
+                _rows(queries[part], features, ctx.normalise, own[:2])
+                grad_values.addmm_(rows.t(), grad[part])
+                torch.mm(grad[part], values.t(), out=grad_rows)
+                grad_products = grad_rows.sub_(means[part]).mul_(rows)
+                if ctx.normalise == "sigmoid":
+                    grad_products.mul_(sigmoids.neg_().add_(1))
+                grad_features[:, part].addmm_(features, grad_products.t(), alpha=scale)
+                grad_features.addmm_(queries[part].t(), grad_products)
+        return grad_features, grad_values, None, None
 
 
 class DenseAffinity(nn.Module):
