@@ -17,10 +17,11 @@ import torch
 
 from auto_panoptic.systems.unified import lovasz_hinge, lovasz_softmax
 
-# name: pixels; classes, or None for the hinge
+# name: pixels, or (segmentations, pixels of each); classes, or None for the hinge
 SHAPES = {
-    "hinge_64_regions_28x28": (64 * 28 * 28, None),
-    "hinge_512_regions_28x28": (512 * 28 * 28, None),
+    "hinge_64_regions_28x28": ((64, 28 * 28), None),
+    "hinge_512_regions_28x28": ((512, 28 * 28), None),
+    "hinge_512x1024": (512 * 1024, None),
     "softmax_19_classes_64x64": (64 * 64, 19),
     "softmax_19_classes_128x256": (128 * 256, 19),
     "softmax_19_classes_512x1024": (512 * 1024, 19),
@@ -40,7 +41,9 @@ def plain_lovasz(errors: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
 
 
 def plain_hinge(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Lovasz hinge of (N,) logits and labels 0 and 1."""
+    """Lovasz hinge of (N,) or (R, N) logits and labels 0 and 1."""
+    if logits.ndim == 2:
+        return torch.stack([plain_hinge(*row) for row in zip(logits, labels, strict=True)]).mean()
     positive = labels.float()
     return plain_lovasz((1 - logits * (2 * positive - 1)).relu(), positive)
 
@@ -56,12 +59,13 @@ def plain_softmax(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return torch.stack(losses).mean()
 
 
-def make_inputs(pixels: int, classes: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+def make_inputs(pixels: int | tuple, classes: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits or probabilities of a network that mostly errs little, and labels; 5 % of the softmax's void."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, classes or 2, (pixels,), generator=generator)
     if classes is None:
-        return 2 * torch.randn(pixels, generator=generator) + 4 * labels - 2, labels
+        labels = torch.randint(0, 2, (pixels,) if isinstance(pixels, int) else pixels, generator=generator)
+        return 2 * torch.randn(labels.shape, generator=generator) + 4 * labels - 2, labels
+    labels = torch.randint(0, classes, (pixels,), generator=generator)
     logits = torch.randn(pixels, classes, generator=generator)
     logits[torch.arange(pixels), labels] += 5
     labels[torch.rand(pixels, generator=generator) < 0.05] = 255
