@@ -176,11 +176,8 @@ def run_command(main: Callable[[], object], alone: bool | None = None) -> None:
 
     Exit codes: 2 after a UserError, or an error of the machine (memory, disk), with one line; 3 after
     Diverged, likewise; 130 and 143 after Ctrl-C and SIGTERM; 1 after any other, with its traceback.
-    Warnings that are held when it ends are shown, but for those before an error in one line.
-
-    Args:
-        main: the command.
-        alone: no other process works on the same; by default so without torchrun's variables.
+    Warnings that are held when it ends are shown, but for those before an error in one line. ``alone``: no
+    other process works on the same; by default so without torchrun's variables.
     """
     if alone is None:
         alone = "RANK" not in os.environ

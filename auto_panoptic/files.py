@@ -39,10 +39,7 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place at the end.
 
     ``path`` is the old or the new file at any time, and after a failure the old one; nothing else is left.
-
-    Args:
-        path: the file to make or to replace.
-        sync: wait until content and name are on the disk. Off for files that can be made again.
+    Without ``sync``, for files that can be made again, it does not wait until all is on the disk.
     """
     path = Path(path)
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
@@ -229,13 +226,9 @@ class WriterLock:
     def __init__(
         self, path: str | os.PathLike, protects: str, option: str = "OUTPUT_DIR", wait: bool = False
     ):
-        """Take the lock.
+        """Take the lock; with ``wait`` for as long as another process holds it.
 
-        Args:
-            path: the lock file, created if necessary.
-            protects: what the lock protects, for the message.
-            option: names another place, for the message.
-            wait: for as long as another process holds it.
+        Messages say what it ``protects``, and the ``option`` that names another place.
 
         Raises:
             UserError: another process holds it, who is named; or the name belongs to something else.
@@ -260,9 +253,8 @@ class WriterLock:
             "pid": os.getpid(),
             "start": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        text = (json.dumps(owner) + "\n").encode()
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, text, 0)
+        os.pwrite(self._fd, f"{json.dumps(owner)}\n".encode(), 0)
         _held.add(self)
 
     @property

@@ -48,10 +48,8 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     ``add_config(cfg)``, that adds its keys. IMPORTS counts in the file named here and in ``opts``; a base or
     a file found elsewhere cannot make a command import anything.
 
-    Args:
-        config_file: path of a YAML file, or the name of a config of Detectron2's model zoo, such as
-            ``COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml``.
-        opts: ``KEY VALUE`` pairs that override it.
+    ``config_file`` may also name a config of Detectron2's model zoo, such as
+    ``COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml``; ``opts`` are ``KEY VALUE`` pairs.
 
     Raises:
         UserError: a file that is missing, no plain YAML or a base of itself; an unknown key; a value of

@@ -162,8 +162,7 @@ def die_with_parent() -> None:
 def end_with_parent(parent: int = 0) -> None:
     """End within two seconds of a launcher that started this process, however it ended. A shell is none.
 
-    Args:
-        parent: pid of what is known to have started this process; torchrun and :func:`bound` are recognised.
+    torchrun and :func:`bound` are recognised; ``parent`` is the pid of another.
     """
     if parent:
         os.environ[_PARENT] = str(parent)

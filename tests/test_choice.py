@@ -92,10 +92,10 @@ def test_apply_architecture(cfg, supernet):
 def test_apply_architecture_of_another_space_changes_nothing(cfg, supernet):
     before = {site: block.active for site, block in choice_blocks(supernet).items()}
     other = random_architecture(make_cfg("MODEL.ROI_MASK_HEAD.NUM_CONV", 3))
-    with pytest.raises(UserError, match="the model has no 'mask.2'"):
+    with pytest.raises(UserError, match="the model has no mask.2"):
         apply_architecture(supernet, other)
     other = random_architecture(make_cfg("MODEL.CROSS_ATTENTION.ENABLED", False))
-    with pytest.raises(UserError, match="says nothing about 'attention.f2b.0'.* and 5 more"):
+    with pytest.raises(UserError, match="says nothing about attention.f2b.0,.* and 6 more"):
         apply_architecture(supernet, other)
     # The unknown operator is at the last site; the first ones must not have been switched by then.
     other = random_architecture(make_cfg("MODEL.CROSS_ATTENTION.RATIOS", [32]), seed=3)
@@ -170,7 +170,7 @@ def test_extract_keeps_the_mode(cfg, supernet):
 
 
 def test_extract_errors(supernet):
-    with pytest.raises(UserError, match="the model has no 'mask.2'"):
+    with pytest.raises(UserError, match="the model has no mask.2"):
         extract(supernet, random_architecture(make_cfg("MODEL.ROI_MASK_HEAD.NUM_CONV", 3)))
     with pytest.raises(UserError, match="has no operator 'r32'"):
         extract(supernet, random_architecture(make_cfg("MODEL.CROSS_ATTENTION.RATIOS", [32])))

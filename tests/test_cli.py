@@ -199,14 +199,17 @@ def test_models_per_cycle(capfd, tmp_path, toy, weights, models):
 
 def test_no_cycles(capfd, tmp_path, toy, weights):
     line = refused(capfd, tmp_path, "search_net", "--config-file", toy, "--weights", weights, "--cycles", "0")
-    assert "NAS.CYCLES is 0; expected at least 1" in line
+    assert "NAS.CYCLES is 0; expected a whole number of at least 1" in line
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (("--policy", "greedy"), "NAS.POLICY is 'greedy'; expected one of path_priority, random, evolution"),
-        (("--policy", "random", "--cycles", "0"), "NAS.RANDOM.CYCLES is 0; expected at least 1"),
+        (
+            ("--policy", "random", "--cycles", "0"),
+            "NAS.RANDOM.CYCLES is 0; expected a whole number of at least 1",
+        ),
         (("--policy", "random", "--models-per-cycle", "0"), "NAS.RANDOM.MODELS_PER_CYCLE is 0"),
         (("--policy", "evolution", "--cycles", "0"), "NAS.EVOLUTION.GENERATIONS is 0"),
         (("--policy", "evolution", "--models-per-cycle", "0"), "NAS.EVOLUTION.POPULATION is 0"),

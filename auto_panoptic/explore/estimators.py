@@ -100,10 +100,7 @@ def operator_scores(
 def mean_scores(choices: np.ndarray, fitness: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     """Mean fitness per operator, minus the mean over all candidates.
 
-    Args:
-        choices: (n, sites) operator indices.
-        fitness: (n,) finite fitness.
-        sizes: operators per site.
+    ``choices`` are (n, sites) operator indices, ``fitness`` (n,) finite, ``sizes`` the operators per site.
     """
     centred = fitness - fitness.mean()
     return [

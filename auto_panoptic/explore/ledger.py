@@ -59,14 +59,9 @@ class Ledger:
     ) -> Ledger:
         """Open for appending, creating the file if there is none. One process at a time.
 
-        A last line that was cut short by a crash is removed; a complete one is kept.
-
-        Args:
-            path: the file.
-            header: what identifies the search: space, seed, policy, hashes, versions.
-            resume: continue a ledger that has records.
-            allow_changed: header keys that may differ from the file's; the file keeps its own.
-            comparable: what of a header must be the same.
+        A last line that was cut short by a crash is removed; a complete one is kept. A ledger with records is
+        continued with ``resume`` if ``comparable`` of its header is the same, but for the keys of
+        ``allow_changed``; it keeps its own header.
 
         Raises:
             UserError: the ledger is in use, has records although ``resume`` is off, belongs to a search with

@@ -25,6 +25,7 @@ from auto_panoptic.space import (
     op,
     resolve_architecture_path,
 )
+from auto_panoptic.space.space import some
 from auto_panoptic.validate import machine_memory
 
 __all__ = [
@@ -51,11 +52,7 @@ class ChoiceBlock(nn.Module):
     """
 
     def __init__(self, site: str, candidates: Mapping[str, nn.Module], ops: Sequence[OpSpec] = ()):
-        """
-        Args:
-            site: its stable name: the part of the network, a dot, and its place there.
-            candidates: operator name -> module. The first is active until :meth:`select` is called.
-            ops: the operators of the site; by default those of the candidates.
+        """The first of ``candidates`` is active until :meth:`select` is called; ``ops`` is theirs by default.
 
         Raises:
             ValueError: no candidate was given.
@@ -148,18 +145,23 @@ class Choices:
         return cls(load_names(path), str(path))
 
     def __call__(self, site: str, ops: Sequence[OpSpec], build: Callable[[OpSpec], nn.Module]) -> ChoiceBlock:
-        """The block of one site.
-
-        Args:
-            site: its name.
-            ops: its operators, in index order.
-            build: makes the module of an operator.
+        """The block of one site with its operators, in index order; ``build`` makes the module of one.
 
         Raises:
             UserError: the architecture names no operator for the site, or one that the site has not.
         """
         domain = ChoiceSite(site, tuple(ops))
-        chosen = domain.ops if self.names is None else (self._chosen(domain),)
+        chosen = domain.ops
+        if self.names is not None:
+            if site not in self.names:
+                raise UserError(
+                    f"{self.source}: an architecture of another search space: it says nothing about site "
+                    f"{site!r}; use the config it was searched with"
+                )
+            try:
+                chosen = (domain.ops[domain.index(self.names[site])],)
+            except UserError as error:
+                raise UserError(f"{self.source}: {error}") from None
         return ChoiceBlock(site, {spec.name: build(spec) for spec in chosen}, domain.ops)
 
     def row(
@@ -177,17 +179,6 @@ class Choices:
                 f"this model {len(builds)}; use the config it was searched with"
             )
         return nn.ModuleList(self(f"{prefix}.{i}", ops, build) for i, build in enumerate(builds))
-
-    def _chosen(self, site: ChoiceSite) -> OpSpec:
-        if site.name not in self.names:
-            raise UserError(
-                f"{self.source}: an architecture of another search space: it says nothing about site "
-                f"{site.name!r}; use the config it was searched with"
-            )
-        try:
-            return site.ops[site.index(self.names[site.name])]
-        except UserError as error:
-            raise UserError(f"{self.source}: {error}") from None
 
 
 def choice_blocks(model: nn.Module) -> dict[str, ChoiceBlock]:
@@ -281,13 +272,9 @@ _SPACES: dict[str, SearchSpace] = {}  # building a model takes a second, and com
 
 
 def apply_architecture(model: nn.Module, architecture: Architecture) -> None:
-    """Make ``architecture`` the path that ``model`` runs from now on.
+    """Make ``architecture`` the path that ``model``, or what it wraps, runs from now on.
 
     Nothing changes unless every site fits.
-
-    Args:
-        model: a supernet, a fixed model, or a wrapper around one (DistributedDataParallel).
-        architecture: its sites must be the model's sites.
 
     Raises:
         UserError: a site is missing on either side, or the model does not hold the chosen operator.
@@ -306,18 +293,9 @@ def check_sites(blocks: Mapping[str, ChoiceBlock], names: Mapping[str, str]) -> 
     unknown = [site for site in names if site not in blocks]
     missing = [site for site in blocks if site not in names]
     if unknown or missing:
-        parts = []
-        if missing:
-            parts.append(f"the architecture says nothing about {_some(missing)}")
-        if unknown:
-            parts.append(f"the model has no {_some(unknown)}")
+        parts = [f"the architecture says nothing about {some(missing)}"] if missing else []
+        parts += [f"the model has no {some(unknown)}"] if unknown else []
         raise UserError(
-            f"architecture and model do not fit: {'; '.join(parts)} "
-            f"({len(names)} sites in the architecture, {len(blocks)} in the model). "
-            "Build the model from the config that the architecture was searched with"
+            f"architecture and model do not fit: {'; '.join(parts)} ({len(names)} sites in the architecture, "
+            f"{len(blocks)} in the model). Build the model from the config that it was searched with"
         )
-
-
-def _some(sites: list[str], limit: int = 4) -> str:
-    more = f" and {len(sites) - limit} more" if len(sites) > limit else ""
-    return ", ".join(repr(site) for site in sites[:limit]) + more

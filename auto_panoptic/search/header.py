@@ -43,14 +43,8 @@ def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("
 
     "config" holds the settings, of which :func:`comparable` says what must be the same in a resumed search.
     Of the data, DATASETS.SEARCH and, where statistics are recalibrated, DATASETS.TRAIN count: "data" is of
-    their panoptic JSON files, "content" also of PNGs and photographs (:func:`.content`).
-
-    Args:
-        cfg: of the supernet.
-        policy: of the search.
-        weights: checkpoint of the supernet.
-        metrics: of "pq", "ap", "miou"; the fitness among them is stated where it is not PQ.
-            NAS.SCOREBOARD is stated where it is not "exact".
+    their panoptic JSON files, "content" also of PNGs and photographs (:func:`.content`). The fitness
+    among the metrics ("pq", "ap", "miou") is stated where it is not PQ, NAS.SCOREBOARD where not "exact".
     """
     recalibration = cfg.NAS.BN_RECALIBRATION
     training = cfg.DATASETS.TRAIN if recalibration.ENABLED else ()

@@ -90,16 +90,9 @@ def write_selection(
 ) -> SearchResult:
     """Select, and write the files; each is replaced whole.
 
-    Args:
-        directory: where to.
-        header: the ledger's.
-        space: the search space.
-        cycles: the candidates.
-        request: how to select. Without one, operators are ranked as by :class:`Scoreboard`, and it alone is
-            written: enough for a search under way.
-        costs: of the space; needed for limits and the front.
-        best: without a request: select the candidate of the highest fitness (of equal ones the earliest).
-            Scores are null then, while counts and mean fitness remain.
+    Without a request, operators are ranked as by :class:`Scoreboard`, and it alone is written: enough for a
+    search under way. With ``best`` instead, the candidate of the highest fitness is selected (of equal ones
+    the earliest); scores are null then, while counts and mean fitness remain. Limits need ``costs``.
 
     Raises:
         UserError: all candidates failed, no architecture is within the limits, a file cannot be written.

@@ -97,12 +97,7 @@ def _find(name) -> OpSpec | None:
 
 
 def domain(names: Iterable[str], group: str, key: str) -> tuple[OpSpec, ...]:
-    """The operators that a config lists for the sites of a group, in its order.
-
-    Args:
-        names: value of the config key ``key``.
-        group: of the operators.
-        key: named in errors.
+    """The operators that a config lists under ``key`` for the sites of a group, in its order.
 
     Raises:
         UserError: an unknown operator, one of another group, one listed twice, or none.

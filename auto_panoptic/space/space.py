@@ -206,13 +206,13 @@ class SearchSpace:
         ours, theirs = self.to_dict(), other.to_dict()
         notes = []
         if missing := [name for name in ours if name not in theirs]:
-            notes.append(f"only in the first: {_some(missing)}")
+            notes.append(f"only in the first: {some(missing)}")
         if extra := [name for name in theirs if name not in ours]:
-            notes.append(f"only in the second: {_some(extra)}")
+            notes.append(f"only in the second: {some(extra)}")
         changed = [name for name in ours if name in theirs and ours[name] != theirs[name]]
         if changed:
             first, second = (", ".join(d[changed[0]]) for d in (ours, theirs))
-            notes.append(f"operators of {_some(changed)} differ, e.g. {changed[0]}: {first} / {second}")
+            notes.append(f"operators of {some(changed)} differ, e.g. {changed[0]}: {first} / {second}")
         if not notes and list(ours) != list(theirs):
             notes.append("the sites are the same but in another order")
         return "; ".join(notes)
@@ -331,6 +331,7 @@ def op_at(site: ChoiceSite, index: int) -> str:
     return site.names[index]
 
 
-def _some(names: list[str], limit: int = 3) -> str:
+def some(names: list[str], limit: int = 3) -> str:
+    """The first of some names, and how many there are more."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

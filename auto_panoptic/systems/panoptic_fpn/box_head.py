@@ -16,11 +16,7 @@ class GroupNormBoxHead(nn.Sequential):
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, num_fc: int, fc_dim: int):
-        """
-        Args:
-            input_shape: channels, height and width of the pooled region features.
-            num_fc: number of linear layers.
-            fc_dim: their output size, a multiple of 32.
+        """``input_shape`` is that of the pooled region features; ``fc_dim`` is a multiple of 32.
 
         Raises:
             ValueError: ``fc_dim`` cannot be divided into 32 groups, or there is no layer.

@@ -38,10 +38,8 @@ class SearchableMaskHead(BaseMaskRCNNHead):
         """
         Args:
             input_shape: channels of the pooled region features.
-            ops: operators of every searched layer.
-            choices: which of them are built; by default all.
-            num_layers: number of searched layers (paper: 4).
-            conv_dim: their output channels.
+            ops, choices: operators of every searched layer, and which of them are built (default: all).
+            num_layers, conv_dim: number of searched layers (paper: 4), and their output channels.
             num_classes: foreground classes, 1 for class-agnostic masks.
             kwargs: see :class:`BaseMaskRCNNHead`.
         """
