@@ -157,6 +157,8 @@ class DenseAffinity(nn.Module):
         Returns:
             (C, H, W): Psi + P, or P.
         """
+        if not len(potential):  # neither stuff classes nor detections
+            return potential + features.sum() * 0
         pooled = F.adaptive_avg_pool2d(potential, features.shape[1:])
         spread = propagate(pooled, features, residual=False, normalise=self.normalise)
         size = potential.shape[1:]
