@@ -112,6 +112,11 @@ def test_links_among_derived_files_lead_no_write_out(root, capfd):
     assert run("prepare_coco_panoptic.py", "--splits", "val", "--processes", 1) == 0
     assert {p: c for p, c in contents(root).items() if folder not in p.parents} == before
     assert not (folder / "000000000001.png").is_symlink()
+    made, own = folder / "000000000002.png", root / "own.png"
+    made.rename(own)
+    made.symlink_to(own)  # says the same
+    assert run("prepare_coco_panoptic.py", "--splits", "val", "--processes", 1) == 0
+    assert not made.is_symlink() and made.read_bytes() == own.read_bytes()
 
 
 def test_a_link_below_the_derived_folder_is_refused(tmp_path):

@@ -76,7 +76,7 @@ def _from_source(name: str, source) -> DataSet:
         try:  # draws the built-in set; says which script makes a part of COCO or ADE20K
             source.check_files()
         except UserError as error:
-            problem = str(error)
+            problem = source.remedy or str(error)
     paths = {key: getattr(source, key) for key in _PATHS}
     paths["sem_seg_root"] = paths["sem_seg_root"] or (source.label_folders or {}).get(SEPARATED)
     return DataSet(
