@@ -228,8 +228,8 @@ def test_started_processes_end_with_one_message(monkeypatch, capfd, tmp_path, er
 @pytest.mark.parametrize(
     "name, value, expected",
     [
-        ("WORLD_SIZE", "two", "a whole number of at least 1"),
-        ("WORLD_SIZE", "0", "a whole number of at least 1"),
+        ("WORLD_SIZE", "two", "a whole number of at least 1, at most 1000000"),
+        ("WORLD_SIZE", "0", "a whole number of at least 1, at most 1000000"),
         ("RANK", "x", "a whole number of at least 0, at most 1"),
         ("RANK", "2", "a whole number of at least 0, at most 1"),
         ("LOCAL_RANK", "-1", "a whole number of at least 0, at most 1"),

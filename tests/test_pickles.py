@@ -15,7 +15,7 @@ import train_net
 from auto_panoptic.errors import UserError
 from auto_panoptic.search import command
 from auto_panoptic.training import check_weights, load_weights, zoo
-from auto_panoptic.training.pickles import read_numbers
+from auto_panoptic.training.zoo import read_numbers
 
 spec = importlib.util.spec_from_file_location("convert_pickle", ROOT / "tools/convert_pickle.py")
 convert_pickle = importlib.util.module_from_spec(spec)

@@ -18,8 +18,9 @@ from toy import ROOT, TOY_NET, make_config
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.space import SearchSpace
-from auto_panoptic.training import AutoPanopticTrainer, RecentMetrics
+from auto_panoptic.training import AutoPanopticTrainer
 from auto_panoptic.training.checkpoint import newest_intact, training_settings
+from auto_panoptic.training.hooks import RecentMetrics
 
 ITERATIONS = 8
 SCHEDULE = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.WARMUP_ITERS", 3, "SOLVER.STEPS", (6,))

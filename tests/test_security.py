@@ -40,8 +40,8 @@ REVIEWED = {
     "auto_panoptic/training/checkpoint.py": {
         "DetectionCheckpointer": "only its writing; _load_file reads by read_checkpoint",
     },
-    "auto_panoptic/training/pickles.py": {"_Unpickler": "find_class gives stand-ins only"},
     "auto_panoptic/training/zoo.py": {
+        "_Unpickler": "find_class gives stand-ins only",
         "pickle.loads": "of the file that --trust-pickle names",
         "PathManager": "names of the catalogue, which lead to one host",
         "get_local_path": "the same",

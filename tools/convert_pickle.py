@@ -53,8 +53,7 @@ def read(source: str, target: str) -> None:
     import torch
 
     from auto_panoptic.training.archive import bounded_memory
-    from auto_panoptic.training.pickles import read_numbers
-    from auto_panoptic.training.zoo import zoo_content
+    from auto_panoptic.training.zoo import read_numbers, zoo_content
 
     try:
         with bounded_memory(source):

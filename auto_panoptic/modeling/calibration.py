@@ -117,10 +117,7 @@ class _Pool:
 def _run(
     model: nn.Module, batches: Sequence[list[dict]], calls: list[tuple[nn.Module, int]], momentum: float
 ):
-    """New running statistics for the layers of ``calls``: of all calls, or their moving average.
-
-    A pass stops after the calls that one image needed, provided that all of them took whole batches.
-    """
+    """New running statistics for the layers of ``calls``; a pass stops after those that one image needed."""
     pools = {layer: _Pool(layer) for layer, _ in calls}
     seen, images = [], 0
 

@@ -40,8 +40,8 @@ _WEIGHTED = (
 def count(model: nn.Module, size: tuple[int, int]) -> CostTables:
     """Cost tables of a supernet or a fixed model, per image.
 
-    One pass is enough: each site's operators all run on the site's input. Sites never interact, since no
-    operator changes the shape of what comes after it. Regions of R-CNNs: :func:`.searchable.dry_run`.
+    One pass is enough: each site's operators all run on the site's input, and none changes the shape of what
+    comes after it. Regions of R-CNNs: :func:`.searchable.dry_run`.
 
     Args:
         model: a meta-architecture, best on the meta device; it is left as it was.
@@ -82,11 +82,7 @@ def count(model: nn.Module, size: tuple[int, int]) -> CostTables:
 
 
 def configured_costs(cfg, size: tuple[int, int] | None = None) -> CostTables:
-    """Tables of the supernet of ``cfg``, whatever ``NAS.ARCHITECTURE`` is.
-
-    Args:
-        cfg: a config.
-        size: as for :func:`count`; by default a square of ``INPUT.MIN_SIZE_TEST``.
+    """Tables of the supernet of ``cfg``, whatever NAS.ARCHITECTURE is; by default of a square MIN_SIZE_TEST.
 
     Raises:
         UserError: the model cannot be built.

@@ -10,14 +10,10 @@ __all__ = ["extract"]
 
 
 def extract(supernet: nn.Module, architecture) -> nn.Module:
-    """Copy ``supernet`` with one candidate per site; the other candidates are never copied.
+    """Copy ``supernet``, or what DistributedDataParallel wraps, with one candidate per site.
 
-    The result is independent of the supernet (weights, buffers and mode are copied, gradients are not) and
-    has the state-dict names of a model built with ``NAS.ARCHITECTURE`` set to the same architecture.
-
-    Args:
-        supernet: a model with choice blocks, or a DistributedDataParallel wrapper around one.
-        architecture: an :class:`auto_panoptic.space.Architecture` with the model's sites.
+    Weights, buffers and mode are copied, gradients are not. State-dict names are those of a model built with
+    NAS.ARCHITECTURE set to ``architecture``, an :class:`auto_panoptic.space.Architecture`.
 
     Raises:
         UserError: the architecture does not fit the model.

@@ -17,19 +17,13 @@ __all__ = ["finite_outputs", "finite_problem", "images_of", "learned", "tensors_
 
 @torch.no_grad()
 def total_norm(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """A scalar that is finite unless a value is not, or is so large that its square is not.
-
-    Nothing waits for it: it is computed on the device of the first tensor, in one pass over the values.
-    """
+    """A scalar, on the device of the first, that is finite unless a value or its square is not."""
     norms = torch._foreach_norm(list(tensors), 2) if tensors else [torch.zeros(())]
     return torch.stack([norm.to(norms[0].device) for norm in norms]).sum()
 
 
 def finite_problem(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The first of ``tensors`` that holds NaN or infinity, and how many values; "" if all are finite.
-
-    Integers, and what is no tensor, are passed over.
-    """
+    """The first of ``tensors`` that holds NaN or infinity, and how many; "" if all floats are finite."""
     floats = {
         name: tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()
         for name, tensor in tensors.items()
@@ -73,12 +67,8 @@ def images_of(batch, most: int = 16) -> str:
 def finite_outputs(model: torch.nn.Module, shared: bool = False) -> Iterator[None]:
     """Within the block, NaN or infinity in inference is an error: boxes and segments chosen from it hide it.
 
-    Watched are the outputs of the model, of its parts and of theirs, read once per pass; minus infinity, as
-    masks have it, is allowed.
-
-    Args:
-        model: a meta-architecture.
-        shared: the processes share the images; all enter and leave the block, and fail together at its end.
+    Watched are the outputs of the meta-architecture ``model``, of its parts and of theirs; minus infinity, as
+    masks have it, is allowed. Processes that share the images all enter the block, and fail at its end.
 
     Raises:
         Diverged: names the part and the images.

@@ -9,16 +9,11 @@ __all__ = ["folded"]
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` in eval mode for inference, without the BatchNorm layers that follow a convolution.
+    """A copy of ``model`` in eval mode, for inference only; outputs are equal up to rounding.
 
-    Every BatchNorm that comes right after a convolution in a ``Sequential`` scales and shifts by constants
-    in eval mode, so it moves into the convolution's weight and bias. Outputs are equal up to rounding.
+    Every BatchNorm right after a convolution in a ``Sequential`` moves into that one's weight and bias.
     Subclasses of convolutions (they may end in an activation), ``Sequential`` with another ``forward`` and
-    BatchNorm without running statistics stay as they are. Gradients, training and state-dict names of the
-    copy are not those of the original.
-
-    Args:
-        model: a network whose running statistics are final; it is not changed.
+    BatchNorm without running statistics stay as they are. State-dict names of the copy are others.
     """
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 import torch
@@ -27,14 +28,10 @@ __all__ = ["all_regions", "detections_from", "dry_run", "panoptic_only"]
 
 @torch.no_grad()
 def dry_run(model: nn.Module, size: tuple[int, int]) -> None:
-    """Run every layer of ``model``, in its present mode, as inference of one image does.
+    """Run every layer of ``model``, in its present mode, as inference of a zero image does.
 
-    By default that of a zero image. In Detectron2's R-CNNs as many proposals and detections as the model's
-    limits allow take part, without the final merging, and the model can be on the meta device.
-
-    Args:
-        model: a meta-architecture in evaluation mode.
-        size: height and width of the image in pixels, before padding.
+    ``size`` is its height and width in pixels, before padding. In Detectron2's R-CNNs as many proposals and
+    detections as the limits allow take part, without the final merging; they can be on the meta device.
     """
     if hasattr(model, "dry_run"):
         model.dry_run(size)
@@ -65,11 +62,8 @@ def detections_from(roi_heads: nn.Module, score: float) -> Iterator[None]:
         return
     before = predictor.test_score_thresh
     just_below = np.nextafter(np.float32(score), np.float32(0))
-    predictor.test_score_thresh = max(before, float(just_below))
-    try:
+    with mock.patch.object(predictor, "test_score_thresh", max(before, float(just_below))):
         yield
-    finally:
-        predictor.test_score_thresh = before
 
 
 @contextlib.contextmanager
@@ -84,14 +78,10 @@ def all_regions() -> Iterator[None]:
     for layer in (DeformConv, ModulatedDeformConv):
         if issubclass(layer, nn.Module):  # Detectron2 without its compiled part may have a placeholder
             stand_ins.append((layer, "forward", _like_a_convolution))
-    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in stand_ins]
-    try:
-        for owner, name, stand_in in stand_ins:
-            setattr(owner, name, stand_in)
+    with contextlib.ExitStack() as patches:
+        for stand_in in stand_ins:
+            patches.enter_context(mock.patch.object(*stand_in))
         yield
-    finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)
 
 
 def _proposals(

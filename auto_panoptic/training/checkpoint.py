@@ -1,7 +1,6 @@
 """Checkpoints of a run: a kill cannot tear them, and only an intact one is continued from.
 
-The files in the folder are the truth. Each is an archive with a checksum for every entry, so that damage
-shows without a record of what it should be; ``last_checkpoint`` names the one to continue from.
+Each is an archive with checksums, which show damage; ``last_checkpoint`` names the one to continue from.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def run_settings(cfg: CfgNode) -> dict[str, str]:
 def check_settings(content: dict, now: dict[str, str], path: str) -> None:
     """Raise UserError if a setting that both know has changed; ``content`` is that of the file ``path``.
 
-    The weights it began from are not read by a run that goes on: they may be gone, but not be another's.
+    The weights that the run began from may be gone, but not be another's.
     """
     before = content.get("settings") if isinstance(content, dict) else None
     before = before if isinstance(before, dict) else {}
@@ -103,12 +102,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, torn by no kill.
 
     A save goes to the disk in this order: content under another name; ``last_checkpoint``; the final name.
-    Wherever it is cut, the folder holds the old or the new file, whole.
-
-    Args:
-        model, save_dir, save_to_disk, checkpointables: Detectron2's.
-        cfg: the run's config; its settings are saved, and must be the same on :meth:`resume`.
-        keep: number of newest ``model_<iteration>.pth`` to keep; 0 keeps all.
+    The settings of ``cfg`` are saved, and must be the same on :meth:`resume`. The newest ``keep`` files
+    ``model_<iteration>.pth`` are kept; 0 keeps all. The rest are Detectron2's arguments.
     """
 
     def __init__(self, model, save_dir="", *, save_to_disk=None, cfg=None, keep=0, **checkpointables):
@@ -200,10 +195,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         check_settings(data, self.settings, path)
         self.settings |= {_START: start} if (start := data.get("settings", {}).get(_START)) else {}
         if data.get("versions") != _versions():
-            self.logger.warning(
-                "%s was written by %s, now running %s: the run goes on, but perhaps not bit for bit",
-                path, data.get("versions"), _versions(),
-            )  # fmt: skip
+            text = "%s was written by %s, now running %s: the run goes on, but perhaps not bit for bit"
+            self.logger.warning(text, path, data.get("versions"), _versions())
         selected = select_weights(self.model, data, path, key="--resume", classes=self.classes)
         self.model.load_state_dict(selected, strict=False)
         try:
@@ -252,11 +245,6 @@ def _usable(folder: str, path: str, problems: list[str]) -> str:
             "OUTPUT_DIR"
         )
     return path
-
-
-def has_checkpoint(folder: str) -> bool:
-    """Whether ``folder`` holds a checkpoint, damaged or not."""
-    return bool(_checkpoint_files(folder))
 
 
 def newest_intact(folder: str) -> tuple[str, list[str]]:

@@ -14,18 +14,9 @@ from detectron2.solver import build_optimizer as build_detectron2_optimizer
 from detectron2.solver.build import reduce_param_groups
 from detectron2.utils import comm
 
-from ..errors import UserError
 from ..explore import pass_counts, passes_per_iteration
 from ..modeling import choice_blocks
 from ..space import Architecture, ChoiceSite, SearchSpace
-
-GRADIENT_MODES = ("mean", "sum", "lr_scale")
-
-
-def check_gradients(mode: str) -> None:
-    """Raise UserError unless ``mode`` is one of GRADIENT_MODES."""
-    if mode not in GRADIENT_MODES:
-        raise UserError(f"NAS.GRADIENTS is {mode!r}; expected one of {list(GRADIENT_MODES)}")
 
 
 def model_space(model: torch.nn.Module) -> SearchSpace:
@@ -106,9 +97,8 @@ def average_over_passes(model: torch.nn.Module, cycle: Sequence[Architecture]) -
 def average_over_processes(model: torch.nn.Module) -> None:
     """Average the accumulated gradients over the processes, once per cycle, in place.
 
-    Every process runs the same paths. Averaging here instead of inside DistributedDataParallel also covers
-    parameters used only in early passes. A parameter that one process did not use counts as zero there; one
-    that none used keeps no gradient, so that the optimizer leaves it alone as it does with one process.
+    DistributedDataParallel would leave out parameters used only in early passes. A parameter that one process
+    did not use counts as zero there; one that none used keeps no gradient, as with one process.
     """
     if comm.get_world_size() == 1:
         return
@@ -117,13 +107,18 @@ def average_over_processes(model: torch.nn.Module) -> None:
     used = used.to(parameters[0].device)
     torch.distributed.all_reduce(used, torch.distributed.ReduceOp.MAX)
     parameters = [p for p, somewhere in zip(parameters, used.tolist(), strict=True) if somewhere]
-    if not parameters:
-        return
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([p.grad.flatten() for p in parameters])  # one message instead of one per parameter
+    average([p.grad for p in parameters])
+
+
+def average(tensors: Sequence[torch.Tensor]) -> None:
+    """Average tensors over the processes, in place, in one message."""
+    if comm.get_world_size() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
     torch.distributed.all_reduce(flat)
     flat /= comm.get_world_size()
-    for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad.copy_(mean.view_as(parameter))
+    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))

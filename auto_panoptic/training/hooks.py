@@ -45,10 +45,7 @@ class PassCounter:
         self.passes += len(cells)
 
     def check(self, iterations: int) -> None:
-        """At the end of a cycle: compare the counts with those of strict fairness.
-
-        Args:
-            iterations: iterations done since the start of the run.
+        """Compare the counts after ``iterations`` of the run with those of strict fairness.
 
         Raises:
             RuntimeError: passes are missing or too many, or an operator was active more or less often than
@@ -111,14 +108,14 @@ class PassCounter:
 
 
 class FairnessAudit(HookBase):
-    """Check the counts after every iteration and write them to metrics.json now and then.
+    """Check the counts, which are part of the checkpoint, after every iteration.
 
-    ``passes`` is written in every iteration, the shares every ``period`` iterations and at the end. The
-    counts are part of the checkpoint, so they go on after a resume.
+    metrics.json gets ``passes`` in every iteration, the shares every ``period`` iterations and at the end.
     """
 
     def __init__(self, counter: PassCounter, period: int):
         self.counter, self.period = counter, period
+        self.state_dict, self.load_state_dict = counter.state_dict, counter.load_state_dict
 
     def before_train(self) -> None:
         if self.counter.since is None:
@@ -130,14 +127,7 @@ class FairnessAudit(HookBase):
         storage = get_event_storage()
         storage.put_scalar("passes", self.counter.passes, smoothing_hint=False)
         if done % self.period == 0 or done == self.trainer.max_iter:
-            for name, value in self.counter.summary().items():
-                storage.put_scalar(name, value, smoothing_hint=False)
-
-    def state_dict(self) -> dict:
-        return self.counter.state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        self.counter.load_state_dict(state)
+            storage.put_scalars(**self.counter.summary(), smoothing_hint=False)
 
 
 class Interruption(HookBase):
@@ -158,11 +148,8 @@ class Interruption(HookBase):
 class PreciseBN(HookBase):
     """Detectron2's hook, on the same first batches each time: a resumed run gets the same statistics.
 
-    Args:
-        period: iterations between two updates; 0 updates after the last only.
-        model: a fixed network in training mode.
-        loader: its batches.
-        num_iter: how many of them to use.
+    A fixed ``model`` in training mode sees the first ``num_iter`` batches of ``loader`` every ``period``
+    iterations, and after the last; only then where that is 0.
     """
 
     def __init__(self, period: int, model: torch.nn.Module, loader, num_iter: int):
@@ -208,10 +195,9 @@ class JSONLines:
 
 
 class RecentMetrics(HookBase):
-    """Keeps the newest values of the smoothed metrics through a resume.
+    """Keeps the values of smoothed metrics, of which metrics.json has running medians, through a resume.
 
-    metrics.json holds their medians over the last 20 iterations: with this hook a resumed run writes the
-    numbers that an uninterrupted one does. Wall-clock times, which no run repeats, start anew.
+    Wall-clock times, which no run repeats, start anew.
     """
 
     WINDOW = 20

@@ -27,7 +27,7 @@ from .ranks import PATIENCE, among_ranks, lost_ranks_told
 
 def processes(args) -> int:
     """How many processes the run of these arguments has: torchrun's, or one per GPU."""
-    size = _number("WORLD_SIZE", 1, least=1)
+    size = _of_launcher("WORLD_SIZE", 1)
     return size if size > 1 else max(args.num_gpus, 1) * args.num_machines
 
 
@@ -41,13 +41,14 @@ def launch_processes(main: Callable, args, cfg) -> None:
     Raises:
         UserError: more GPUs asked for than there are, or variables of a launcher that make no sense.
     """
-    if _number("WORLD_SIZE", 1, least=1) > 1:
+    if (size := _of_launcher("WORLD_SIZE", 1)) > 1:
         end_with_parent()
         try:
             with lost_ranks_told():
-                _join_torchrun(cfg)
+                _join_torchrun(cfg, size)
                 show_warnings()
-                _among_ranks(main, args, cfg)
+                with among_ranks(cfg.RANK_TIMEOUT):
+                    main(args, cfg)
         finally:
             _leave_torchrun()
         return
@@ -96,12 +97,12 @@ def _stop(processes: list, number: int) -> list[int | None]:
 def _started(main: Callable, parent: int, args, cfg) -> None:
     """In a process that Detectron2 started, which has inherited no registered data set."""
     end_with_parent(parent)
-    run_command(partial(_among_ranks, partial(_registered, main), args, cfg), alone=False)
 
+    def work() -> None:
+        with lost_ranks_told(), among_ranks(cfg.RANK_TIMEOUT):
+            _registered(main, args, cfg)
 
-def _among_ranks(main: Callable, args, cfg) -> None:
-    with lost_ranks_told(), among_ranks(cfg.RANK_TIMEOUT):
-        main(args, cfg)
+    run_command(work, alone=False)
 
 
 def _registered(main: Callable, args, cfg) -> None:
@@ -122,32 +123,30 @@ def _leave_torchrun() -> None:
     gc.collect()
 
 
-def _number(name: str, default: int, least: int = 0, most: int | None = None) -> int:
-    """A variable of a launcher."""
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-        limit = "" if most is None else f", at most {most}"
+def _of_launcher(name: str, least: int, most: int = 10**6) -> int:
+    """A variable of a launcher, by default the least that it may be."""
+    text = os.environ.get(name, str(least))
+    if not text.isdecimal() or not least <= int(text) <= most:
         raise UserError(
-            f"{name} is {text!r}; expected a whole number of at least {least}{limit}: start the processes "
-            "with torchrun, or unset WORLD_SIZE to run one"
+            f"{name} is {text!r}; expected a whole number of at least {least}, at most {most}: start the "
+            "processes with torchrun, or unset WORLD_SIZE to run one"
         )
     return int(text)
 
 
-def _join_torchrun(cfg) -> None:
+def _join_torchrun(cfg, size: int) -> None:
     """Join the group that torchrun, or a scheduler with its variables, describes."""
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UserError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {' and '.join(missing)} not set: start the "
-            "processes with torchrun, or unset WORLD_SIZE to run one"
+            f"WORLD_SIZE is {size}, but {' and '.join(missing)} not set: start the processes with torchrun, "
+            "or unset WORLD_SIZE to run one"
         )
     # One process per machine where nothing is said, as Kubernetes and Slurm start them.
-    size = _number("WORLD_SIZE", 1, least=1)
-    _number("RANK", 0, most=size - 1)
-    _number("MASTER_PORT", 0, most=65535)
-    local_size = _number("LOCAL_WORLD_SIZE", 1, least=1, most=size)
-    local_rank = _number("LOCAL_RANK" if "LOCAL_RANK" in os.environ else "SLURM_LOCALID", 0, most=size - 1)
+    _of_launcher("RANK", 0, size - 1)
+    _of_launcher("MASTER_PORT", 0, 65535)
+    local_size = _of_launcher("LOCAL_WORLD_SIZE", 1, size)
+    local_rank = _of_launcher("LOCAL_RANK" if "LOCAL_RANK" in os.environ else "SLURM_LOCALID", 0, size - 1)
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(local_rank)

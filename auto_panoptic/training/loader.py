@@ -20,11 +20,10 @@ from detectron2.utils import comm
 
 from ..data import build_mapper, data_set_for, holds_classes
 from ..data.labels import SUFFIX
-from ..errors import UserError, one_of
+from ..errors import UserError
+from ..validate import RULES
 
-# DATALOADER.SAMPLER_TRAIN
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
-# Classified images in a batch of the evaluation; changes no result.
+# Classified images, all of one size, in a batch of the evaluation; others come one by one.
 TEST_BATCH = 64
 
 
@@ -32,17 +31,14 @@ class PositionalBatchSampler:
     """Endless batches of ``(position, index)`` pairs for this rank.
 
     The stream is ``shuffle(range(size)) + shuffle(range(size)) + ...``; rank r of R takes every R-th
-    element from r on. With ``sizes``, a batch holds only landscape or only portrait images, so that
-    padding is small. With ``repeats``, each shuffle holds image i ``repeats[i]`` times, fractions rounded at
-    random. Batches depend on nothing but the arguments, hence ``start`` skips batches exactly.
+    element from r on. Batches depend on nothing but the arguments: ``start`` skips some exactly.
 
     Args:
-        size: number of images.
-        batch_size: images per batch on this rank.
-        seed: seed of the shuffles.
+        size: number of images; ``batch_size`` of them make a batch on this rank.
+        seed: of the shuffles.
         start: batches to skip.
-        sizes: (width, height) of each image to group by orientation, or None for no grouping.
-        repeats: (size,) how often to draw each image, at least 1, or None for once.
+        sizes: (width, height) of each image: a batch then holds only landscape or only portrait images.
+        repeats: (size,) how often each shuffle holds each image, at least 1; fractions are rounded at random.
     """
 
     def __init__(
@@ -145,47 +141,25 @@ def _training_images(cfg, names: list[str]) -> list[dict]:
 
 
 def _repeats(cfg, dicts: list[dict]) -> np.ndarray | None:
-    """How often DATALOADER.SAMPLER_TRAIN draws each image; None for once.
-
-    By Detectron2's factors for the RepeatFactorTrainingSampler: images of rare classes come several times.
-    """
-    if one_of("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS) == SAMPLERS[0]:
+    """How often DATALOADER.SAMPLER_TRAIN draws each image, by Detectron2's factors; None for once."""
+    RULES["DATALOADER.SAMPLER_TRAIN"].check("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN)
+    if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
         return None
     if any("annotations" not in d for d in dicts):
         raise UserError(
-            f"DATALOADER.SAMPLER_TRAIN is {SAMPLERS[1]}, which counts the objects of the images, and "
-            f"DATASETS.TRAIN has none; use {SAMPLERS[0]}"
+            "DATALOADER.SAMPLER_TRAIN is RepeatFactorTrainingSampler, which counts the objects of images, "
+            "and DATASETS.TRAIN has none; use TrainingSampler"
         )
     threshold = cfg.DATALOADER.REPEAT_THRESHOLD
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, threshold)
     return factors.double().numpy()
 
 
-def _batch_sampler(cfg, dicts: list[dict], seed: int, start: int, grouped: bool) -> PositionalBatchSampler:
-    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-    if images < 1 or images % processes:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {images}; expected a positive multiple of the {processes} processes"
-        )
-    return PositionalBatchSampler(
-        len(dicts),
-        images // processes,
-        seed,
-        start,
-        sizes=[(d["width"], d["height"]) for d in dicts] if grouped else None,
-        repeats=_repeats(cfg, dicts),
-        rank=comm.get_rank(),
-        world_size=processes,
-    )
-
-
 def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None) -> PositionalLoader:
     """Build the loader of ``cfg.DATASETS.TRAIN``; each item is a list of samples for this rank.
 
-    Args:
-        seed: order and augmentation of the samples; by default ``cfg.SEED``, or a drawn one if that is -1.
-        start: batches to skip.
-        mapper: data set record -> sample; by default :func:`build_mapper`.
+    ``seed`` of order and augmentation is ``cfg.SEED`` by default, or a drawn one if that is -1; ``mapper``
+    (record -> sample) is :func:`build_mapper`'s; ``start`` batches are skipped.
 
     Raises:
         UserError: no usable image, an unknown sampler, or SOLVER.IMS_PER_BATCH is not a multiple of the
@@ -199,9 +173,16 @@ def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not holds_classes(names[0])
     shown = [name.removesuffix(SUFFIX) for name in names]  # labels aside, as log_ids says them
     logging.getLogger(__name__).info("Training on %d images of %s", len(dicts), shown)
+    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if images < 1 or images % processes:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {images}; expected a positive multiple of the {processes} processes"
+        )
+    sizes = [(d["width"], d["height"]) for d in dicts] if grouped else None
+    own = seed, start, sizes, _repeats(cfg, dicts), comm.get_rank(), processes
     return PositionalLoader(
         MappedDataset(dicts, mapper or build_mapper(cfg, is_train=True), seed),
-        batch_sampler=_batch_sampler(cfg, dicts, seed, start, grouped),
+        batch_sampler=PositionalBatchSampler(len(dicts), images // processes, *own),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_no_collation,
         persistent_workers=False,
@@ -211,10 +192,7 @@ def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None
 
 
 def build_test_loader(cfg, dataset_name: str) -> torch.utils.data.DataLoader:
-    """Build the loader of a data set to evaluate on: each process sees its share of the images once.
-
-    Panoptic images come one by one, as in Detectron2; classified ones, all of one size, TEST_BATCH at a time.
-    """
+    """Build the loader of a data set to evaluate on: each process sees its share of the images once."""
     mapper = build_mapper(cfg, is_train=False)
     dataset_name = data_set_for(cfg, dataset_name)
     dicts = _records([dataset_name], filter_empty=False)

@@ -25,7 +25,7 @@ from ..modeling import apply_architecture, choice_blocks
 from ..modeling.finite import finite_problem, images_of, learned, total_norm
 from ..space import Architecture
 from ..validate import RULES
-from .gradients import average_over_passes, average_over_processes, check_gradients, model_space
+from .gradients import average, average_over_passes, average_over_processes, model_space
 from .hooks import PassCounter
 from .precision import Precision
 
@@ -41,12 +41,10 @@ class FairCycleTrainer(TrainerBase):
         model: maps a batch to a dict of losses.
         data_loader: gives batches. One with ``starting_at(number)``, as :func:`build_train_loader` makes, is
             resumed exactly; any other begins anew, and is read again where it ends.
-        gradients: "mean" divides each parameter's accumulated gradient by the number of passes of the
-            cycle that used it (so every path steps as if trained alone). "sum" leaves the sum; so does
-            "lr_scale", whose optimizer divides the learning rates instead (:func:`build_optimizer`).
+        gradients: "mean" as :func:`average_over_passes`; "sum" leaves the sum; so does "lr_scale", whose
+            optimizer divides the learning rates instead (:func:`build_optimizer`).
         seed: of the random choices inside the model (sampled proposals), a function of (seed, iteration).
-        sampling: "fair" or "uniform", see :func:`sampled_paths`.
-        path_seed: of the paths.
+        sampling: "fair" or "uniform", with ``path_seed``, see :func:`sampled_paths`.
         precision: number format of the passes; float32 by default.
 
     Attributes:
@@ -69,7 +67,7 @@ class FairCycleTrainer(TrainerBase):
         precision: Precision | None = None,
     ):
         super().__init__()
-        check_gradients(gradients)
+        RULES["NAS.GRADIENTS"].check("NAS.GRADIENTS", gradients)
         RULES["NAS.SAMPLING"].check("NAS.SAMPLING", sampling)
         model.train()
         self.model = model
@@ -126,19 +124,14 @@ class FairCycleTrainer(TrainerBase):
         return iter(self.data_loader)
 
     def draw(self, iteration: int) -> list[Architecture]:
-        """The paths of a step: with "fair" sampling every operator of every site equally often.
-
-        A function of (space, seed, iteration): all processes agree without a word, and a resumed run
-        continues with the very cycle that comes next.
-        """
+        """The paths of a step, a function of (space, seed, iteration): the same in all processes."""
         return sampled_paths(self.space, self.path_seed, iteration, self.sampling)
 
     def run_step(self) -> None:
         """Draw the paths, zero, K passes forward and backward, average or leave the gradients, step once.
 
-        With loss scaling all passes of the cycle share one scale. ``GradScaler.step`` takes it away before
-        the optimizer clips and steps, after the averaging over the processes: so every process sees the
-        same overflow and skips the same step.
+        All passes share one loss scale, which ``GradScaler.step`` takes away after the averaging over the
+        processes: so every process sees the same overflow and skips the same step.
 
         Raises:
             Diverged: in every process, if losses, gradients, weights or statistics of one are not finite.
@@ -164,7 +157,7 @@ class FairCycleTrainer(TrainerBase):
                 break  # to where the other processes wait
             self.counter.add([index[block.active] for block, index in self._blocks])
         average_over_processes(self.model)
-        self._reduce_statistics()
+        average(self._statistics())  # so that all processes hold the same model
         self._write_metrics(passes, data_time)
         if self.gradients == "mean":
             average_over_passes(self.model, self.cycle)
@@ -176,7 +169,8 @@ class FairCycleTrainer(TrainerBase):
         apply_architecture(self.model, architecture)
         with self.precision.autocast():
             losses = self.model(batch)
-        losses = {name: _full_precision(value) for name, value in losses.items()}
+        halves = (torch.float16, torch.bfloat16)
+        losses = {name: value.float() if value.dtype in halves else value for name, value in losses.items()}
         self.scaler.scale(sum(losses.values())).backward()
         return {name: value.detach() for name, value in losses.items()}
 
@@ -196,10 +190,7 @@ class FairCycleTrainer(TrainerBase):
                 get_event_storage().put_scalar("loss_scale", self.scaler.get_scale(), smoothing_hint=False)
 
     def _check_weights(self, images: str) -> None:
-        """Stop if what the step changed is not finite, or too large to be squared; reads one number.
-
-        Weights are the same in all processes, and so is what is found.
-        """
+        """Stop, as all processes do, if what the step changed is not finite, or too large to be squared."""
         tensors = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if not math.isfinite(total_norm([*tensors, *self._statistics()])):
             values = learned(self.model)
@@ -244,17 +235,6 @@ class FairCycleTrainer(TrainerBase):
         """The running statistics of BatchNorm."""
         return [b for layer in self._norms for b in (layer.running_mean, layer.running_var) if b is not None]
 
-    def _reduce_statistics(self) -> None:
-        """Average the running statistics of BatchNorm over the processes, so that all hold the same model."""
-        if comm.get_world_size() == 1:
-            return
-        if buffers := self._statistics():
-            flat = torch.cat(buffers)
-            torch.distributed.all_reduce(flat)
-            flat /= comm.get_world_size()
-            for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-                buffer.copy_(mean)
-
     def state_dict(self) -> dict:
         """What continues the run besides model, hooks and iteration."""
         state = {"optimizer": self.optimizer.state_dict(), "seed": self.seed}
@@ -269,10 +249,6 @@ class FairCycleTrainer(TrainerBase):
         if self.scaler.is_enabled() and "grad_scaler" in state:
             self.scaler.load_state_dict(state["grad_scaler"])
             self.skipped_steps = state["skipped_steps"]
-
-
-def _full_precision(loss: torch.Tensor) -> torch.Tensor:
-    return loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
 
 
 def _text(losses: Mapping[str, float]) -> str:

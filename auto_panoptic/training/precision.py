@@ -62,11 +62,7 @@ def check_precision(cfg) -> None:
 
 
 def use_channels_last(model: torch.nn.Module) -> None:
-    """Store convolution weights channels-last; images follow at the entrance of the backbone.
-
-    Features then stay in that order from layer to layer. Weights are equal as tensors, so checkpoints of
-    both orders are interchangeable.
-    """
+    """Store convolution weights channels-last, which no checkpoint shows; the backbone's images follow."""
     model.to(memory_format=torch.channels_last)
     getattr(model, "backbone", model).register_forward_pre_hook(_images_channels_last)
 

@@ -15,19 +15,14 @@ from .. import errors
 
 # A collective waits so long for a process that lives: it may be scoring, or hang.
 PATIENCE = datetime.timedelta(hours=2)
-_OTHERS = "another process of the run has ended"
 
 
 @contextlib.contextmanager
 def among_ranks(limit: float) -> Iterator[None]:
-    """What a process of a run does with the others, who may end or stop.
+    """What a process of a run does with the others, who may stop: they give each other signs of life.
 
-    Each gives signs of life from a thread, through the store of the run, and looks for those of the next one.
-    Where these cease for ``limit`` seconds of this process's own life, it ends with one line; the others
-    follow, as they do when a process ends.
-
-    Raises:
-        RankLost: another process has ended.
+    Where those of the next process cease for ``limit`` seconds of this one's own life, it ends with one line;
+    the others follow, as they do when a process ends.
     """
     left = threading.Event()
     try:
@@ -45,17 +40,15 @@ def lost_ranks_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = (str(error).splitlines() or [""])[0]
+        text = errors.first_line(error)
         if isinstance(error, dist.DistError) or "gloo" in text:
-            raise errors.RankLost(f"{_OTHERS}, or does not answer ({text}); --resume continues") from error
+            what = "another process of the run has ended, or does not answer"
+            raise errors.RankLost(f"{what} ({text}); --resume continues") from error
         raise
 
 
 def by_first(work: Callable[[], object]) -> None:
-    """Let the first process do it; the others wait, since a launcher ends all when one has ended.
-
-    This is no collective: where a process does not come, another waits for half a minute.
-    """
+    """Let the first process do it; others wait half a minute: a launcher ends all when one has ended."""
     if comm.get_world_size() == 1:
         work()
         return

@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
+from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from .. import signals
-from ..data import check_ground_truth, log_ids
+from ..data import check_ground_truth, log_ids, setup_datasets
 from ..files import disk_errors, read_bytes, write_bytes, write_json, write_text
-from ..modeling import check_size, choice_blocks, meta_model
-from ..read_config import find_config
+from ..modeling import Choices, check_size, choice_blocks, meta_model
+from ..read_config import find_config, read_config
 from .checkpoint import RECORD, check_resume, checkpoint_sizes, run_settings
 from .class_layers import check_class_layers
-from .config import build_config
 from .run_folder import check_room, check_unused, only_run, traces
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
 from .unread import check_unread
 from .weights import check_weights
 
 
+def build_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Read and check a config, register its data sets, choose the device. Writes nothing.
+
+    Args:
+        config_file, opts: as in :func:`~auto_panoptic.read_config.read_config`.
+
+    Raises:
+        UserError: a file, key or value that cannot be used, a missing data set, an unreadable architecture.
+    """
+    cfg = read_config(config_file, opts)
+    device = cfg.MODEL.DEVICE
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    setup_datasets(cfg)
+    Choices.from_config(cfg)
+    cfg.freeze()
+    if device != cfg.MODEL.DEVICE and os.environ.get("RANK", "0") == "0":
+        logging.getLogger(__name__).warning(
+            "MODEL.DEVICE is %s, but torch sees no GPU: running on cpu", device
+        )
+    return cfg
+
+
 def check_run(cfg, *, resume: bool = False, processes: int = 1, trainer=AutoPanopticTrainer):
     """Find everything that can be wrong with a training, before anything is written.
 
-    Args:
-        cfg: a config of :func:`build_config`.
-        resume: the run may go on in OUTPUT_DIR; else that must be unused.
-        processes: how many the run has.
-        trainer: its class.
-
-    Returns:
-        the config for that number of processes (SOLVER.REFERENCE_WORLD_SIZE).
+    With ``resume`` the run may go on in OUTPUT_DIR, which else must be unused. Returns the config for that
+    number of processes (SOLVER.REFERENCE_WORLD_SIZE).
 
     Raises:
         UserError: a mistake in the config, the data or the weights; a used OUTPUT_DIR.
@@ -62,8 +81,7 @@ def check_run(cfg, *, resume: bool = False, processes: int = 1, trainer=AutoPano
 def started(args, cfg) -> Iterator[None]:
     """A run in OUTPUT_DIR: the folder is its own, logs and config are written, seeds are set.
 
-    Args:
-        args: Detectron2's arguments ``config_file``, ``resume``, ``eval_only`` and others to log.
+    ``args`` are Detectron2's: ``config_file``, ``resume``, ``eval_only`` and others to log.
     """
     training = not args.eval_only
     remedy = "run the command again" + " with --resume" * training
@@ -122,8 +140,7 @@ def train(
     Data sets that were registered before may be named in the options. Writes to OUTPUT_DIR.
 
     Args:
-        config_file: path of a YAML file.
-        options: ``KEY, VALUE`` pairs that override it.
+        config_file: path of a YAML file; ``options`` are ``KEY, VALUE`` pairs that override it.
         resume: continue the run in OUTPUT_DIR, as ``--resume`` does; without it the folder must be unused.
         trainer: the class that trains; one of your own may override Detectron2's hook points.
 

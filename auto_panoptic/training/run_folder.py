@@ -35,10 +35,7 @@ def traces(folder: str) -> list[str]:
 
 
 def check_unused(folder: str) -> None:
-    """Raise UserError if a training run has written to ``folder``, which a new one would overwrite.
-
-    Results of an evaluation, logs and files of others are no sign of one.
-    """
+    """Raise UserError if a training run, and no mere evaluation, has written to ``folder``."""
     found = traces(folder) or [RECORD] * os.path.lexists(os.path.join(folder, RECORD))
     if found:
         raise UserError(
@@ -75,12 +72,9 @@ def check_room(folder: str, size: int = 0, number: int = 1) -> None:
 
 @contextlib.contextmanager
 def only_run(folder: str, fresh: bool = False, alone: bool = False) -> Iterator[None]:
-    """Be the only run that writes to ``folder``; every process of the run enters it.
+    """Be the only run that writes to ``folder``, made if necessary; every process of the run enters.
 
-    Args:
-        folder: OUTPUT_DIR; made if necessary.
-        fresh: a run starts from the beginning: nothing of an earlier one may be there.
-        alone: of the processes of this run, no other enters.
+    With ``fresh`` nothing of an earlier run may be there; with ``alone`` no other process of this one enters.
 
     Raises:
         UserError: in every process, if another run writes there, the folder was used, or cannot be written.

@@ -5,12 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
-from fvcore.common.param_scheduler import (
-    CompositeParamScheduler,
-    CosineParamScheduler,
-    LinearParamScheduler,
-    ParamScheduler,
-)
+from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler, LinearParamScheduler
 
 from ..errors import UserError
 
@@ -34,17 +29,12 @@ def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer):
             LinearParamScheduler(1, 0), solver.WARMUP_FACTOR, warmup, solver.WARMUP_METHOD
         )
     else:
-        schedule = reference_cosine(solver.WARMUP_FACTOR, warmup)
+        schedule = CompositeParamScheduler(
+            [LinearParamScheduler(solver.WARMUP_FACTOR, 1), CosineParamScheduler(1, 0)],
+            lengths=[warmup, 1 - warmup],
+            interval_scaling=["rescaled", "rescaled"],
+        )
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
-
-
-def reference_cosine(factor: float, warmup: float) -> ParamScheduler:
-    """Multiplier of the base learning rate over the training, from 0 to 1; ``warmup`` is its share of it."""
-    return CompositeParamScheduler(
-        [LinearParamScheduler(factor, 1), CosineParamScheduler(1, 0)],
-        lengths=[warmup, 1 - warmup],
-        interval_scaling=["rescaled", "rescaled"],
-    )
 
 
 def check_schedule(cfg) -> None:

@@ -36,6 +36,7 @@ from .ranks import by_first
 from .schedule import build_lr_scheduler, check_schedule
 from .weights import load_weights
 
+logger = logging.getLogger(__name__)
 # Who calls the trainer hears of its error once, by the exception.
 logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
 
@@ -59,20 +60,11 @@ def check_training(cfg) -> None:
 
 def check_supernet(cfg) -> None:
     """Raise UserError for settings that only a fixed network can obey."""
+    test, others = cfg.TEST, "needs other statistics for each path; NAS.BN_RECALIBRATION computes them"
     for key, value, neutral, reason in (
-        (
-            "TEST.EVAL_PERIOD",
-            cfg.TEST.EVAL_PERIOD,
-            0,
-            "has no score of its own; search_net.py scores its paths",
-        ),
-        ("TEST.EXPECTED_RESULTS", cfg.TEST.EXPECTED_RESULTS, [], "is not evaluated"),
-        (
-            "TEST.PRECISE_BN.ENABLED",
-            cfg.TEST.PRECISE_BN.ENABLED,
-            False,
-            "needs other statistics for each path; NAS.BN_RECALIBRATION computes them in the search",
-        ),
+        ("TEST.EVAL_PERIOD", test.EVAL_PERIOD, 0, "has no score of its own; search_net.py scores its paths"),
+        ("TEST.EXPECTED_RESULTS", test.EXPECTED_RESULTS, [], "is not evaluated"),
+        ("TEST.PRECISE_BN.ENABLED", test.PRECISE_BN.ENABLED, False, f"{others} in the search"),
     ):
         if value != neutral:
             raise UserError(
@@ -125,9 +117,7 @@ class AutoPanopticTrainer(DefaultTrainer):
     def build_model(cls, cfg):
         model = build_model(cfg)
         count = sum(p.numel() for p in model.parameters())
-        logging.getLogger(__name__).info(
-            "%s on %s: %.2f M parameters", type(model).__name__, model.device, count / 1e6
-        )
+        logger.info("%s on %s: %.2f M parameters", type(model).__name__, model.device, count / 1e6)
         if cfg.MODEL.CHANNELS_LAST:
             use_channels_last(model)
         return model
@@ -172,13 +162,9 @@ class AutoPanopticTrainer(DefaultTrainer):
         scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
         if scaled is not cfg:
             scaled.defrost()
-            for new, old, key in (
-                (scaled.SOLVER, cfg.SOLVER, "MAX_ITER"),
-                (scaled.SOLVER, cfg.SOLVER, "CHECKPOINT_PERIOD"),
-                (scaled.TEST, cfg.TEST, "EVAL_PERIOD"),
-            ):
-                if old[key]:
-                    new[key] = max(new[key], 1)
+            for part, key in ("SOLVER", "MAX_ITER"), ("SOLVER", "CHECKPOINT_PERIOD"), ("TEST", "EVAL_PERIOD"):
+                if cfg[part][key]:
+                    scaled[part][key] = max(scaled[part][key], 1)
             scaled.freeze()
         return scaled
 
@@ -193,11 +179,9 @@ class AutoPanopticTrainer(DefaultTrainer):
             SystemExit: results other than expected; with the message, exit code 1.
         """
         if self.start_iter >= self.max_iter:
-            logging.getLogger(__name__).warning(
+            logger.warning(
                 "Nothing is left to train: the run in %s has done %d iterations, SOLVER.MAX_ITER is %d",
-                self.cfg.OUTPUT_DIR,
-                self.start_iter,
-                self.max_iter,
+                *(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter),
             )
             final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
             if self.start_iter == self.max_iter and damage(final):
@@ -254,7 +238,7 @@ class AutoPanopticTrainer(DefaultTrainer):
             self.start_iter = self.iter + 1
         else:
             if resume:
-                logging.getLogger(__name__).info("Nothing to resume yet in %s", self.cfg.OUTPUT_DIR)
+                logger.info("Nothing to resume yet in %s", self.cfg.OUTPUT_DIR)
             if self.cfg.MODEL.WEIGHTS:
                 load_weights(self.model, self.cfg.MODEL.WEIGHTS, to_train=True, cfg=self.cfg)
         if comm.get_world_size() > 1:
@@ -286,11 +270,10 @@ class AutoPanopticTrainer(DefaultTrainer):
 
     def load_state_dict(self, state: dict) -> None:
         if state["processes"] != comm.get_world_size():
-            logging.getLogger(__name__).warning(
+            logger.warning(
                 "The run had %d processes, now it has %d: it goes on with the same images and paths per "
                 "step, but its losses are no longer those of an uninterrupted run",
-                state["processes"],
-                comm.get_world_size(),
+                *(state["processes"], comm.get_world_size()),
             )
         TrainerBase.load_state_dict(self, state)
         self._trainer.load_state_dict(state["_trainer"])

@@ -28,16 +28,12 @@ _ELSEWHERE = {
 
 
 def check_unread(cfg: CfgNode, config_file: str, opts: Sequence[str], trainer=AutoPanopticTrainer) -> None:
-    """Check that what is made of ``cfg`` reads what the user has given.
+    """Check that what is made of ``cfg``, of :func:`build_config`, reads what the user has given.
 
     That concerns every key under MODEL, SOLVER and INPUT, and all those in a section that is not ENABLED. A
-    ``KEY VALUE`` pair must have an effect, and so must a line of the config file without those pairs; with
-    them, or in a file that states most keys, such as a run's config.yaml, it gives a warning. What its bases
-    say need not concern this one.
-
-    Args:
-        cfg, config_file, opts: as :func:`build_config` has and takes them.
-        trainer: its class; what replaces our loader or optimizer may read anything of INPUT or SOLVER.
+    ``KEY VALUE`` pair must have an effect, and so must a line of the config file (not of its bases) without
+    those pairs; with them, or in a file that states most keys, it gives a warning. A ``trainer`` that has
+    another loader or optimizer may read anything of INPUT or SOLVER.
 
     Raises:
         UserError: such a key that is read nowhere and is not the default, or as :func:`meta_model`.
@@ -60,17 +56,11 @@ def check_unread(cfg: CfgNode, config_file: str, opts: Sequence[str], trainer=Au
 
 
 def _unread(cfg: CfgNode, trainer) -> dict[str, object]:
-    """The keys, and values, that are not the default and not read; what keeps a config may read it later.
-
-    Empty values ask for nothing: they are left out.
-    """
+    """The keys, and values, that are neither the default nor empty nor read; who keeps a config may do so."""
     copy, sections, usual, now = cfg.clone(), [], defaults(), dict(flat(cfg))
 
     def ours(*methods: str) -> bool:
-        pairs = (
-            [getattr(owner, name).__func__ for owner in (trainer, AutoPanopticTrainer)] for name in methods
-        )
-        return all(a is b for a, b in pairs)
+        return all(getattr(trainer, m).__func__ is getattr(AutoPanopticTrainer, m).__func__ for m in methods)
 
     def keeps_config(part) -> bool:
         return any(isinstance(value, CfgNode) for value in getattr(part, "__dict__", {}).values())
