@@ -83,13 +83,16 @@ class Predictor:
         self.model.eval()
         self.resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
+    def inputs(self, photo: np.ndarray, name: str) -> dict:
+        """What the network takes; ``name``: for messages."""
+        image = self.resize.get_transform(photo).apply_image(photo)
+        image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return {"image": image, "file_name": name, "height": photo.shape[0], "width": photo.shape[1]}
+
     @torch.no_grad()
     def __call__(self, photo: np.ndarray, name: str) -> tuple[torch.Tensor, list[dict]]:
         """(H, W) ids, 0 where void, and the segments: Detectron2's "panoptic_seg"; ``name``: for messages."""
-        image = self.resize.get_transform(photo).apply_image(photo)
-        image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        size = {"height": photo.shape[0], "width": photo.shape[1]}
-        output = self.model([{"image": image, "file_name": name, **size}])[0]
+        output = self.model([self.inputs(photo, name)])[0]
         if "panoptic_seg" not in output:
             raise UserError(f"a {type(self.model).__name__} predicts no panoptic segments")
         ids, segments = output["panoptic_seg"]

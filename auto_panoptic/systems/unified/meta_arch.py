@@ -9,13 +9,14 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_sem_s
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from detectron2.structures import ImageList, Instances
 from torch import nn
+from torch.nn import functional as F
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling.choice import check_complete
 from auto_panoptic.modeling.searchable import all_regions, detections_from
 from auto_panoptic.modeling.targets import padded_labels, training_targets
 
-from .affinity import DenseAffinity
+from .affinity import DenseAffinity, affinity
 from .heads import AffinityHead, UnifiedSemSegHead
 from .panoptic_loss import match_detections, panoptic_loss, panoptic_targets
 from .panoptic_map import best_channels, heuristic_map, panoptic_map
@@ -185,6 +186,32 @@ class UnifiedPanoptic(GeneralizedRCNN):
                 )
             outputs.append({"sem_seg": sem_seg, "instances": instances, "panoptic_seg": merged})
         return outputs
+
+    @torch.no_grad()
+    def affinity_of(self, inputs: dict, points: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Instance affinities of some pixels: how much every other counts in their panoptic logits (Fig. B).
+
+        Args:
+            inputs: an image, as for :meth:`forward`.
+            points: P pixels of the output as (x, y).
+
+        Returns:
+            (P, height, width): rows of A, which sum to 1 before they are resized.
+
+        Raises:
+            UserError: the network has no affinities.
+        """
+        if self.affinity is None:
+            raise UserError("the network has no affinities; add MODEL.UNIFIED.AFFINITY.ENABLED True")
+        images = self.preprocess_image([inputs])
+        q = self.affinity_head(self.backbone(images.tensor))[0]
+        image_size, stride = images.image_sizes[0], images.tensor.shape[-1] // q.shape[-1]
+        size = inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
+        scale = torch.tensor([image_size[1] / size[1], image_size[0] / size[0]])
+        columns, rows = ((torch.tensor(points) + 0.5) * scale / stride).long().t().to(q.device)
+        maps = affinity(q[:, rows, columns].t(), q.flatten(1), self.affinity.normalise).view(-1, *q.shape[1:])
+        maps = F.interpolate(maps[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
+        return sem_seg_postprocess(maps, image_size, *size)
 
     def _parts(self, images: ImageList):
         """Features of the backbone, semantic logits (N, K, h, w), detections of each image."""
