@@ -33,4 +33,4 @@ __all__ = [
     "propagate",
 ]
 
-declare_inputs("UnifiedPanoptic", labels=ALL)
+declare_inputs("UnifiedPanoptic", labels=ALL, masks=True)  # of the panoptic targets
