@@ -42,6 +42,7 @@ from auto_panoptic.training import (
     check_unread,
     check_weights,
     find_config,
+    is_read,
     launch_processes,
     load_weights,
     processes,
@@ -59,8 +60,11 @@ def without_merging_limit(cfg):
     """The config of a trim study: merging keeps stuff of any size, so that trimming sees all of it.
 
     COMBINE.STUFF_AREA_LIMIT drops the same stuff that trimming at this value turns into void. It moves to
-    TEST.STUFF_AREA, and the results outside the study stay what they are without it.
+    TEST.STUFF_AREA, and the results outside the study stay what they are without it. Networks that do not
+    merge that way stay as they are.
     """
+    if not is_read(cfg, "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT"):
+        return cfg
     cfg = cfg.clone()
     cfg.defrost()
     combine = cfg.MODEL.PANOPTIC_FPN.COMBINE

@@ -12,6 +12,7 @@ from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.systems.unified import UnifiedPanoptic
 from auto_panoptic.training.schedule import build_lr_scheduler
+from train_net import without_merging_limit
 
 CITYSCAPES, COCO = "unified/cityscapes_R50.yaml", "unified/coco_R50.yaml"
 CONFIGS = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.glob("unified/[!B]*.yaml"))
@@ -113,6 +114,15 @@ def test_an_ablation_changes_one_thing():
     assert changed["unified/cityscapes_R50_maskfree.yaml"] == {"MODEL.UNIFIED.POTENTIAL", "MODEL.MASK_ON"}
     found = changed["unified/cityscapes_R50_maskfree_ground_truth.yaml"]
     assert found == {"MODEL.UNIFIED.TRAIN_DETECTIONS"}
+
+
+def test_a_trim_study_moves_the_limit_of_merging_only():
+    """Its panoptic map is an argmax, which drops no stuff; merging does."""
+    limit = ("MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", 3000)
+    cfg = read(CITYSCAPES, *limit)
+    assert without_merging_limit(cfg).TEST.STUFF_AREA == 2048
+    merged = without_merging_limit(read(CITYSCAPES, *limit, "MODEL.UNIFIED.INFERENCE", "heuristic"))
+    assert (merged.TEST.STUFF_AREA, merged.MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT) == (3000, 1)
 
 
 # ------------------------------------------------------------------ MODEL_ZOO.md

@@ -10,7 +10,7 @@ from .loop import FairCycleTrainer
 from .run import build_config, check_run, started, train, train_in
 from .schedule import build_lr_scheduler
 from .trainer import AutoPanopticTrainer, check_training
-from .unread import check_unread
+from .unread import check_unread, is_read
 from .weights import check_weights, load_weights
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "check_unread",
     "check_weights",
     "find_config",
+    "is_read",
     "launch_processes",
     "load_weights",
     "model_space",

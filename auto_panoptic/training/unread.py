@@ -87,6 +87,14 @@ def _unread(cfg: CfgNode, trainer) -> dict[str, object]:
     return {k: v for k, v in asked.items() if not has_effect(k)}
 
 
+def is_read(cfg: CfgNode, key: str) -> bool:
+    """Whether the network that is made of ``cfg`` reads ``key``, such as "MODEL.RESNETS.DEPTH"."""
+    copy = cfg.clone()
+    with _watching(copy) as read:
+        meta_model(copy)
+    return key in read
+
+
 @contextlib.contextmanager
 def _watching(cfg: CfgNode) -> Iterator[set[str]]:
     """The keys that are read meanwhile from ``cfg`` and its copies, which inherit the names of its nodes."""
