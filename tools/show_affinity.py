@@ -86,13 +86,18 @@ def predict(cfg, photo: np.ndarray, name: str, points: list[tuple[int, int]]):
     return outputs, maps
 
 
+def visualizer(rgb: np.ndarray, metadata) -> Visualizer:
+    """Detectron2's, large enough for its texts."""
+    return Visualizer(rgb, metadata, scale=max(1, 600 / rgb.shape[1]))
+
+
 def with_boxes(rgb: np.ndarray, instances, score: float, metadata) -> np.ndarray:
     """The photo with the boxes, classes and scores of the detections of at least ``score``."""
     instances = instances[instances.scores >= score].to("cpu")
     classes = [metadata.thing_classes[c] for c in instances.pred_classes.tolist()]
     labels = [f"{name} {s:.0%}" for name, s in zip(classes, instances.scores.tolist(), strict=True)]
     boxes = instances.pred_boxes.tensor.numpy()
-    return Visualizer(rgb, metadata).overlay_instances(boxes=boxes, labels=labels).get_image()
+    return visualizer(rgb, metadata).overlay_instances(boxes=boxes, labels=labels).get_image()
 
 
 def draw(panels: list[tuple[str, np.ndarray, np.ndarray | None, list]], output: Path) -> None:
@@ -155,7 +160,7 @@ def run() -> None:
     ]
     for mode, output in outputs.items():
         ids, segments = output["panoptic_seg"]
-        drawn = Visualizer(rgb, metadata).draw_panoptic_seg(ids.cpu(), segments).get_image()
+        drawn = visualizer(rgb, metadata).draw_panoptic_seg(ids.cpu(), segments).get_image()
         panels.append((f"{mode} inference", drawn, None, []))
         print(f"{mode}: {len(segments)} segments")
     draw(panels, args.output)

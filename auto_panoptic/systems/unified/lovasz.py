@@ -15,6 +15,8 @@ __all__ = ["lovasz_hinge", "lovasz_softmax"]
 
 # From so many elements torch sorts whole numbers of one axis by their digits, several times as fast.
 _DIGITS = 1 << 15
+# Errors whose weights are computed at a time, if they are of several classes: each takes about 40 bytes.
+_ERRORS = 1 << 22
 
 
 def lovasz_hinge(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -88,6 +90,13 @@ def _weights(errors: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         errors: (R, N), not negative.
         positive: (R, N) bool.
     """
+    rows = max(1, _ERRORS // max(errors.shape[1], 1))
+    parts = zip(errors.split(rows), positive.split(rows), strict=True)
+    return torch.cat([_increments(*part) for part in parts])
+
+
+def _increments(errors: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    """:func:`_weights` of all rows at once."""
     order = _descending(errors)
     positive = positive.gather(1, order)
     found = positive.cumsum(1, dtype=torch.int32)
