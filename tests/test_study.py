@@ -1,0 +1,97 @@
+"""Studies: differences over seeds and images, and trainings that are read in several ways."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy import dataset_entries
+
+from auto_panoptic.evaluation import PanopticQuality
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools/studies"))
+
+from study import difference  # noqa: E402
+
+CATEGORIES = [{"id": 1, "isthing": 1}, {"id": 2, "isthing": 0}]
+
+
+def record(hits, misses=0, miou=0.0):
+    """``hits`` images with a perfect thing, ``misses`` with a missed one."""
+    images = [[i, [0], [[1, 0, 0, 1.0]]] for i in range(hits)]
+    images += [[hits + i, [0], [[0, 0, 1, 0.0]]] for i in range(misses)]
+    made = {"categories": CATEGORIES, "images": images}
+    results = {"PQ": PanopticQuality.of_record(made).compute()["PQ"]}
+    return {**made, "results": {"panoptic_seg": results, "sem_seg": {"mIoU": miou}}}
+
+
+def test_equal_results_differ_by_nothing():
+    records = [record(6, 2), record(5, 3), record(7, 1)]
+    assert difference(records, records, "PQ") == (0.0, 0.0, 3)
+
+
+def test_interval_of_a_metric_is_students():
+    first, second = ([record(1, miou=x) for x in values] for values in ((3, 5, 7), (1, 2, 3)))
+    mean, half, count = difference(first, second, "mIoU")  # 2, 3, 4: standard deviation 1
+    assert (mean, count) == (3.0, 3)
+    assert half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t of 2 degrees of freedom
+
+
+def test_interval_of_panoptic_quality_holds_the_images_noise():
+    """All seeds alike: only the images vary. PQ is hits / (hits + misses / 2)."""
+    first, second = [record(300, 100)] * 3, [record(400)] * 3
+    mean, half, _ = difference(first, second, "PQ")
+    assert mean == pytest.approx(100 * (300 / 350 - 1))
+    share = np.random.default_rng(5).binomial(400, 0.75, 20000) / 400
+    noise = np.std(100 * share / (share + (1 - share) / 2))
+    assert half == pytest.approx(1.96 * noise, rel=0.1)
+
+
+def test_one_seed_decides_nothing():
+    assert difference([record(3)], [record(1, 2)], "PQ")[1] == math.inf
+
+
+STUDY = """
+import sys
+sys.path.insert(0, {tools!r})
+from study import Study, main
+OPTIONS = {options!r}
+STUDY = Study(
+    "toy",
+    trainings={{"fpn": ("configs/quick/panoptic_fpn.yaml", OPTIONS)}},
+    readings={{"trimmed": ("fpn", ("TEST.STUFF_AREA", 100000))}},
+    comparisons=[("trimmed", "fpn", ("PQ_st",))],
+)
+sys.exit(main(STUDY))
+"""
+
+
+@pytest.mark.slow
+def test_trainings_are_run_once_and_read_in_every_way(shapes, tmp_path):
+    options = ["DATASETS.COCO_PANOPTIC", str(dataset_entries(shapes)), "SOLVER.MAX_ITER", "2"]
+    options += ["DATASETS.TRAIN", "('toy_panoptic_train',)", "DATASETS.TEST", "('toy_panoptic_val',)"]
+    options += ["SOLVER.STEPS", "(1,)", "SOLVER.WARMUP_ITERS", "0", "TEST.METRICS", "['pq']"]
+    script = tmp_path / "toy_study.py"
+    script.write_text(STUDY.format(tools=str(ROOT / "tools/studies"), options=options))
+    command = [sys.executable, str(script), "--output", str(tmp_path / "out"), "--seeds", "2"]
+
+    def call(*flags):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([*command, *flags], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    first = call()
+    assert {name: found["seeds"] for name, found in first["results"].items()} == {"fpn": 2, "trimmed": 2}
+    assert first["results"]["trimmed"]["PQ_st"] == 0  # all stuff became void
+    assert first["differences"]["trimmed - fpn: PQ_st"]["verdict"] in ("undecided", "below")
+    trained = tmp_path / "out/fpn/seed_1/trained.json"
+    before = trained.stat().st_mtime_ns
+    (tmp_path / "out/fpn/seed_0/trimmed.json").unlink()
+    assert call() == first and trained.stat().st_mtime_ns == before
+    assert call("--report") == first
