@@ -95,7 +95,7 @@ def test_affinities_are_the_rows_of_the_cells_of_the_points(world):
 def test_a_picture_of_both_ways_of_inference(world, capsys, monkeypatch):
     panels = []
     draw = show_affinity.draw
-    monkeypatch.setattr(show_affinity, "draw", lambda p, output: (panels.extend(p), draw(p, output)))
+    monkeypatch.setattr(show_affinity, "draw", lambda p, *args: (panels.extend(p), draw(p, *args)))
     show(world, "30,20", "89,59", opts=weights(world))
     said = capsys.readouterr().out
     assert "panoptic: " in said and "heuristic: " in said and "drawn.png" in said
@@ -143,3 +143,16 @@ def test_bad_input_gives_one_line(world, shapes, capfd):
     write_config(world / "other.yaml", shapes)
     assert "has no instance affinities; name a config of configs/unified" in line("1,1", config="other.yaml")
     assert not (world / "refused.png").exists()
+
+
+@pytest.mark.parametrize("x, y", [(20, 10), (5, 25)])
+def test_points_are_marked_where_they_are(tmp_path, x, y):
+    """Also over a picture of more pixels than the photo: the centre as a share of the black area."""
+    black = np.zeros((4 * 30, 4 * 40, 3), np.uint8)
+    show_affinity.draw([("", black, None, [(x, y)])], (30, 40), tmp_path / "drawn.png")
+    drawn = np.asarray(Image.open(tmp_path / "drawn.png").convert("RGB")).astype(int)
+    rows, columns = np.nonzero(drawn.sum(2) < 100)
+    mark = np.nonzero((drawn[..., 0] > 200) & (drawn[..., 1] < 60))
+    for inside, found, at, size in ((rows, mark[0], y, 30), (columns, mark[1], x, 40)):
+        share = (found.mean() + 0.5 - inside.min()) / (inside.max() + 1 - inside.min())
+        assert share == pytest.approx((at + 0.5) / size, abs=0.01)

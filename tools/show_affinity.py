@@ -100,10 +100,12 @@ def with_boxes(rgb: np.ndarray, instances, score: float, metadata) -> np.ndarray
     return visualizer(rgb, metadata).overlay_instances(boxes=boxes, labels=labels).get_image()
 
 
-def draw(panels: list[tuple[str, np.ndarray, np.ndarray | None, list]], output: Path) -> None:
-    """Write panels (title, picture, map over it or None, points to mark) into one picture."""
+def draw(
+    panels: list[tuple[str, np.ndarray, np.ndarray | None, list]], size: tuple[int, int], output: Path
+) -> None:
+    """Write panels (title, picture, map over it or None, points to mark) of a photo of ``size`` into one."""
     columns = math.ceil(math.sqrt(len(panels)))
-    height, width = panels[0][1].shape[:2]
+    height, width = size
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(5 * columns, (5 * height / width + 0.4) * rows), layout="constrained")
     for number, (title, picture, heat, points) in enumerate(panels, 1):
@@ -163,7 +165,7 @@ def run() -> None:
         drawn = visualizer(rgb, metadata).draw_panoptic_seg(ids.cpu(), segments).get_image()
         panels.append((f"{mode} inference", drawn, None, []))
         print(f"{mode}: {len(segments)} segments")
-    draw(panels, args.output)
+    draw(panels, (height, width), args.output)
     print(f"wrote {args.output}")
 
 
