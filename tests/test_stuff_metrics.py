@@ -172,6 +172,26 @@ def test_one_stray_segment_costs_recognition_but_hardly_iou():
     assert iou[0] != iou[1] and abs(iou[1] - iou[0]) < 0.1  # percent
 
 
+@pytest.mark.parametrize("stray, change", [(40, 1), (0, -1)])
+def test_trimming_moves_the_iou_either_way(stray, change):
+    """A false segment that is trimmed leaves the union, a right one the intersection."""
+    gt = np.ones((100, 100), int)
+    gt[0, :90] = 2  # 90 pixels of class 8
+    pred = gt.copy()
+    pred[50, :stray] = 3
+    truth = [{"id": 1, "category_id": 7}, {"id": 2, "category_id": 8}]
+    image = Overlap.of(pred, [*truth, {"id": 3, "category_id": 9}], gt, truth)
+    other = Overlap.of(np.full((9, 9), 4), [{"id": 4, "category_id": 9}], np.full((9, 9), 4), [
+        {"id": 4, "category_id": 9}
+    ])  # fmt: skip
+    area = 80 if stray else 95
+    before, after = (_iou([x, other]).compute()["per_class"] for x in (image, _trim(image, area)))
+    moved = {c for c in STUFF if before[c] != after[c]}
+    assert moved == ({9} if stray else {8})
+    (category,) = moved
+    assert np.sign(after[category] - before[category]) == change
+
+
 @pytest.mark.parametrize("method", ["detectron2", "reference"])
 def test_trimming_equals_the_limit_in_merging(method):
     """What --trim-study relies on: merging with a limit, or without one and trimming at it."""
