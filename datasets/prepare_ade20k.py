@@ -18,8 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from auto_panoptic.data.prepare import prepare_splits  # noqa: E402
-from auto_panoptic.data.sets.ade20k import ade20k_files  # noqa: E402
-from auto_panoptic.data.sets.ade20k_release import prepare_ade20k  # noqa: E402
+from auto_panoptic.data.sets.ade20k import ade20k_files, prepare_ade20k  # noqa: E402
 from auto_panoptic.errors import run_command  # noqa: E402
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from auto_panoptic.data.prepare import prepare_splits  # noqa: E402
-from auto_panoptic.data.sets.cityscapes_release import cityscapes_files, prepare_cityscapes  # noqa: E402
+from auto_panoptic.data.sets.cityscapes import cityscapes_files, prepare_cityscapes  # noqa: E402
 from auto_panoptic.errors import run_command  # noqa: E402
 
 if __name__ == "__main__":

@@ -22,13 +22,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from auto_panoptic.data.derive.once import datasets_root  # noqa: E402
-from auto_panoptic.data.search_split import write_own_split  # noqa: E402
-from auto_panoptic.data.sets.ade20k import ade20k_root, write_ade20k_split  # noqa: E402
-from auto_panoptic.data.sets.cityscapes import cityscapes_root, write_cityscapes_split  # noqa: E402
-from auto_panoptic.data.sets.coco import write_nas_split  # noqa: E402
+from auto_panoptic.data.search_split import write_split  # noqa: E402
 from auto_panoptic.errors import run_command  # noqa: E402
 
 SIZES = {"coco": 5000, "ade20k": 2000, "cityscapes": 500}
+FILES = {
+    "coco": ("coco/annotations/panoptic_train2017.json", "coco/annotations/instances_train2017.json"),
+    "ade20k": (
+        "ADEChallengeData2016/ade20k_panoptic_train.json",
+        "ADEChallengeData2016/ade20k_instance_train.json",
+    ),
+    "cityscapes": ("cityscapes/gtFine/cityscapes_panoptic_train.json",),
+}
 
 
 def run():
@@ -50,21 +55,19 @@ def run():
         parser.error("--instances-json goes with --panoptic-json")
     if args.root:
         os.environ["DETECTRON2_DATASETS"] = args.root
-    draw = (SIZES[args.dataset] if args.size is None else args.size, args.seed, args.overwrite)
+    size = SIZES[args.dataset] if args.size is None else args.size
     if args.panoptic_json:
-        root, pattern = args.panoptic_json.parent, f"{args.panoptic_json.stem}_{{}}.json"
-        counts = write_own_split(args.panoptic_json, args.instances_json, *draw)
-    elif args.dataset == "coco":
-        root = datasets_root() / "coco" / "annotations"
-        counts, pattern = write_nas_split(root, *draw), "panoptic_{}2017.json"
-    elif args.dataset == "ade20k":
-        root = ade20k_root()
-        counts, pattern = write_ade20k_split(root, *draw), "ade20k_panoptic_{}.json"
+        sources = [path for path in (args.panoptic_json, args.instances_json) if path]
     else:
-        root = cityscapes_root() / "gtFine"
-        counts, pattern = write_cityscapes_split(root, *draw), "cityscapes_panoptic_{}.json"
+        sources = [datasets_root() / name for name in FILES[args.dataset]]
+
+    def target(source: Path, part: str) -> Path:
+        name = f"{source.stem}_{part}.json" if args.panoptic_json else source.name.replace("train", part)
+        return source.with_name(name)
+
+    counts = write_split(sources, target, size, args.seed, args.overwrite)
     for part, count in counts.items():
-        print(f"{root / pattern.format(part)}: {count} images")
+        print(f"{target(sources[0], part)}: {count} images")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from auto_panoptic.data.derive import engine
 from auto_panoptic.data.derive.engine import derive
 from auto_panoptic.data.formats.panoptic_png import read_panoptic, write_panoptic
 from auto_panoptic.data.register import find_source
-from auto_panoptic.data.sets.ade20k_release import prepare_ade20k
+from auto_panoptic.data.sets.ade20k import prepare_ade20k
 from auto_panoptic.errors import UserError
 from auto_panoptic.files import WriterLock
 

@@ -9,18 +9,13 @@ Built-in sets are drawn on first use.
 from .drawn.objects import ensure_shapes_objects, register_shapes_objects
 from .drawn.shapes import ensure_shapes, register_shapes
 from .id_table import id_table
-from .labels import (
-    data_set_for,
-    declare_inputs,
-    holds_classes,
-    with_data_sets,
-)
+from .labels import data_set_for, declare_inputs, holds_classes, with_data_sets
 from .mapper import DATASET_MAPPER_REGISTRY, PanopticMapper, build_mapper
 from .metadata import panoptic_metadata
-from .register import register_coco_panoptic
-from .sets.ade20k import register_ade20k
-from .sets.cityscapes import register_cityscapes
-from .sets.coco import register_coco
+from .register import register_coco_panoptic, register_source
+from .sets.ade20k import ade20k_sources
+from .sets.cityscapes import cityscapes_sources
+from .sets.coco import coco_sources
 from .sets.imagenet import find_image_folder, register_image_folder, register_imagenet
 from .setup import check_ground_truth, log_ids, setup_datasets
 
@@ -47,7 +42,6 @@ __all__ = [
 
 register_shapes()
 register_shapes_objects()
-register_coco()
-register_ade20k()
-register_cityscapes()
+for _set in (*coco_sources(), *ade20k_sources(), *cityscapes_sources()):
+    register_source(_set)
 register_imagenet()

@@ -41,25 +41,21 @@ def draw_val_ids(content: Mapping, size: int, seed: int) -> set:
     return {ids[i] for i in np.random.default_rng(seed).permutation(len(ids))[:size]}
 
 
-def _named_after(source: Path, part: str) -> Path:
-    return source.with_name(source.name.replace("train", part))
-
-
 def write_split(
     sources: Sequence[Path],
+    target: Callable[[Path, str], Path],
     size: int,
     seed: int,
     overwrite: bool = False,
-    target: Callable[[Path, str], Path] = _named_after,
 ) -> dict[str, int]:
     """Write the two parts of annotation files of the same images, and read them back.
 
     Args:
         sources: annotation files; the first decides the draw.
+        target: (annotation file, one of :data:`PARTS`) -> the file to write.
         size: images in "nas_val".
         seed: seed of the draw.
         overwrite: replace parts of another draw.
-        target: (annotation file, one of :data:`PARTS`) -> the file to write.
 
     Returns:
         {part: number of images}.
@@ -96,11 +92,3 @@ def write_split(
 
 def _image_ids(path: Path) -> set:
     return {image["id"] for image in load_object(str(path), "split", {"images": list})["images"]}
-
-
-def write_own_split(
-    panoptic_json: Path, instances_json: Path | None, size: int, seed: int, overwrite: bool = False
-) -> dict[str, int]:
-    """Write ``<name>_nas_{train,val}.json`` beside ``<name>.json``, as :func:`write_split`."""
-    sources = [path for path in (panoptic_json, instances_json) if path is not None]
-    return write_split(sources, size, seed, overwrite, lambda p, part: p.with_name(f"{p.stem}_{part}.json"))

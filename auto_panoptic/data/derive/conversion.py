@@ -30,34 +30,32 @@ class SourceImage:
     annotations: tuple[Path, ...]  # images
 
 
-@dataclasses.dataclass(frozen=True)
-class Conversion:
-    """One split to convert; its functions are picklable.
-
-    Args:
-        files: the set, whose panoptic JSON and PNGs are made.
-        image_root: folder of the photographs.
-        read_ids: annotation paths -> segment ids (H, W), 0 where nothing is labelled.
-        describe: segment id -> (category id, iscrowd), or None for ids that cannot occur.
-    """
-
-    files: Derivation
-    image_root: Path
-    read_ids: Callable[[tuple[Path, ...]], np.ndarray]
-    describe: Callable[[int], tuple[int, int] | None]
-
-
 def made_here(files: Derivation) -> bool:
     """Whether the JSON is there as :func:`convert` made it; one made by others is never replaced."""
     made = stat_of(files.panoptic_json)
     return bool(made) and read_state(files.panoptic_root).get("made") == made
 
 
-def convert(task: Conversion, sources: Sequence[SourceImage], processes: int | None = None) -> str:
+def convert(
+    files: Derivation,
+    image_root: Path,
+    read_ids: Callable[[tuple[Path, ...]], np.ndarray],
+    describe: Callable[[int], tuple[int, int] | None],
+    sources: Sequence[SourceImage],
+    processes: int | None = None,
+) -> str:
     """Make the panoptic PNGs and, last, the JSON, unless they are there and fresh, or made by others.
 
     Areas and boxes are counted from the PNGs as they lie on the disk. PNGs that an interrupted run left are
     kept where they say the same as their sources.
+
+    Args:
+        files: the set, whose panoptic JSON and PNGs are made.
+        image_root: folder of the photographs.
+        read_ids: annotation paths -> segment ids (H, W), 0 where nothing is labelled; picklable.
+        describe: segment id -> (category id, iscrowd), or None for ids that cannot occur; picklable.
+        sources: the images.
+        processes: as in :func:`.stream`.
 
     Returns:
         "made" or "kept".
@@ -65,7 +63,6 @@ def convert(task: Conversion, sources: Sequence[SourceImage], processes: int | N
     Raises:
         UserError: a source is missing, damaged or does not fit its photograph.
     """
-    files = task.files
     paths = [(path.name, path) for source in sources for path in source.annotations]
     inputs = digest_of(list(files.categories), paths)
 
@@ -78,7 +75,7 @@ def convert(task: Conversion, sources: Sequence[SourceImage], processes: int | N
     with filling(files.panoptic_root):
         if is_fresh():  # made by a process that was waited for
             return "kept"
-        job = functools.partial(_convert_image, task)
+        job = functools.partial(_convert_image, files, image_root, read_ids, describe)
         done = parallel_map(job, sources, processes, f"{files.title}: panoptic PNGs")
         content = {
             "images": [image for image, _ in done],
@@ -100,29 +97,20 @@ def _image_size(path: Path) -> tuple[int, int]:
         raise UserError(f"image {path} {problem} ({type(error).__name__}); download it again") from None
 
 
-def _convert_image(task: Conversion, source: SourceImage) -> tuple[dict, dict]:
+def _convert_image(files, image_root, read_ids, describe, source: SourceImage) -> tuple[dict, dict]:
     """Make or keep one PNG; its image and annotation records."""
-    path = below(task.files.panoptic_root, source.png, source.annotations[0].parent)
-    size = _image_size(task.image_root / source.file_name)
-    ids = task.read_ids(source.annotations)
+    path = below(files.panoptic_root, source.png, source.annotations[0].parent)
+    photo = image_root / source.file_name
+    height, width = size = _image_size(photo)
+    ids = read_ids(source.annotations)
     if ids.shape != size:
         raise UserError(
-            f"{source.annotations[0]} has {ids.shape[1]} x {ids.shape[0]} pixels, but "
-            f"{task.image_root / source.file_name} {size[1]} x {size[0]}; download both again"
+            f"{source.annotations[0]} has {ids.shape[1]} x {ids.shape[0]} pixels, but {photo} "
+            f"{width} x {height}; download both again"
         )
     write_image(path, ids, coco.read_ids, coco.write_panoptic)
-    described = {i: task.describe(i) for i in np.unique(ids).tolist() if i != coco.VOID}
-    segments = coco.segment_records(
-        ids,
-        {i: category for i, (category, _) in described.items()},
-        {i for i, (_, crowd) in described.items() if crowd},
-    )
-    height, width = size
+    described = {i: describe(i) for i in np.unique(ids).tolist() if i != coco.VOID}
+    categories, crowds = ({i: value[n] for i, value in described.items()} for n in (0, 1))
+    segments = coco.segment_records(ids, categories, {i for i, crowd in crowds.items() if crowd})
     image = {"id": source.image_id, "file_name": source.file_name, "height": height, "width": width}
     return image, {"image_id": source.image_id, "file_name": source.png, "segments_info": segments}
-
-
-def sample(items: Sequence) -> list:
-    """At most 200 of the items, always the same ones."""
-    chosen = np.random.default_rng(0).permutation(len(items))[:200]
-    return [items[i] for i in sorted(chosen)]

@@ -1,5 +1,6 @@
 """A function of many items on several processes."""
 
+import collections
 import concurrent.futures
 import ctypes
 import functools
@@ -30,7 +31,7 @@ def _run_chunk(function: Callable, chunk: list) -> list:
 
 
 def stream(function: Callable, items: Iterable, processes: int | None = None, title: str = "") -> Iterator:
-    """``map(function, items)`` on several processes, in any order, with few items in flight.
+    """``map(function, items)`` on several processes, with few items in flight.
 
     Args:
         function: picklable; must not depend on any state that differs between processes.
@@ -54,12 +55,10 @@ def stream(function: Callable, items: Iterable, processes: int | None = None, ti
     pool = concurrent.futures.ProcessPoolExecutor(processes, context, quiet_worker)
     work = functools.partial(_run_chunk, function)
     try:
-        pending = {pool.submit(work, chunk) for chunk in itertools.islice(chunks, 4 * processes)}
+        pending = collections.deque(pool.submit(work, c) for c in itertools.islice(chunks, 4 * processes))
         while pending:
-            done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                yield from future.result()
-            pending |= {pool.submit(work, chunk) for chunk in itertools.islice(chunks, len(done))}
+            yield from pending.popleft().result()
+            pending.extend(pool.submit(work, chunk) for chunk in itertools.islice(chunks, 1))
     except concurrent.futures.process.BrokenProcessPool:
         raise UserError(
             f"{title or 'parallel work'}: a worker process was killed, as happens when memory runs out; use "
@@ -69,17 +68,10 @@ def stream(function: Callable, items: Iterable, processes: int | None = None, ti
         pool.shutdown(cancel_futures=True)  # waits for the items in work
 
 
-def _numbered(function: Callable, item: tuple) -> tuple:
-    return item[0], function(item[1])
-
-
 def parallel_map(function: Callable, items: Iterable, processes: int | None = None, title: str = "") -> list:
     """``[function(x) for x in items]`` by :func:`stream`, with a progress bar for long lists."""
     from tqdm import tqdm
 
     items = list(items)
-    progress = {"total": len(items), "desc": title, "mininterval": 1.0, "disable": len(items) < 256}
-    work = functools.partial(_numbered, function)
-    results = stream(work, enumerate(items), 1 if len(items) < 32 else processes, title)
-    found = dict(tqdm(results, **progress))
-    return [found[i] for i in range(len(items))]
+    results = stream(function, items, 1 if len(items) < 32 else processes, title)
+    return list(tqdm(results, title, len(items), mininterval=1.0, disable=len(items) < 256))

@@ -11,8 +11,7 @@ from ..derive.engine import Derivation
 from ..derive.once import datasets_root
 from ..labels import SEPARATED, WITH_LABELS
 from ..prepare import prepare
-from ..register import register_source
-from ..search_split import PARTS, write_split
+from ..search_split import PARTS
 from ..source import PanopticSource
 
 _ZIP = "unpack panoptic_annotations_trainval2017.zip and the panoptic_{}2017.zip in it"
@@ -50,22 +49,13 @@ def prepare_coco(root: Path, split: str, processes: int | None = None) -> dict[s
     return prepare(task, processes)
 
 
-def write_nas_split(annotations: Path, size: int, seed: int, overwrite: bool = False) -> dict[str, int]:
-    """Write ``{panoptic,instances}_nas_{train,val}2017.json`` beside COCO's own, as :func:`write_split`."""
-    sources = [annotations / f"{kind}_train2017.json" for kind in ("panoptic", "instances")]
-    return write_split(sources, size, seed, overwrite)
-
-
-def register_coco() -> list[str]:
-    """Register the parts with instances and label maps of either kind; reads nothing.
+def coco_sources() -> list[PanopticSource]:
+    """The parts with instances and label maps of either kind; nothing is read.
 
     ``coco_2017_{train,val}_panoptic_with_sem_seg`` (Mask2Former's name; Detectron2's own set with a label for
-    every class has neither) and ``coco_2017_nas_{train,val}_panoptic``, also as ``*_separated``.
-
-    Returns:
-        the names without that suffix.
+    every class has neither) and ``coco_2017_nas_{train,val}_panoptic``.
     """
-    root, names = datasets_root() / "coco", []
+    root, sources = datasets_root() / "coco", []
     for part in ("train", "val", *PARTS):
         split = "val" if part == "val" else "train"
         script = "; python datasets/prepare_nas_split.py makes the parts" if part in PARTS else ""
@@ -79,6 +69,5 @@ def register_coco() -> list[str]:
             sem_seg_root=str(root / f"panoptic_stuff_{split}2017"),
             remedy=f"Unpack COCO{script}",
         )
-        register_source(source)
-        names.append(source.name)
-    return names
+        sources.append(source)
+    return sources
