@@ -32,7 +32,7 @@ from detectron2.utils import comm
 from auto_panoptic.data import data_set_for, holds_classes
 from auto_panoptic.evaluation import check_metrics, results_table, thing_labels
 from auto_panoptic.evaluation.expected import check_expected_results, verify_results
-from auto_panoptic.evaluation.results import report_results
+from auto_panoptic.evaluation.tables import report_results
 from auto_panoptic.modeling import choice_blocks, meta_model
 from auto_panoptic.search.candidate import path_statistics
 from auto_panoptic.training import (

@@ -8,7 +8,7 @@ import pytest
 from detectron2.utils.events import EventStorage
 from toy import make_config
 
-from auto_panoptic.evaluation.results import report_results
+from auto_panoptic.evaluation.tables import report_results
 from auto_panoptic.files import write_json
 from auto_panoptic.search.selection import _noise
 from auto_panoptic.training import AutoPanopticTrainer

@@ -18,22 +18,16 @@ def is_main_process() -> bool:
     return comm.is_main_process() and os.environ.get("RANK", "0") == "0"
 
 
-def _columns(cells: Sequence[str]) -> list[str]:
-    """Cells of equal width, read from top to bottom, then from left to right."""
-    width = max(map(len, cells))
-    per_line = max(1, (WIDTH - 2) // (width + 3))
-    height = math.ceil(len(cells) / per_line)
-    rows = [cells[i::height] for i in range(height)]
-    return ["  " + "   ".join(cell.ljust(width) for cell in row).rstrip() for row in rows]
-
-
 def _block(title: str, ids: dict, classes: Sequence[str]) -> list[str]:
     pairs = sorted(ids.items(), key=lambda item: item[1])
     if not pairs:
         return [f"{title}: none"]
     widths = [max(len(str(pair[i])) for pair in pairs) for i in (0, 1)]
     cells = [f"{i:>{widths[0]}} -> {c:>{widths[1]}} {classes[c]}" for i, c in pairs]
-    return [f"{title}:", *_columns(cells)]
+    width = max(map(len, cells))
+    height = math.ceil(len(cells) / max(1, (WIDTH - 2) // (width + 3)))  # read from top to bottom
+    rows = ["   ".join(cell.ljust(width) for cell in cells[i::height]) for i in range(height)]
+    return [f"{title}:", *(f"  {row.rstrip()}" for row in rows)]
 
 
 def id_rows(name: str) -> list[str]:

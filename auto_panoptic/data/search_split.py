@@ -20,15 +20,12 @@ PARTS = ("nas_train", "nas_val")
 
 def split_json(content: Mapping, val_ids: set) -> dict[str, dict]:
     """A COCO JSON (panoptic or instances) in two: "nas_train" without ``val_ids``, "nas_val" with them."""
-
-    def part(inside: bool) -> dict:
-        return {
-            **content,
-            "images": [image for image in content["images"] if (image["id"] in val_ids) == inside],
-            "annotations": [a for a in content["annotations"] if (a["image_id"] in val_ids) == inside],
-        }
-
-    return {"nas_train": part(False), "nas_val": part(True)}
+    keys, halves = {"images": "id", "annotations": "image_id"}, {}
+    for part in PARTS:
+        inside = part == "nas_val"
+        lists = {k: [e for e in content[k] if (e[i] in val_ids) == inside] for k, i in keys.items()}
+        halves[part] = {**content, **lists}
+    return halves
 
 
 def draw_val_ids(content: Mapping, size: int, seed: int) -> set:

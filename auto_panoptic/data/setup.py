@@ -84,14 +84,6 @@ def _classes(name: str) -> dict[str, list]:
     return found
 
 
-def _check_metadata(cfg, name: str, evaluated: bool) -> None:
-    """Check the metadata of a panoptic data set, against its JSON where that is there already."""
-    metadata, labels = MetadataCatalog.get(data_set_for(cfg, name)).as_dict(), inputs_of(cfg).labels
-    path = metadata.get("panoptic_json")
-    there = path is not None and os.path.isfile(path)
-    check_metadata(name, metadata, read_categories(path) if there else None, evaluated, labels)
-
-
 def _check_same_classes(cfg, classes: dict[str, dict]) -> None:
     """Raise UserError where the data sets of a config have different classes; {name: :func:`_classes`}."""
     (first, expected), *others = classes.items()
@@ -106,17 +98,6 @@ def _check_same_classes(cfg, classes: dict[str, dict]) -> None:
             what = "class folders" if "classes" in found else "'categories'"
             remedy = f"give both the same {what}"
             raise UserError(f"data sets {first} and {name} have different {difference}; {remedy}")
-
-
-def _count_classes(cfg, name: str, classes: dict) -> None:
-    """Set NUM_CLASSES of the heads; the data decide, and a config that says otherwise is told so."""
-    text = "MODEL.%s.NUM_CLASSES is %d, not %d as in the config: the %s of %s"
-    for what, names in classes.items():
-        node, count = cfg.MODEL.get(HEADS[what], {}), len(names)
-        if node.get("NUM_CLASSES", count) != count and is_main_process():
-            logger.warning(text, HEADS[what], count, node.NUM_CLASSES, KINDS[what], name)
-        if "NUM_CLASSES" in node:
-            node.NUM_CLASSES = count
 
 
 def setup_datasets(cfg) -> None:
@@ -144,14 +125,23 @@ def setup_datasets(cfg) -> None:
     evaluated = {*cfg.DATASETS.TEST, *cfg.DATASETS.SEARCH}
     for name in names:
         if "things" in classes[name]:
-            _check_metadata(cfg, name, name in evaluated)
+            metadata = MetadataCatalog.get(data_set_for(cfg, name)).as_dict()
+            path = metadata.get("panoptic_json") or ""
+            categories = read_categories(path) if os.path.isfile(path) else None
+            check_metadata(name, metadata, categories, name in evaluated, inputs_of(cfg).labels)
     _check_same_classes(cfg, classes)
     mapper_name(cfg)
     if "classes" in classes[names[0]]:
         build_mapper(cfg, is_train=True)  # checks its settings
     frozen = cfg.is_frozen()
     cfg.defrost()
-    _count_classes(cfg, names[0], classes[names[0]])
+    for what, found in classes[names[0]].items():
+        node, count = cfg.MODEL.get(HEADS[what], {}), len(found)
+        if node.get("NUM_CLASSES", count) != count and is_main_process():
+            text = "MODEL.%s.NUM_CLASSES is %d, not %d as in the config: the %s of %s"
+            logger.warning(text, HEADS[what], count, node.NUM_CLASSES, KINDS[what], names[0])
+        if "NUM_CLASSES" in node:
+            node.NUM_CLASSES = count
     if frozen:
         cfg.freeze()
 

@@ -2,12 +2,7 @@
 
 from .classification import ClassificationEvaluator
 from .confusion import ConfusionEvaluator, mean_iou, thing_labels, thing_stuff_confusion
-from .evaluators import (
-    build_evaluators,
-    check_metrics,
-    panoptic_evaluator_of,
-    panoptic_quality_of,
-)
+from .evaluators import build_evaluators, check_metrics, panoptic_quality_of
 from .overlap import Overlap
 from .panoptic_evaluator import PanopticQualityEvaluator
 from .panoptic_quality import PanopticQuality
@@ -25,7 +20,6 @@ __all__ = [
     "check_metrics",
     "confusion_table",
     "mean_iou",
-    "panoptic_evaluator_of",
     "panoptic_quality_of",
     "per_class_table",
     "results_table",

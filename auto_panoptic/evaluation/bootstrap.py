@@ -9,25 +9,19 @@ import numpy as np
 
 
 def multinomial_draws(keys: Sequence, samples: int, seed: int = 0) -> np.ndarray:
-    """How often each image is drawn: ``len(keys)`` draws per sample.
+    """How often each image is drawn, (samples, images): ``len(keys)`` draws per sample.
 
     Two results with the same images, in the same order, and the same seed are resampled alike.
-
-    Returns:
-        (samples, images) whole numbers.
     """
     rng = np.random.default_rng(seed)
     return rng.multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=samples)
 
 
 def poisson_draws(keys: Sequence, samples: int, seed: int = 0) -> np.ndarray:
-    """How often each image is drawn, by its key and the seed alone: in any order, beside any other images.
+    """As :func:`multinomial_draws`, by key and seed alone: in any order, beside any other images.
 
     A sample draws each of n images Binomial(n, 1/n) times, which tends to Poisson(1) (Chamandy et al.,
     "Estimating Uncertainty for Massive Data Streams").
-
-    Returns:
-        (samples, images) whole numbers.
     """
     draws = np.empty((samples, len(keys)))
     for i, key in enumerate(keys):
@@ -37,16 +31,12 @@ def poisson_draws(keys: Sequence, samples: int, seed: int = 0) -> np.ndarray:
 
 
 def resampled_totals(images: Sequence, num_classes: int, draws: np.ndarray, block: int) -> np.ndarray:
-    """Sums of the images' contributions on resampled data sets.
+    """Sums (samples, num_classes, 4) of the images' contributions on resampled data sets.
 
     Args:
         images: per image (key, indices of its n classes, contributions (n, 4)).
-        num_classes: C.
         draws: (samples, images) how often each image counts.
         block: images that are added with one matrix product; decides the last bits and the memory.
-
-    Returns:
-        (samples, C, 4).
     """
     totals = np.zeros((len(draws), num_classes, 4))
     for start in range(0, len(images), block):
@@ -61,11 +51,7 @@ def resampled_totals(images: Sequence, num_classes: int, draws: np.ndarray, bloc
 
 
 def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> dict:
-    """Spread of bootstrap values (n,); nan are left out.
-
-    Returns:
-        {"std" (standard error), "low", "high"}; nan with fewer than two values.
-    """
+    """{"std" (standard error), "low", "high"} of values (n,) but for nan; nan with fewer than two values."""
     values = values[~np.isnan(values)]
     if len(values) < 2:
         return {"std": float("nan"), "low": float("nan"), "high": float("nan")}

@@ -13,11 +13,7 @@ from ..errors import UserError
 class ClassificationEvaluator(DatasetEvaluator):
     """Top-1 and top-5 accuracy over the images of all processes, in percent.
 
-    With fewer than five classes, top-5 counts all of them.
-
-    Args:
-        dataset_name: a registered data set of ImageFolder layout.
-        distributed: whether to add the counts of all processes.
+    With fewer than five classes, top-5 counts all of them. ``distributed``: add the counts of all processes.
     """
 
     def __init__(self, dataset_name: str, *, distributed: bool = True):
@@ -29,12 +25,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._images = self._top1 = self._top5 = 0
 
     def process(self, inputs, outputs):
-        """Add a batch.
-
-        Args:
-            inputs: list of dicts with "label".
-            outputs: list of dicts with "logits" (num_classes,), best class highest.
-        """
+        """Add a batch: dicts with "label", and with "logits" (num_classes,), best class highest."""
         for entry, output in zip(inputs, outputs, strict=True):
             logits = output["logits"]
             best = torch.topk(logits, min(5, len(logits))).indices.tolist()
@@ -43,10 +34,7 @@ class ClassificationEvaluator(DatasetEvaluator):
             self._top5 += entry["label"] in best
 
     def evaluate(self):
-        """Add up the processes.
-
-        Returns:
-            in the main process {"classification": {"top1", "top5"}} in percent; None elsewhere.
+        """{"classification": {"top1", "top5"}} in percent in the main process, None elsewhere.
 
         Raises:
             UserError: not every image of the data set was seen once.

@@ -56,21 +56,14 @@ def count_pairs(gt: np.ndarray, pred: np.ndarray) -> list[tuple[int, int, int]]:
     return [(*divmod(key, base), n) for key, n in zip(keys[starts].tolist(), pixels.tolist(), strict=True)]
 
 
-def _check_map(ids, whose: str) -> np.ndarray:
-    ids = np.asarray(ids)
-    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-        raise UserError(f"the {whose} map must be (H, W) integers, got {ids.dtype} of shape {ids.shape}.")
-    return ids
-
-
 def _by_id(segments: list, whose: str) -> dict:
     found = {}
     for segment in segments:
         try:
             segment_id, category = operator.index(segment["id"]), operator.index(segment["category_id"])
         except (KeyError, TypeError):
-            what = f"a {whose} segment is {segment!r}; expected integers as 'id' and 'category_id'"
-            raise UserError(f"{' '.join(what.split())} (data set ids).") from None
+            what = " ".join(f"a {whose} segment is {segment!r}".split())
+            raise UserError(f"{what}; expected integers as 'id' and 'category_id' (data set ids).") from None
         if segment.get("iscrowd") not in (None, 0, 1):
             raise UserError(f"{whose} segment {segment_id} has iscrowd {segment['iscrowd']!r}; write 0 or 1.")
         if category is not segment["category_id"]:  # of numpy or torch
@@ -113,7 +106,11 @@ class Overlap:
             UserError: no integers, shapes differ, negative ids, id 0 in a record or an id used twice, or
                 predicted ids without a record.
         """
-        pred, gt = _check_map(pred, "predicted"), _check_map(gt, "true")
+        pred, gt = np.asarray(pred), np.asarray(gt)
+        for whose, ids in (("predicted", pred), ("true", gt)):
+            if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+                found = f"{ids.dtype} of shape {ids.shape}"
+                raise UserError(f"the {whose} map must be (H, W) integers, got {found}.")
         if pred.shape != gt.shape:
             raise UserError(
                 f"predicted map {pred.shape} and true map {gt.shape} differ in size (height, width); "
@@ -132,12 +129,7 @@ class Overlap:
         return cls(pairs, truth, {p: s for p, s in predicted.items() if p in areas}, areas, true_areas)
 
     def small_stuff(self, stuff: set, area: int) -> set:
-        """Ids of the predicted stuff whose class covers fewer than ``area`` pixels of the image.
-
-        Args:
-            stuff: category ids of stuff.
-            area: pixels; 0 finds nothing.
-        """
+        """Ids of the predicted stuff (category ids) whose class covers fewer than ``area`` pixels."""
         covered = {}
         for p, segment in self.predicted.items():
             category = segment["category_id"]

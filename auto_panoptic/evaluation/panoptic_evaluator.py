@@ -126,7 +126,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self.per_class, self.trim_study = {}, {}
         self._seen = set()
         if self._writer:
-            self._writer.reset()
+            self._writer.records = []
 
     def process(self, inputs, outputs):
         """Add a batch.
@@ -217,7 +217,17 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             parts = comm.gather(parts[0], dst=0)
             if not comm.is_main_process():
                 return None
-        self._check_complete([images for _, images, _ in parts])
+        seen = [images for _, images, _ in parts]
+        missing = sorted(set(self._truth).difference(*seen))
+        if missing:
+            raise UserError(
+                f"data set {self._name}: {len(missing)} of {len(self._truth)} images have no prediction, "
+                f"e.g. {missing[:3]}; evaluate the whole data set."
+            )
+        if sum(map(len, seen)) != len(self._truth):
+            raise UserError(
+                f"data set {self._name}: some images were evaluated by two processes; check the sampler."
+            )
         merged = self._new_scores()
         for scores, _, _ in parts:
             for area, part in scores.items():
@@ -237,16 +247,3 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             records = [record for _, _, part in parts for record in part]
             self._writer.finish(records, read_panoptic_json(self._metadata.panoptic_json))
         return OrderedDict({"panoptic_seg": results})
-
-    def _check_complete(self, seen: list[set]) -> None:
-        """Every image has been seen, by one of the processes."""
-        missing = sorted(set(self._truth).difference(*seen))
-        if missing:
-            raise UserError(
-                f"data set {self._name}: {len(missing)} of {len(self._truth)} images have no prediction, "
-                f"e.g. {missing[:3]}; evaluate the whole data set."
-            )
-        if sum(map(len, seen)) != len(self._truth):
-            raise UserError(
-                f"data set {self._name}: some images were evaluated by two processes; check the sampler."
-            )

@@ -18,7 +18,6 @@ from .overlap import VOID, Overlap
 
 _TP, _FP, _FN, _IOU = range(4)
 _BLOCK = 32  # images that the intervals add at once
-_BLOCKS = {"": "all", "_th": "things", "_st": "stuff"}
 
 
 class PanopticQuality:
@@ -47,10 +46,8 @@ class PanopticQuality:
         self._index = {c["id"]: i for i, c in enumerate(self.categories)}
         if len(self._index) != len(self.categories):
             raise UserError("category ids are not unique; panoptic quality needs one id per class.")
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
+        things = np.array([c["isthing"] for c in self.categories], dtype=bool)
+        self._blocks = {"": np.ones_like(things), "_th": things, "_st": ~things}
         self.num_images = 0
         self._totals = np.zeros((len(self.categories), 4))  # columns: TP, FP, FN (whole numbers), sum of IoU
         self._images = []  # per image (key, classes (n,), contributions (n, 4))
@@ -163,29 +160,21 @@ class PanopticQuality:
             ``nan`` where no class occurs; "per_class": {category id: {"PQ", "SQ", "RQ" in percent (0 if the
             class does not occur), "TP", "FP", "FN"}}.
         """
-        pq, sq, rq = self._per_class(self._totals)
+        qualities = dict(zip(("PQ", "SQ", "RQ"), self._per_class(self._totals), strict=True))
         occurs = self._totals[:, :3].sum(1) > 0
         results = {}
-        for suffix, block in _BLOCKS.items():
-            chosen = occurs & self._members(block)
-            for name, values in (("PQ", pq), ("SQ", sq), ("RQ", rq)):
+        for suffix, block in self._blocks.items():
+            chosen = occurs & block
+            for name, values in qualities.items():
                 results[name + suffix] = float(100 * values[chosen].mean()) if chosen.any() else float("nan")
         results["per_class"] = {
             c["id"]: {
-                "PQ": float(100 * pq[i]),
-                "SQ": float(100 * sq[i]),
-                "RQ": float(100 * rq[i]),
-                "TP": int(self._totals[i, _TP]),
-                "FP": int(self._totals[i, _FP]),
-                "FN": int(self._totals[i, _FN]),
+                **{name: float(100 * values[i]) for name, values in qualities.items()},
+                **dict(zip(("TP", "FP", "FN"), map(int, self._totals[i, :3]), strict=True)),
             }
             for i, c in enumerate(self.categories)
         }
         return results
-
-    def _members(self, block: str) -> np.ndarray:
-        things = np.array([c["isthing"] for c in self.categories], dtype=bool)
-        return {"all": np.ones_like(things), "things": things, "stuff": ~things}[block]
 
     @staticmethod
     def _per_class(totals: np.ndarray) -> tuple:
@@ -211,15 +200,15 @@ class PanopticQuality:
             raise UserError("a bootstrap needs at least one image.")
         images = sorted(self._images, key=lambda entry: str(entry[0]))
         draws = multinomial_draws(images, n, seed)
-        return self._blocks(resampled_totals(images, len(self.categories), draws, len(images)))
+        return self._samples(resampled_totals(images, len(self.categories), draws, len(images)))
 
-    def _blocks(self, totals: np.ndarray) -> dict:
+    def _samples(self, totals: np.ndarray) -> dict:
         """PQ in percent, (n,) per block, of counts (n, C, 4)."""
         pq = self._per_class(totals)[0]
         occurs = totals[..., :3].sum(-1) > 0
         samples = {}
-        for suffix, block in _BLOCKS.items():
-            chosen = occurs & self._members(block)
+        for suffix, block in self._blocks.items():
+            chosen = occurs & block
             count = chosen.sum(1)
             total = np.where(chosen, pq, 0).sum(1)
             samples["PQ" + suffix] = 100 * np.where(count > 0, total / np.maximum(count, 1), np.nan)
@@ -233,5 +222,5 @@ class PanopticQuality:
         """
         images = [entry for entry in self._images if len(entry[1])]
         draws = poisson_draws([key for key, _, _ in images], n)
-        samples = self._blocks(resampled_totals(images, len(self.categories), draws, _BLOCK))
+        samples = self._samples(resampled_totals(images, len(self.categories), draws, _BLOCK))
         return {name: percentile_interval(values, confidence) for name, values in samples.items()}

@@ -23,18 +23,13 @@ class PredictionWriter:
     def __init__(self, folder: str, name: str):
         self.root = Path(folder) / f"panoptic_{name.replace('/', '_')}"
         self.json_file = self.root.with_name(self.root.name + ".json")
-        self.reset()
-
-    def reset(self) -> None:
         self.records = []
 
     def add(self, image_id, file_name: str, ids: np.ndarray, segments: list) -> None:
-        """Write one image.
+        """Write one image: ``ids`` (H, W), 0 where void.
 
         Args:
-            image_id: as in the ground truth.
-            file_name: of the ground truth's PNG; subfolders are kept.
-            ids: (H, W) predicted ids, 0 where void.
+            image_id, file_name: of the ground truth; subfolders are kept.
             segments: [{"id", "category_id" (of the data set), "area" (pixels)}], no more than ``ids`` holds.
 
         Raises:

@@ -27,7 +27,7 @@ from ..formats import panoptic_png as coco
 from ..formats.findings import findings_in, raise_first
 from ..formats.json_file import check_entries, load_object, no_collection
 from ..formats.names import below, png_name
-from ..formats.panoptic_json import read_segments, replaced_categories
+from ..formats.panoptic_json import read_index, read_panoptic_json, read_segments, with_moved
 from ..formats.picture_file import check_photo
 from ..labels import SEPARATED, label_map
 from .once import filling
@@ -204,7 +204,10 @@ def _make(task: Derivation, entries: list, wanted: list[Path], processes: int | 
         }
         report[task.instances_json] = _write(task.instances_json, content)
     if task.panoptic_copy in wanted:
-        content = replaced_categories(str(task.panoptic_json), task.categories)
+        path = str(task.panoptic_json)
+        content, moved = read_panoptic_json(path), read_index(path, task.categories).moved
+        annotations = [with_moved(entry, moved) for entry in content["annotations"]]
+        content = {**content, "annotations": annotations, "categories": list(task.categories)}
         report[task.panoptic_copy] = _write(task.panoptic_copy, content)
     return report
 

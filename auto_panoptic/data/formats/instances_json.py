@@ -183,7 +183,8 @@ def _polygon_problem(polygons: list, size: tuple) -> tuple[str, str] | None:
     kept = with_area(polygons)
     leaves = leaves_by(kept, size) if kept else 0
     if leaves > 0:
-        low, high = bounds(kept)
+        low = [float(min(min(polygon[axis::2]) for polygon in kept)) for axis in (0, 1)]
+        high = [float(max(max(polygon[axis::2]) for polygon in kept)) for axis in (0, 1)]
         if min(high) <= 0 or low[0] >= size[0] or low[1] >= size[1]:
             where = f"outside the image of {size[0]} x {size[1]}"
             return "mask-outside", f"polygons from {low} to {high} lie {where}"
@@ -197,13 +198,6 @@ def _polygon_problem(polygons: list, size: tuple) -> tuple[str, str] | None:
 def with_area(polygons: list) -> list:
     """Those of at least 3 points; Detectron2 leaves out the others, and objects without any."""
     return [polygon for polygon in polygons if len(polygon) >= 6]
-
-
-def bounds(polygons: list) -> tuple[list, list]:
-    """[x, y] of the lower and of the upper corner around polygons of floats x, y, ..."""
-    low = [float(min(min(polygon[axis::2]) for polygon in polygons)) for axis in (0, 1)]
-    high = [float(max(max(polygon[axis::2]) for polygon in polygons)) for axis in (0, 1)]
-    return low, high
 
 
 def leaves_by(polygons: list, size: tuple) -> float:

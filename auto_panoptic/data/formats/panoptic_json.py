@@ -38,6 +38,7 @@ class PanopticIndex:
         images: {image id: image entry}.
         pairs: one (image entry or None, annotation or None) for everything to look at on disk. Height and
             width of an image entry are None where the JSON has no usable ones.
+        entries: of :func:`read_segments`, after that.
     """
 
     def __init__(self, content: dict, categories: object = None):
@@ -67,7 +68,9 @@ class PanopticIndex:
         """Names count, not ids, where the given categories have a name of the file under another id."""
         own, given = Categories(self._content["categories"]), self.categories.names
         yield from own.problems()
-        self.moved = moved_classes(own.names, given)
+        here, there = collections.Counter(own.names.values()), collections.Counter(given.values())
+        places = {name: i for i, name in given.items() if here[name] == there[name] == 1}
+        self.moved = {i: places[n] for i, n in own.names.items() if places.get(n, i) != i}
         lost = [i for i, name in own.names.items() if i in given and name not in given.values()]
         if self.moved and lost:
             old, new = next(iter(self.moved.items()))
@@ -137,17 +140,8 @@ class PanopticIndex:
             self.pairs.append((self.images.get(image_id), with_moved(entry, self.moved)))
 
 
-def moved_classes(own: Mapping[int, str], given: Mapping[int, str]) -> dict[int, int]:
-    """{id: id in ``given``} of the classes of ``own``, {id: name}, that have another id in ``given``."""
-    places = {name: i for i, name in given.items()}
-    here, there = collections.Counter(own.values()), collections.Counter(given.values())
-    return {
-        i: places[name] for i, name in own.items() if here[name] == there[name] == 1 and places[name] != i
-    }
-
-
 def with_moved(entry: dict, moved: Mapping[int, int]) -> dict:
-    """An annotation with the ids of :func:`moved_classes` in its segments_info."""
+    """An annotation with the ids of :attr:`PanopticIndex.moved` in its segments_info."""
 
     def move(segment):
         category = segment.get("category_id") if isinstance(segment, dict) else None
@@ -289,22 +283,11 @@ def read_segments(path: str, categories: Sequence | None = None) -> dict:
     Raises:
         UserError: the first error, with file and entry.
     """
-    return _checked(path, categories)[1]
+    return read_index(path, categories).entries
 
 
 def read_index(path: str, categories: Sequence | None = None) -> PanopticIndex:
     """Images, classes and annotations; otherwise as :func:`read_segments`."""
-    return _checked(path, categories)[0]
-
-
-def replaced_categories(path: str, categories: Sequence) -> dict:
-    """The content of a panoptic JSON with other categories, and their ids in its segments."""
-    content, moved = read_panoptic_json(path), read_index(path, categories).moved
-    annotations = [with_moved(entry, moved) for entry in content["annotations"]]
-    return {**content, "annotations": annotations, "categories": list(categories)}
-
-
-def _checked(path: str, categories: Sequence | None) -> tuple[PanopticIndex, dict]:
     used = read_panoptic_json(path)["categories"] if categories is None else categories
     given = tuple((category["id"], bool(category["isthing"]), category["name"]) for category in used)
     return _check_all(str(path), _stamp(path), given)
@@ -312,7 +295,7 @@ def _checked(path: str, categories: Sequence | None) -> tuple[PanopticIndex, dic
 
 @functools.lru_cache(maxsize=4)
 @no_collection()
-def _check_all(path: str, stamp: tuple, given: tuple) -> tuple[PanopticIndex, dict]:
+def _check_all(path: str, stamp: tuple, given: tuple) -> PanopticIndex:
     categories = [{"id": i, "isthing": isthing, "name": name} for i, isthing, name in given]
     index = PanopticIndex(_load(path, stamp), categories)
     raise_first(findings_in(path, index.problems()))
@@ -326,4 +309,5 @@ def _check_all(path: str, stamp: tuple, given: tuple) -> tuple[PanopticIndex, di
     unlabelled = len(index.images) - len(entries)
     if unlabelled:
         logger.warning("%s: %d images have no annotation and are left out.", path, unlabelled)
-    return index, dict(sorted(entries.items()))
+    index.entries = dict(sorted(entries.items()))
+    return index
