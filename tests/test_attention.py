@@ -5,21 +5,16 @@ from modeling_util import make_cfg, num_params
 
 from auto_panoptic.modeling import Choices
 from auto_panoptic.space import INTER_OPS, Architecture, ratio_op, resolve_architecture_path
-from auto_panoptic.systems.panoptic_fpn.attention import (
-    AttentionGate,
-    CrossAttention,
-    effective_ratio,
-    upsampled_mean,
-)
+from auto_panoptic.systems.panoptic_fpn.attention import AttentionGate, CrossAttention, upsampled_mean
 
 FPN = {f"p{i}": 256 for i in (2, 3, 4, 5, 6)}
 SEMANTIC = {f"p{i}": 128 for i in (2, 3, 4, 5)}
 FOUR_LEVELS = ["p3", "p4", "p5", "p6"]
 
 
-def build(names=None, f2b_levels=tuple(FPN), align_corners=True, legacy_ratio=False):
+def build(names=None, f2b_levels=tuple(FPN), align_corners=True, legacy_ratio=False, ops=INTER_OPS):
     return CrossAttention(
-        ops=INTER_OPS,
+        ops=ops,
         choices=Choices(names),
         foreground_channels=FPN,
         background_channels=SEMANTIC,
@@ -89,12 +84,12 @@ def test_legacy_ratio_is_the_last_digit():
             # The names, and with them architecture files, stay those of the paper.
             assert list(layer.candidates) == ["r4", "r8", "r16"]
             assert [gate.reduce.out_features for gate in layer.candidates.values()] == hidden
-    for ratio, legacy in ((3, 3), (12, 2), (16, 6), (128, 8)):
-        assert effective_ratio(ratio_op(ratio)) == ratio
-        assert effective_ratio(ratio_op(ratio), legacy=True) == legacy
-    assert effective_ratio(ratio_op(20)) == 20
+    for ratio, last in ((3, 3), (12, 2), (16, 6), (128, 8)):
+        for legacy, divisor in ((False, ratio), (True, last)):
+            gate = build(legacy_ratio=legacy, ops=[ratio_op(ratio)]).b2f[0].candidates[f"r{ratio}"]
+            assert gate.reduce.out_features == 256 // divisor
     with pytest.raises(ValueError, match="reduction ratio 20: .* last digit"):
-        effective_ratio(ratio_op(20), legacy=True)
+        build(legacy_ratio=True, ops=[ratio_op(20)])
 
 
 def test_legacy_ratio_comes_from_the_config():

@@ -117,7 +117,7 @@ def test_tiny_network_by_hand():
         (([0] * 40, "300M"), "40 backbone operators: this width has 20 blocks"),
         (([4] * 40,), r"site 'backbone.0' has index 4: expected 0..3"),
         (([0.0] * 40,), "index 0.0: expected an integer"),
-        (([0] * 40, "2G"), "unknown backbone width '2G': expected one of 300M, 1.3G, 3.8G"),
+        (([0] * 40, "2G"), "width is '2G'; expected one of 300M, 1.3G, 3.8G"),
         (([0] * 40, "1.3G", (0, 224)), "image size"),
     ],
 )

@@ -39,11 +39,7 @@ class Observations:
 
 
 def observations(space: SearchSpace, cycles: Cycles) -> Observations:
-    """The candidates of ``cycles`` as arrays.
-
-    Raises:
-        UserError: a candidate belongs to another space.
-    """
+    """The candidates of ``cycles`` as arrays; UserError if one belongs to another space."""
     tables = [{name: i for i, name in enumerate(site.names)} for site in space.sites]
     choices, fitness, numbers = [], [], []
     for number, cycle in enumerate(cycles):

@@ -14,8 +14,6 @@ from ..space import Architecture, SearchSpace
 from ..validate import PROBABILITY, RULES, Rule, whole
 from .fairness import fair_cycle
 
-logger = logging.getLogger(__name__)
-
 # A parent pool or a small space may yield too few new architectures: so many draws per place, then it ends.
 ATTEMPTS = 10
 
@@ -49,11 +47,7 @@ class Policy:
     selects: ClassVar[str] = "best"
 
     def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
-        """Check and keep the settings, which are those of ``keys`` in lower case.
-
-        Raises:
-            UserError: one of them is out of range; the message names its config key.
-        """
+        """Keep the settings, those of ``keys`` in lower case; UserError if one is out of range."""
         RULES["NAS.SEED"].check("NAS.SEED", seed)
         for key, default in self.keys.items():
             _rule(default).check(self.full_key(key), settings[key.lower()])
@@ -205,7 +199,7 @@ class Evolution(Policy):
             self._draw(lambda: self._crossing(rng, parents), self.settings["crossover"], found, visited)
         self._draw(lambda: self._random(rng), self.models - len(found), found, visited)
         if len(found) < self.models:
-            logger.warning(
+            logging.getLogger(__name__).warning(
                 "generation %d has %d of %d candidates: %d of the space's %d architectures are taken",
                 *(cycle, len(found), self.models, len(visited), self.space.cardinality),
             )

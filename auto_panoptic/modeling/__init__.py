@@ -14,7 +14,7 @@
 - ``finite``       NaN and infinity in weights, statistics and outputs
 """
 
-from .backbones import ShuffleNetV2
+from .backbones import builders  # noqa: F401
 from .choice import (
     ChoiceBlock,
     Choices,
@@ -29,7 +29,6 @@ from .choice import (
 __all__ = [
     "ChoiceBlock",
     "Choices",
-    "ShuffleNetV2",
     "apply_architecture",
     "check_size",
     "choice_blocks",

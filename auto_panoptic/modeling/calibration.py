@@ -17,8 +17,6 @@ from ..errors import Diverged
 from .choice import choice_blocks
 from .finite import finite_problem
 
-__all__ = ["active_batch_norms", "calibrated"]
-
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 

@@ -28,17 +28,6 @@ from auto_panoptic.space import (
 from auto_panoptic.space.space import some
 from auto_panoptic.validate import machine_memory
 
-__all__ = [
-    "ChoiceBlock",
-    "Choices",
-    "apply_architecture",
-    "check_size",
-    "choice_blocks",
-    "configured_space",
-    "meta_model",
-    "space_of",
-]
-
 
 class ChoiceBlock(nn.Module):
     """One site of the search space: named candidates with one active at a time.
@@ -52,11 +41,7 @@ class ChoiceBlock(nn.Module):
     """
 
     def __init__(self, site: str, candidates: Mapping[str, nn.Module], ops: Sequence[OpSpec] = ()):
-        """The first of ``candidates`` is active until :meth:`select` is called; ``ops`` is theirs by default.
-
-        Raises:
-            ValueError: no candidate was given.
-        """
+        """The first of ``candidates`` is active until another is selected; ``ops`` is theirs by default."""
         super().__init__()
         if not candidates:
             raise ValueError(f"site {site!r} has no operator")
@@ -87,11 +72,7 @@ class ChoiceBlock(nn.Module):
         return self._active
 
     def select(self, op_name: str) -> None:
-        """Make ``op_name`` the active operator.
-
-        Raises:
-            UserError: the block has no such candidate.
-        """
+        """Make ``op_name`` the active operator; UserError if the block has no such candidate."""
         if op_name not in self.candidates:
             raise UserError(
                 f"site {self.site!r} has no operator {op_name!r}; this model holds "
@@ -274,22 +255,17 @@ _SPACES: dict[str, SearchSpace] = {}  # building a model takes a second, and com
 def apply_architecture(model: nn.Module, architecture: Architecture) -> None:
     """Make ``architecture`` the path that ``model``, or what it wraps, runs from now on.
 
-    Nothing changes unless every site fits.
-
     Raises:
-        UserError: a site is missing on either side, or the model does not hold the chosen operator.
+        UserError: a site is missing on either side, or the model lacks a chosen operator; nothing changes.
     """
     blocks, names = choice_blocks(model), architecture.names()
-    check_sites(blocks, names)
-    for site, block in blocks.items():
-        if names[site] not in block.candidates:
-            block.select(names[site])  # raises with the allowed names, before anything was switched
+    check_fit(blocks, names)
     for site, block in blocks.items():
         block.select(names[site])
 
 
-def check_sites(blocks: Mapping[str, ChoiceBlock], names: Mapping[str, str]) -> None:
-    """Raise a UserError unless the model's sites and the architecture's sites are the same set."""
+def check_fit(blocks: Mapping[str, ChoiceBlock], names: Mapping[str, str]) -> None:
+    """Raise UserError unless model and architecture have the same sites, and the model the operators."""
     unknown = [site for site in names if site not in blocks]
     missing = [site for site in blocks if site not in names]
     if unknown or missing:
@@ -299,3 +275,6 @@ def check_sites(blocks: Mapping[str, ChoiceBlock], names: Mapping[str, str]) -> 
             f"architecture and model do not fit: {'; '.join(parts)} ({len(names)} sites in the architecture, "
             f"{len(blocks)} in the model). Build the model from the config that it was searched with"
         )
+    for site, block in blocks.items():
+        if names[site] not in block.candidates:
+            block.select(names[site])  # raises with the allowed names

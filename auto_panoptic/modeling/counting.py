@@ -26,8 +26,6 @@ from auto_panoptic.space import ChoiceSite, Cost, CostTables, SearchSpace
 from .choice import choice_blocks, meta_model
 from .searchable import dry_run
 
-__all__ = ["configured_costs", "count"]
-
 logger = logging.getLogger(__name__)
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -82,11 +80,7 @@ def count(model: nn.Module, size: tuple[int, int]) -> CostTables:
 
 
 def configured_costs(cfg, size: tuple[int, int] | None = None) -> CostTables:
-    """Tables of the supernet of ``cfg``, whatever NAS.ARCHITECTURE is; by default of a square MIN_SIZE_TEST.
-
-    Raises:
-        UserError: the model cannot be built.
-    """
+    """:func:`count` of the supernet that ``cfg`` describes; by default of a square MIN_SIZE_TEST."""
     supernet = cfg.clone()
     supernet.defrost()
     supernet.NAS.ARCHITECTURE = ""

@@ -4,9 +4,7 @@ import copy
 
 from torch import nn
 
-from .choice import check_sites, choice_blocks
-
-__all__ = ["extract"]
+from .choice import check_fit, choice_blocks
 
 
 def extract(supernet: nn.Module, architecture) -> nn.Module:
@@ -21,16 +19,13 @@ def extract(supernet: nn.Module, architecture) -> nn.Module:
     if isinstance(supernet, nn.parallel.DistributedDataParallel):
         supernet = supernet.module
     blocks, names = choice_blocks(supernet), architecture.names()
-    check_sites(blocks, names)
+    check_fit(blocks, names)
 
     # deepcopy takes what it finds in `memo` as the finished copy, so the full candidate tables are
     # replaced by tables of one before they would be visited.
     memo = {}
     for site, block in blocks.items():
-        op_name = names[site]
-        if op_name not in block.candidates:
-            block.select(op_name)  # raises with the allowed names
-        table = nn.ModuleDict({op_name: copy.deepcopy(block.candidates[op_name], memo)})
+        table = nn.ModuleDict({names[site]: copy.deepcopy(block.candidates[names[site]], memo)})
         table.training = block.candidates.training
         memo[id(block.candidates)] = table
     fixed = copy.deepcopy(supernet, memo)

@@ -12,8 +12,6 @@ from detectron2.utils import comm
 
 from ..errors import Diverged
 
-__all__ = ["finite_outputs", "finite_problem", "images_of", "learned", "tensors_in", "total_norm"]
-
 
 @torch.no_grad()
 def total_norm(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

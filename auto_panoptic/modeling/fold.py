@@ -5,8 +5,6 @@ import copy
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["folded"]
-
 
 def folded(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in eval mode, for inference only; outputs are equal up to rounding.

@@ -8,8 +8,6 @@ from torch import nn
 
 from ..errors import UserError
 
-__all__ = ["padded_labels", "training_targets"]
-
 
 def training_targets(
     model: nn.Module, batched_inputs: Sequence[dict]

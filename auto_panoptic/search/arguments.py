@@ -16,14 +16,8 @@ ACCEPTABLE = ("config", "content", "data", "libraries", "metrics", "versions", "
 METRICS = ("pq", "ap", "miou")
 
 
-class Parser(argparse.ArgumentParser):
-    """Its errors are one line, as all mistakes of a user."""
-
-    def error(self, message):
-        refuse(message)
-
-
 def refuse(message: str) -> None:
+    """The ``error`` of a parser."""
     raise UserError(f"{message}; --help shows the options")
 
 
@@ -60,7 +54,8 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rescore_parser() -> argparse.ArgumentParser:
     """Takes all arguments of a search; those of --rescore count."""
-    parser = Parser(usage="search_net.py --rescore [options] [KEY VALUE ...]")
+    parser = argparse.ArgumentParser(usage="search_net.py --rescore [options] [KEY VALUE ...]")
+    parser.error = refuse
     parser.add_argument("--config-file", default="configs/supernet_coco.yaml", metavar="FILE")
     parser.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
     for option in ("--num-gpus", "--num-machines", "--machine-rank", "--dist-url"):
@@ -81,11 +76,7 @@ def selection_request(args: argparse.Namespace) -> Request:
 
 
 def check_continuation(args: argparse.Namespace) -> None:
-    """What continues a search.
-
-    Raises:
-        UserError: without --resume, or a key that --accept does not know.
-    """
+    """Raise UserError for options that continue a search without --resume, or an unknown key to --accept."""
     for option, given in (("--retry-failed", args.retry_failed), ("--accept", args.accept)):
         if given and not args.resume:
             raise UserError(f"{option} continues a search: add --resume")

@@ -101,11 +101,7 @@ class SearchImages(NamedTuple):
 
 
 def search_images(cfg) -> SearchImages:
-    """Decode the images that recalibrate and score the candidates; takes as long as reading them.
-
-    Raises:
-        UserError: no data set to score on.
-    """
+    """Decode the images that recalibrate and score candidates; UserError without a data set to score on."""
     if not cfg.DATASETS.SEARCH:
         raise UserError("DATASETS.SEARCH is empty; name the data set that scores the candidates")
     mapper = build_mapper(cfg, is_train=False)
@@ -126,9 +122,6 @@ class CandidateEvaluator:
         model: the supernet with its weights; on a CPU these are laid out channels-last for good.
         metrics: of "pq", "ap", "miou".
         images: those of :func:`search_images`, if they are decoded already.
-
-    Raises:
-        UserError: as :func:`search_images`.
     """
 
     def __init__(

@@ -54,11 +54,7 @@ def stored_tables(directory: Path, key: str) -> CostTables | None:
 
 
 def store_tables(directory: Path, key: str, tables: CostTables) -> None:
-    """Add the tables of a config, by its :func:`origin`, to costs.json beside the ledger, whose lock is held.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Add a config's tables, by its :func:`origin`, to costs.json beside the ledger, whose lock is held."""
     try:
         stored = read_json(directory / "costs.json")
     except UserError:

@@ -30,11 +30,7 @@ MUST_MATCH += ("NAS.SPACE", "NAS.BN_RECALIBRATION", "NAS.ARCHITECTURE")
 
 
 def search_policy(cfg, space: SearchSpace) -> Policy:
-    """The policy NAS.POLICY with its settings in the config.
-
-    Raises:
-        UserError: unknown policy, or a setting out of range.
-    """
+    """The policy NAS.POLICY with its settings in the config; UserError if it is unknown or they are wrong."""
     return POLICY_REGISTRY.of(cfg.NAS.POLICY).from_config(cfg, space)
 
 

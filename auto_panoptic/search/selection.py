@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..explore import Ledger, Scoreboard
-from ..explore.budget import Point
 from ..explore.selection import Selection, front, select
 from ..files import write_json
 from ..space import Architecture, CostTables, SearchSpace
@@ -129,16 +128,15 @@ def write_selection(
     write_json(directory / "scoreboard.json", content)
     Architecture(space, selected.choices, provenance).save(directory / "architecture.json")
     if points is not None:
-        write_json(directory / "pareto.json", [_point(space, point) for point in points])
+        rows = [{key: getattr(point, key) for key in ("macs", "params", "score")} for point in points]
+        for row, point in zip(rows, points, strict=True):
+            row["architecture"] = space.architecture(point.indices).indices()
+        write_json(directory / "pareto.json", rows)
     return SearchResult(selected, directory, len(good), total - len(good), noise, selection)
 
 
 def select_again(ledger: Ledger, costs: CostTables, request: Request) -> SearchResult:
-    """Select from an open ledger; the scoreboard keeps its contents and gains "selection".
-
-    Raises:
-        UserError: as :func:`write_selection`.
-    """
+    """:func:`write_selection` from an open ledger; the scoreboard stays and gains "selection"."""
     last = {(r["cycle"], r["index"]): r for r in ledger.records}
     cycles: dict[int, Cycle] = {}
     for (cycle, _), record in sorted(last.items()):
@@ -154,8 +152,3 @@ def _noise(good: list[tuple[Architecture, dict]]) -> RankingNoise | None:
     if len(unique) < 2 or any(None in (metrics.get("bootstrap") or [None]) for metrics in unique):
         return None
     return ranking_noise([m["PQ"] for m in unique], [m["bootstrap"] for m in unique])
-
-
-def _point(space: SearchSpace, point: Point) -> dict:
-    indices = space.architecture(point.indices).indices()
-    return {"macs": point.macs, "params": point.params, "score": point.score, "architecture": indices}

@@ -71,11 +71,7 @@ def _names_of_version(path: Path, *_version) -> Mapping[str, str]:
 
 
 def load_names(path: str | os.PathLike) -> Mapping[str, str]:
-    """{site: operator name} of an architecture file of whatever space; read once for each version of it.
-
-    Raises:
-        UserError: no such file, or not an architecture file.
-    """
+    """As :func:`load`, {site: operator name} of whatever space; read once for each version of the file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -85,11 +81,7 @@ def load_names(path: str | os.PathLike) -> Mapping[str, str]:
 
 
 def save(architecture: Architecture, path: str | os.PathLike) -> None:
-    """Write an architecture file, whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """See :meth:`Architecture.save`."""
     content = {
         "space": architecture.space.to_dict(),
         "sites": architecture.names(),

@@ -92,11 +92,7 @@ class PassCounter:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue counting; after another sampling, counting begins anew.
-
-        Raises:
-            UserError: the counts belong to another search space.
-        """
+        """Continue counting, anew after another sampling; UserError for counts of another search space."""
         if state["space"] != self.space.fingerprint:
             raise UserError(
                 "the checkpoint was trained with another search space; resume with the config it was "

@@ -10,8 +10,6 @@ from auto_panoptic.space import domain
 
 from .shufflenet import ShuffleNetV2
 
-__all__ = ["build_shufflenet_backbone", "build_shufflenet_fpn_backbone"]
-
 
 def norm_name(cfg) -> str:
     """MODEL.SHUFFLENET.NORM, except that "SyncBN" becomes "BN" on a CPU or meta device.

@@ -21,8 +21,6 @@ from auto_panoptic.modeling.choice import Choices
 from auto_panoptic.modeling.layers.setting import SettingInWeights
 from auto_panoptic.space import OpSpec
 
-__all__ = ["ShuffleBlock", "ShuffleNetV2", "initialize_weights", "make_norm", "shuffle_split"]
-
 Norm = Callable[[int], nn.Module]
 
 
@@ -196,10 +194,6 @@ class ShuffleNetV2(SettingInWeights, Backbone):
             ValueError: channels and repeats do not fit each other or the operators.
         """
         super().__init__()
-        if len(stage_channels) != len(stage_repeats):
-            raise ValueError(
-                f"stage channels {list(stage_channels)} and repeats {list(stage_repeats)} differ in length"
-            )
         make = make_norm(norm, norm_momentum)
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, stem_channels, 3, stride=2, padding=1),

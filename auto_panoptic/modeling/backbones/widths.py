@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from auto_panoptic.errors import UserError
+from auto_panoptic.errors import one_of
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,6 @@ WIDTHS = {
 }
 
 
-def get_width(width: str | Width) -> Width:
-    """The named width, or ``width`` itself if it already is one."""
-    if isinstance(width, Width):
-        return width
-    if width not in WIDTHS:
-        raise UserError(f"unknown backbone width {width!r}: expected one of {', '.join(WIDTHS)}")
-    return WIDTHS[width]
-
-
 def width_name(width: dict) -> str:
     """Name of {"stem": channels, "channels": of the stages, "repeats": blocks}, or the numbers themselves."""
     for name, known in WIDTHS.items():
@@ -53,4 +44,4 @@ def width_from_config(cfg) -> Width:
     node = cfg.MODEL.SHUFFLENET
     if node.WIDTH == "custom":
         return Width(node.STEM_CHANNELS, tuple(node.STAGE_CHANNELS), tuple(node.STAGE_REPEATS))
-    return get_width(node.WIDTH)
+    return WIDTHS[one_of("MODEL.SHUFFLENET.WIDTH", node.WIDTH, WIDTHS)]

@@ -18,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
-__all__ = ["deform_conv2d"]
-
 # Elements of Z in a group of images (4 MiB in float32), unless one image needs more.
 GROUP_ELEMENTS = 1 << 20
 # A Z of at most so many elements (32 MiB) is kept for the backward pass.

@@ -13,8 +13,6 @@ from auto_panoptic.space import OpSpec
 
 from .deform import deform_conv2d
 
-__all__ = ["HEAD_OP_BUILDERS", "HeadOp", "ModulatedDeformConv2d", "build_head_op"]
-
 GROUPS = 32
 
 
@@ -72,22 +70,16 @@ def _depthwise(ci: int, co: int, kernel: int) -> nn.Module:
     )
 
 
-def _atrous(ci: int, co: int, kernel: int) -> nn.Module:
-    """Dense k x k with dilation 2."""
-    return _xavier(nn.Conv2d(ci, co, kernel, padding=kernel - 1, dilation=2))
-
-
-def _plain(ci: int, co: int, kernel: int) -> nn.Module:
-    """Dense k x k: the layer of the paper's plain baseline."""
-    return _xavier(nn.Conv2d(ci, co, kernel, padding=(kernel - 1) // 2))
+def _dense(ci: int, co: int, kernel: int, dilation: int = 1) -> nn.Module:
+    return _xavier(nn.Conv2d(ci, co, kernel, padding=(kernel - 1) // 2 * dilation, dilation=dilation))
 
 
 # How to build an operator of a kind: (input channels, output channels, kernel) -> module that keeps the size.
 HEAD_OP_BUILDERS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "dwconv": _depthwise,
-    "atconv": _atrous,
+    "atconv": partial(_dense, dilation=2),
     "dfconv": ModulatedDeformConv2d,
-    "conv": _plain,
+    "conv": _dense,  # of the paper's plain baseline
 }
 
 

@@ -5,8 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch.amp import is_autocast_available
 
-__all__ = ["no_autocast"]
-
 
 def no_autocast(device: str) -> AbstractContextManager:
     """Context without autocast on ``device``, a type such as "cuda"; some, such as "meta", have none."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["SettingInWeights"]
-
 
 class SettingInWeights:
     """Mixin of a module whose weights fit only one value of a setting; torch's extra state carries the value.

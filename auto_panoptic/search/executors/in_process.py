@@ -42,11 +42,7 @@ class InProcess:
 
 
 def outcome_of(evaluate: Evaluate, architecture: Architecture) -> dict:
-    """Facts of one evaluation, a crash included: one broken candidate must not end a search of hours.
-
-    Raises:
-        UserError: as ``evaluate`` did.
-    """
+    """Facts of one evaluation, a crash included, unless it was a UserError or the disk's, which all share."""
     try:
         metrics, seconds = evaluate(architecture)
     except UserError:

@@ -84,11 +84,7 @@ def _play(make_evaluate: Callable[[], Evaluate], architectures: list[Architectur
 
 
 def rank_evaluator(cfg, weights: str, metrics: Sequence[str]) -> CandidateEvaluator:
-    """:func:`load_evaluator` for one rank, whose BatchNorm statistics are not shared with other ranks.
-
-    Raises:
-        UserError: a layer can only share them.
-    """
+    """:func:`load_evaluator` with statistics of this rank alone; UserError if a layer can only share them."""
     evaluate = load_evaluator(cfg, weights, metrics)
     own, _ = dist.new_subgroups(group_size=1)
     for name, module in evaluate.model.named_modules():

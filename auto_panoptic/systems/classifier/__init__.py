@@ -1,9 +1,4 @@
-"""The ImageNet stage: a backbone under a classifier.
-
-- ``config``     its keys
-- ``meta_arch``  ``BackboneClassifier``
-- ``mapper``     ``ClassificationMapper``
-"""
+"""The ImageNet stage: a backbone under a classifier."""
 
 from ...data.labels import CLASSES, declare_inputs
 from .config import add_classifier_config

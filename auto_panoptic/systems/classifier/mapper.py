@@ -38,10 +38,6 @@ class ClassificationMapper:
         self.transform = transforms.Compose(steps)
 
     def __call__(self, record: dict) -> dict:
-        """
-        Raises:
-            UserError: the image cannot be read; names the file.
-        """
         path = record["file_name"]
         try:
             image = Image.fromarray(read_image(path, format="RGB"))

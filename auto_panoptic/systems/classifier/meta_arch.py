@@ -14,8 +14,6 @@ from auto_panoptic.modeling.backbones.builders import norm_name
 from auto_panoptic.modeling.backbones.shufflenet import Norm, initialize_weights, make_norm
 from auto_panoptic.modeling.backbones.widths import width_from_config
 
-__all__ = ["BackboneClassifier"]
-
 
 @META_ARCH_REGISTRY.register()
 class BackboneClassifier(nn.Module):

@@ -1,14 +1,4 @@
-"""Auto-Panoptic: Panoptic-FPN with searched backbone, heads and attention between its two branches.
-
-- ``config``        its keys
-- ``meta_arch``     ``AutoPanopticFPN``: all of it together
-- ``attention``     inter-modular attention, both directions
-- ``sem_seg_head``  ``SearchableSemSegFPNHead``
-- ``mask_head``     ``SearchableMaskHead``
-- ``box_head``      ``GroupNormBoxHead``
-- ``proposals``     ``BatchTopkRPN``: region proposals chosen over the batch, as in the reference code
-- ``published``     the published costs; ``published_space``: the paper's search space
-"""
+"""Auto-Panoptic: Panoptic-FPN with searched backbone, heads and attention between its two branches."""
 
 from ...data.labels import SEPARATED, declare_inputs
 from .attention import CrossAttention

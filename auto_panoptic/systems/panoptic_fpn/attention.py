@@ -16,8 +16,6 @@ from auto_panoptic.modeling.layers.precision import no_autocast
 from auto_panoptic.modeling.layers.setting import SettingInWeights
 from auto_panoptic.space import OpSpec, ratio_op
 
-__all__ = ["AttentionGate", "CrossAttention", "upsampled_mean"]
-
 
 @lru_cache(maxsize=4096)
 def _column_means(source: int, target: int, align_corners: bool) -> torch.Tensor:
@@ -55,39 +53,14 @@ def upsampled_mean(x: torch.Tensor, size: Sequence[int], align_corners: bool = T
         return torch.matmul(x.flatten(2), weights)
 
 
-def effective_ratio(spec: OpSpec, legacy: bool = False) -> int:
-    """What the hidden layer of an attention gate divides its channels by.
-
-    Args:
-        spec: an operator of kind "se".
-        legacy: as the reference code, which takes the last digit of the ratio: 4, 8 and 6 for 4, 8 and 16.
-
-    Raises:
-        ValueError: the last digit is 0.
-    """
-    ratio = spec.ratio % 10 if legacy else spec.ratio
-    if ratio == 0:
-        raise ValueError(f"reduction ratio {spec.ratio}: nothing can be divided by its last digit")
-    return ratio
-
-
 class AttentionGate(nn.Module):
     """Channel gate a = 1 - sigmoid(W1 ReLU(W2 z)), in (0, 1); the hidden layer has out_dim // ratio units.
 
     ReLU inside and 1 - sigmoid outside is the squeeze-and-excitation convention of the reference code; the
-    paper's text names them the other way round.
+    paper's text names them the other way round. ValueError, if the ratio ("r" in the paper) leaves no unit.
     """
 
     def __init__(self, in_dim: int, out_dim: int, ratio: int):
-        """
-        Args:
-            in_dim: length of z.
-            out_dim: number of gates.
-            ratio: reduction ratio ("r" in the paper).
-
-        Raises:
-            ValueError: the ratio leaves no hidden unit.
-        """
         super().__init__()
         if not 1 <= ratio <= out_dim:
             raise ValueError(
@@ -160,7 +133,10 @@ class CrossAttention(SettingInWeights, nn.Module):
         )
 
     def _gate(self, in_dim: int, out_dim: int, spec: OpSpec) -> AttentionGate:
-        return AttentionGate(in_dim, out_dim, effective_ratio(spec, self.legacy_ratio))
+        ratio = spec.ratio % 10 if self.legacy_ratio else spec.ratio
+        if ratio == 0:
+            raise ValueError(f"reduction ratio {spec.ratio}: nothing can be divided by its last digit")
+        return AttentionGate(in_dim, out_dim, ratio)
 
     @classmethod
     def from_config(cls, cfg, foreground_channels, background_channels):

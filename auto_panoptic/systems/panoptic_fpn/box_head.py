@@ -1,18 +1,18 @@
 """Box head of fully connected layers with GroupNorm."""
 
-import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_BOX_HEAD_REGISTRY
 from fvcore.nn import weight_init
 from torch import nn
 
-__all__ = ["GroupNormBoxHead"]
-
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class GroupNormBoxHead(nn.Sequential):
-    """Flatten, then ``num_fc`` times: linear without bias -> GroupNorm(32) -> ReLU (reference code)."""
+    """Flatten, then ``num_fc`` times: linear without bias -> GroupNorm(32) -> ReLU (reference code).
+
+    (R, C, S, S) -> (R, fc_dim); R may be 0.
+    """
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, num_fc: int, fc_dim: int):
@@ -45,10 +45,6 @@ class GroupNormBoxHead(nn.Sequential):
             "num_fc": cfg.MODEL.ROI_BOX_HEAD.NUM_FC,
             "fc_dim": cfg.MODEL.ROI_BOX_HEAD.FC_DIM,
         }
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(R, C, S, S) -> (R, fc_dim); R may be 0."""
-        return super().forward(x)
 
     @property
     def output_shape(self) -> ShapeSpec:

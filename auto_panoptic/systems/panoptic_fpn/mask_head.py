@@ -16,8 +16,6 @@ from auto_panoptic.modeling.choice import Choices
 from auto_panoptic.modeling.layers.head_ops import build_head_op
 from auto_panoptic.space import OpSpec, domain
 
-__all__ = ["SearchableMaskHead"]
-
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class SearchableMaskHead(BaseMaskRCNNHead):

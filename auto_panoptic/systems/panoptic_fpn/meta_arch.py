@@ -15,8 +15,6 @@ from auto_panoptic.modeling.targets import padded_labels, training_targets
 
 from .attention import CrossAttention
 
-__all__ = ["AutoPanopticFPN"]
-
 
 @META_ARCH_REGISTRY.register()
 class AutoPanopticFPN(PanopticFPN):

@@ -5,8 +5,6 @@ from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Instances
 
-__all__ = ["BatchTopkRPN", "keep_best_of_batch"]
-
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class BatchTopkRPN(RPN):

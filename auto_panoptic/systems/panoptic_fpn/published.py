@@ -3,13 +3,9 @@
 from collections.abc import Mapping
 from functools import lru_cache
 
-from auto_panoptic.modeling.backbones.widths import Width, get_width
-from auto_panoptic.space import (
-    Architecture,
-    Cost,
-    CostTables,
-    OpSpec,
-)
+from auto_panoptic.errors import one_of
+from auto_panoptic.modeling.backbones.widths import WIDTHS, Width
+from auto_panoptic.space import Architecture, Cost, CostTables, OpSpec
 
 
 def backbone_cost(
@@ -30,7 +26,9 @@ def backbone_cost(
     Raises:
         ValueError: another number of operators than the width has blocks, an unknown operator, no size.
     """
-    tables = _backbone_tables(get_width(width), tuple(size))
+    if isinstance(width, str):
+        width = WIDTHS[one_of("width", width, WIDTHS)]
+    tables = _backbone_tables(width, tuple(size))
     if isinstance(indices, Architecture):
         indices = [indices[site.name] for site in indices.space.group("backbone")]
     elif isinstance(indices, Mapping):

@@ -19,8 +19,6 @@ from auto_panoptic.modeling.layers.head_ops import build_head_op
 from auto_panoptic.modeling.layers.level_classifier import LevelClassifier
 from auto_panoptic.space import OpSpec, domain
 
-__all__ = ["SearchableSemSegFPNHead"]
-
 
 def _losses_without_labels(
     head, predictions, targets, losses: Callable[..., dict] = SemSegFPNHead.losses
@@ -62,10 +60,8 @@ class SearchableSemSegFPNHead(nn.Module):
         """
         Args:
             input_shape: level name -> channels and stride; all levels have the same channels.
-            ops: operators of every searched layer.
-            choices: which of them are built; by default all.
-            num_layers: number of searched layers (paper: 3).
-            conv_dim: output channels of each (paper: 128).
+            ops, choices: operators of every searched layer, and which of them are built (default: all).
+            num_layers, conv_dim: number of searched layers, and their output channels (paper: 3 and 128).
             num_classes: classes including class 0 = "thing".
             common_stride: stride of the finest level, to which the logits are upsampled first.
             loss_weight: factor of the loss (paper: 0.3).
@@ -150,15 +146,12 @@ class SearchableSemSegFPNHead(nn.Module):
         Returns:
             As :meth:`forward`.
         """
-        logits = self.upsample(self.classify(subnet_features, gates))
+        levels = [subnet_features[name] for name in self.in_features]
+        factors = None if gates is None else [gates[name] for name in self.in_features]
+        logits = self.upsample(self.predictor(levels, factors))
         if self.training:
             return None, self.losses(logits, targets)
         return logits, {}
-
-    def classify(self, subnet_features, gates=None) -> torch.Tensor:
-        """Attention, classifier, sum over the levels -> (N, K, H, W) logits; see :meth:`predict`."""
-        levels = [subnet_features[name] for name in self.in_features]
-        return self.predictor(levels, None if gates is None else [gates[name] for name in self.in_features])
 
     def upsample(self, logits: torch.Tensor) -> torch.Tensor:
         """(N, K, H, W) -> (N, K, common_stride * H, common_stride * W), the size of the padded input."""
