@@ -2,16 +2,7 @@
 
 from .architecture_file import load_names, resolve_architecture_path
 from .cost import Cost, CostTables, backbone_cost
-from .ops import (
-    BACKBONE_OPS,
-    HEAD_OPS,
-    INTER_OPS,
-    OpSpec,
-    domain,
-    op,
-    ratio_op,
-    register_ops,
-)
+from .ops import BACKBONE_OPS, HEAD_OPS, INTER_OPS, OpSpec, domain, op, ratio_op, register_ops
 from .space import Architecture, ChoiceSite, SearchSpace
 
 __all__ = [

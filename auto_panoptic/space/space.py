@@ -98,11 +98,7 @@ class SearchSpace:
 
     @classmethod
     def from_config(cls, cfg) -> SearchSpace:
-        """The space of the model that ``cfg`` describes; ``NAS.ARCHITECTURE`` plays no part in it.
-
-        Raises:
-            UserError: the model cannot be built.
-        """
+        """See :func:`auto_panoptic.modeling.choice.configured_space`."""
         from ..modeling.choice import configured_space
 
         return configured_space(cfg)

@@ -152,11 +152,7 @@ class PreciseBN(HookBase):
         self.period, self.model, self.loader, self.num_iter = period, model, loader, num_iter
 
     def before_train(self) -> None:
-        """Try it on one batch and take it back: what fails must not do so after a long training.
-
-        Raises:
-            UserError: layers are used more than once in a pass, which the average cannot tell apart.
-        """
+        """Try it on one batch and take it back: layers used twice in a pass must not fail a long training."""
         buffers = [(b, b.clone()) for layer in get_bn_modules(self.model) for b in layer.buffers()]
         try:
             self._update(1)

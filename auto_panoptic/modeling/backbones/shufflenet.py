@@ -182,10 +182,9 @@ class ShuffleNetV2(SettingInWeights, Backbone):
         """
         Args:
             stem_channels: output channels of the 3x3 stride-2 stem (with bias, BN, ReLU, no pooling).
-            stage_channels: output channels of the stages.
-            stage_repeats: blocks per stage; the first block of each stage has stride 2.
-            ops: operators of the sites ``backbone.0``, ``backbone.1``, ..., which run through the stages.
-            choices: which of them are built; by default all.
+            stage_channels, stage_repeats: output channels and blocks of the stages, whose first has stride 2.
+            ops, choices: operators of the sites ``backbone.0``, ``backbone.1``, ..., which run through the
+                stages, and which of them are built (default: all).
             norm, norm_momentum: see :func:`make_norm`.
             shuffle_method: see :func:`shuffle_split`.
             in_channels: image channels.
@@ -258,11 +257,7 @@ class ShuffleNetV2(SettingInWeights, Backbone):
         return {"width": width, "shuffle_method": self.shuffle_method}
 
     def check_weights_meta(self, meta: dict) -> None:
-        """Check what another backbone has said by :meth:`weights_meta`.
-
-        Raises:
-            ValueError: its weights do not fit this one; says what it is, and what this one is.
-        """
+        """Raise ValueError if weights of a backbone with this :meth:`weights_meta` do not fit; names both."""
         ours = self.weights_meta()
         theirs = {key: meta.get(key) or value for key, value in ours.items()}
         if theirs["width"] != ours["width"]:

@@ -24,11 +24,7 @@ class SettingInWeights:
         return torch.tensor(self.setting(), device="cpu")
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Check that weights were trained with this value.
-
-        Raises:
-            ValueError: they were trained with another.
-        """
+        """Raise ValueError for weights that were trained with another value."""
         if state.tolist() != self.setting():
             raise ValueError(
                 f"the weights were trained with {self.setting_name} {state.tolist()}, this model has "
