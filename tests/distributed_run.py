@@ -12,6 +12,7 @@ from detectron2.utils.events import EventStorage
 from modeling_util import make_cfg, make_input, make_model
 from torch import nn
 from toy import Scale, make_config, toy_space
+from unified_util import FIXED, scene, unified_cfg
 
 from auto_panoptic.errors import Diverged
 from auto_panoptic.explore import cycle_indices
@@ -79,6 +80,25 @@ def train_without_objects():
     start = {name: value.clone() for name, value in model.state_dict().items()}
     run(trainer, 1)
     return {"start": start, "end": dict(model.state_dict()), "counts": trainer.counter.state_dict()["counts"]}
+
+
+def train_unified_without_objects():
+    """Three steps of the unified network: process 1 finds and has nothing, and all its pixels are void."""
+    model = make_model(unified_cfg(*FIXED))
+
+    def batches():
+        for number in range(3):
+            sample = scene(seed=number)
+            if comm.get_rank() == 1:
+                sample = scene(boxes=(), seed=number)
+                sample["sem_seg"][:] = 255
+                model.roi_heads.train_score_thresh = 1.0
+            yield [sample]
+
+    trainer = FairCycleTrainer(model, batches(), torch.optim.SGD(model.parameters(), lr=0.001))
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    run(trainer, 3)
+    return {"start": start, "end": dict(model.state_dict())}
 
 
 class Overflow(nn.Module):
@@ -213,6 +233,7 @@ def main(args, cfg):
         "regression": train_regression(),
         "uniform": train_regression("uniform"),
         "empty": train_without_objects(),
+        "unified": train_unified_without_objects(),
         "partly": train_partly(),
         "overflow": train_overflow(),
         "nan": {kind: train_nan(kind) for kind in ("nan", "boxes", "overflow")},

@@ -89,6 +89,16 @@ def test_images_without_objects_on_one_process(ranks):
         assert (rank["counts"].sum(1) == 12).all()
 
 
+def test_the_unified_network_without_objects_on_one_process(ranks):
+    """Likewise; its panoptic loss is 0 there, and all its parts learn what the other process sees."""
+    first, second = ranks[0]["unified"], ranks[1]["unified"]
+    assert_equal(first["start"], second["start"])
+    assert_equal(first["end"], second["end"])
+    moved = {name for name, value in first["end"].items() if not torch.equal(value, first["start"][name])}
+    for part in ("mask_head.predictor", "box_head.fc1", "affinity_head.predictor", "sem_seg_head.predictor"):
+        assert any(part in name for name in moved), part
+
+
 def test_registered_images_without_objects_on_one_process(ranks):
     """Stuff only, crowd only, all void, or an object without a pixel: losses stay finite, weights equal."""
     first, second = ranks[0]["scenes"], ranks[1]["scenes"]

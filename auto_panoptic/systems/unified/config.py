@@ -14,6 +14,7 @@ RULES |= {
     "MODEL.UNIFIED.POTENTIAL": choice("A", "B", "C"),
     "MODEL.UNIFIED.TRAIN_DETECTIONS": choice("predicted", "ground_truth"),
     "MODEL.UNIFIED.TRAIN_SCORE_THRESH": PROBABILITY,
+    "MODEL.UNIFIED.TRAIN_TOPK": WIDTH,
     "MODEL.UNIFIED.INFERENCE": choice("panoptic", "heuristic"),
     "MODEL.UNIFIED.AFFINITY.STRIDE": choice(4, 8, 16, 32),
     "MODEL.UNIFIED.AFFINITY.DIM": WIDTH,

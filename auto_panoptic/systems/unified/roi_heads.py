@@ -77,10 +77,10 @@ class UnifiedROIHeads(StandardROIHeads):
         self.train_proposals = train_proposals
         self.detect_masks = detect_masks
         self.mask_loss = one_of("MODEL.UNIFIED.LOSS.MASK", mask_loss, ("lovasz_hinge", "bce"))
-        if self.mask_on and (not isinstance(self.mask_head, BaseMaskRCNNHead) or self.mask_pooler is None):
+        if self.mask_on and not isinstance(self.mask_head, BaseMaskRCNNHead):
             raise UserError(
-                f"MODEL.ROI_MASK_HEAD.NAME is {type(self.mask_head).__name__!r}, which predicts no masks of "
-                "pooled boxes; add MODEL.ROI_MASK_HEAD.NAME MaskRCNNConvUpsampleHead"
+                f"MODEL.ROI_MASK_HEAD.NAME is {type(self.mask_head).__name__!r}, no BaseMaskRCNNHead, and "
+                "its masks cannot enter the potential; add MODEL.ROI_MASK_HEAD.NAME MaskRCNNConvUpsampleHead"
             )
 
     @classmethod
