@@ -129,21 +129,19 @@ def register_coco_panoptic(
         path = expand(categories)
         categories = load_object(path, "category file", {"categories": list})["categories"]
         check_categories(categories, path)
+    if categories is not None:
+        check_categories(list(categories) if isinstance(categories, Iterable) else categories, "categories")
+        # A copy that JSON can hold: "isthing" may be a bool of Python or numpy.
+        categories = tuple({**copy.deepcopy(c), "isthing": int(c["isthing"])} for c in categories)
     source = PanopticSource(
         name=name,
         panoptic_json=expand(str(panoptic_json)),
         panoptic_root=expand(str(panoptic_root)),
         image_root=expand(str(image_root)),
-        categories=None if categories is None else _plain(categories),
+        categories=categories,
         instances_json=expand(instances_json),
         sem_seg_root=expand(sem_seg_root),
         derived_root=expand(derived_root),
     )
     if register_source(source) and show_ids and is_main_process():
         print(id_table(source.names[SEPARATED], title=name))
-
-
-def _plain(categories: Sequence) -> tuple:
-    """A copy that JSON can hold: "isthing" may be a bool of Python or numpy."""
-    check_categories(list(categories) if isinstance(categories, Iterable) else categories, "categories")
-    return tuple({**copy.deepcopy(category), "isthing": int(category["isthing"])} for category in categories)

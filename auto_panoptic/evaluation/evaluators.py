@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -37,16 +37,10 @@ class Evaluators(DatasetEvaluators):
     metrics, for messages.
     """
 
-    def __init__(
-        self,
-        name: str,
-        by_metric: Mapping[str, DatasetEvaluator],
-        distributed: bool = True,
-        option: str = "TEST.METRICS",
-    ):
+    def __init__(self, name: str, by_metric: dict, distributed: bool = True, option: str = "TEST.METRICS"):
         super().__init__(list(by_metric.values()))
-        self._option = option
-        self.name, self.by_metric, self._distributed = name, dict(by_metric), distributed
+        self.name, self.by_metric = name, by_metric
+        self._distributed, self._option = distributed, option
 
     def process(self, inputs, outputs):
         """Add a batch.

@@ -14,9 +14,6 @@ all. ``formats.findings`` holds every kind of finding with its severity and reme
 - an *error* stops training, or makes training or evaluation wrong;
 - a *warning* is probably not meant, but has a defined effect;
 - a *note* is allowed and good to know, such as images without objects.
-
-One job per image, spread over processes, reads its photograph, panoptic PNG, label map and instances to the
-last byte, and compares them with the JSON and with each other.
 """
 
 from .command import main

@@ -52,7 +52,14 @@ def _panoptic_jobs(data_set: DataSet, report: Report):
             if number not in data_set.classes[0 if isthing else 1]:
                 what = f"{'thing' if isthing else 'stuff'} class {number} is none of data set {data_set.name}"
                 report.findings.append(Finding("category-mismatch", path, None, what))
-    instances = _read_instances(data_set.instances_json, index, report)
+    instances = None
+    if data_set.instances_json is not None:
+        content, findings = read_object(data_set.instances_json, "instances JSON", instances_json.KEYS)
+        report.findings += findings
+        if content is not None:
+            found = instances_json.InstancesIndex(content, index)
+            report.findings += findings_in(data_set.instances_json, found.problems())
+            instances = found.instances
     if data_set.panoptic_root is None or data_set.image_root is None:
         return None  # every file would be missing
 
@@ -63,19 +70,6 @@ def _panoptic_jobs(data_set: DataSet, report: Report):
 
     report.total = len(index.pairs)
     return functools.partial(check_pair, data_set, things), items()
-
-
-def _read_instances(path: str | None, index: panoptic_json.PanopticIndex, report: Report) -> dict | None:
-    """{image id: annotations}; None if there is no usable instances JSON."""
-    if path is None:
-        return None
-    content, findings = read_object(path, "instances JSON", instances_json.KEYS)
-    report.findings += findings
-    if content is None:
-        return None
-    found = instances_json.InstancesIndex(content, index)
-    report.findings += findings_in(path, found.problems())
-    return found.instances
 
 
 def _folder_jobs(root: str, report: Report):

@@ -87,23 +87,18 @@ def convert(
         return "made"
 
 
-def _image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a photograph, from its header."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError as error:
-        problem = "cannot be read" if path.exists() else "does not exist"
-        raise UserError(f"image {path} {problem} ({type(error).__name__}); download it again") from None
-
-
 def _convert_image(files, image_root, read_ids, describe, source: SourceImage) -> tuple[dict, dict]:
     """Make or keep one PNG; its image and annotation records."""
     path = below(files.panoptic_root, source.png, source.annotations[0].parent)
     photo = image_root / source.file_name
-    height, width = size = _image_size(photo)
+    try:
+        with Image.open(photo) as image:
+            width, height = image.size
+    except OSError as error:
+        problem = "cannot be read" if photo.exists() else "does not exist"
+        raise UserError(f"image {photo} {problem} ({type(error).__name__}); download it again") from None
     ids = read_ids(source.annotations)
-    if ids.shape != size:
+    if ids.shape != (height, width):
         raise UserError(
             f"{source.annotations[0]} has {ids.shape[1]} x {ids.shape[0]} pixels, but {photo} "
             f"{width} x {height}; download both again"
