@@ -9,12 +9,6 @@ from detectron2.config import CfgNode as CN
 def add_auto_panoptic_config(cfg: CN) -> None:
     """Add the keys of Auto-Panoptic to a Detectron2 config, in place, and register its components."""
     from . import systems
-
-    _add_shared_config(cfg)
-    systems.add_configs(cfg)
-
-
-def _add_shared_config(cfg: CN) -> None:
     from .explore import POLICY_REGISTRY
     from .space import BACKBONE_OPS, HEAD_OPS
 
@@ -128,3 +122,5 @@ def _add_shared_config(cfg: CN) -> None:
     cfg.TEST.STUFF_AREA = 0
     # The values of TEST.STUFF_AREA that --trim-study compares.
     cfg.TEST.TRIM_AREAS = [0, 256, 1024, 2048, 4096]
+
+    systems.add_configs(cfg)

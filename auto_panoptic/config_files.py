@@ -26,7 +26,6 @@ def read_files(path: str) -> list[dict]:
 
 
 def _read(path: str, above: tuple[str, ...], found: list[dict], room: list[int]) -> None:
-    """Append the content of ``path`` and of its bases to ``found``; ``room``: how many bytes are allowed."""
     if not os.path.isfile(path):
         what = "is no plain file" if os.path.exists(path) else "there is no such file"
         raise UserError(f"{above[-1]}: no file {path!r}, which is its _BASE_" if above else f"{path}: {what}")
@@ -36,19 +35,15 @@ def _read(path: str, above: tuple[str, ...], found: list[dict], room: list[int])
         raise UserError(f"{path}: a Python file is no config here; write it as YAML")
     room[0] -= os.path.getsize(path)
     if room[0] < 0 or len(found) >= FILES:
-        raise UserError(
-            f"{path}: a config with its bases has at most {FILES} files and {SIZE // 1024} KiB; name a "
-            "smaller one"
-        )
+        most = f"{FILES} files and {SIZE // 1024} KiB"
+        raise UserError(f"{path}: a config with its bases has at most {most}; name a smaller one")
     try:
         with open(path, "rb") as stream:
             content = _plain_values(stream.read(SIZE + 1))
     except yaml.constructor.ConstructorError as error:
         place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(
-            f"{path}: {error.problem}{place}; a config holds plain values, no code is run: write a list or a "
-            "number instead"
-        ) from None
+        problem = f"{path}: {error.problem}{place}; a config holds plain values, no code is run"
+        raise UserError(f"{problem}: write a list or a number instead") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OSError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -64,11 +59,7 @@ def _read(path: str, above: tuple[str, ...], found: list[dict], room: list[int])
 
 
 def _plain_values(text: bytes):
-    """What a YAML text says; a mapping has texts for keys, none of them twice.
-
-    Raises:
-        yaml.YAMLError, ValueError: it is none, or its aliases unfold to too many values.
-    """
+    """What a YAML text says; ValueError if a key is no text or stands twice, or aliases hold too much."""
     loader = yaml.SafeLoader(text)
     node = loader.get_single_node()
     if node is None:
@@ -86,10 +77,8 @@ def _plain_values(text: bytes):
                     if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                         raise ValueError(f"line {line}: a key is a name; write {key.value!r} in quotes")
                     if key.value in lines:
-                        raise ValueError(
-                            f"key {key.value!r} stands in line {lines[key.value]} and again in line {line}; "
-                            "remove one"
-                        )
+                        twice = f"in line {lines[key.value]} and again in line {line}"
+                        raise ValueError(f"key {key.value!r} stands {twice}; remove one")
                     lines[key.value] = line
                 children = [child for pair in children for child in pair]
             sizes[id(node)] = 1 + sum(map(size, children))

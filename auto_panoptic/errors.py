@@ -25,11 +25,7 @@ _MEMORY = re.compile("(out of|[Cc]an.?not allocate|can't allocate) memory|signal
 
 
 class UserError(ValueError):
-    """A mistake in a config, a file or an argument.
-
-    The message is one line: what is wrong, where, what is allowed, and the remedy. The command line tools
-    print it without a traceback and exit with code 2.
-    """
+    """A mistake in a config, a file or an argument: one line with place and remedy, and exit code 2."""
 
     def __init__(self, *args):
         if args and str(args[0]).startswith("Caught UserError in DataLoader"):  # and its traceback, as text
@@ -41,19 +37,11 @@ class UserError(ValueError):
 
 
 class Diverged(FloatingPointError):
-    """NaN or infinity where numbers should be: training has diverged, or did so before.
-
-    The message is one line: what is not finite, where, and the remedy. The command line tools print it
-    without a traceback and exit with code 3.
-    """
+    """NaN or infinity where numbers should be: one line with place and remedy, and exit code 3."""
 
 
 def one_of(key: str, value, allowed: Iterable):
-    """``value``, if it is one of those allowed.
-
-    Raises:
-        UserError: it is not; the message names the key, the value and what is allowed.
-    """
+    """``value``, if it is one of those allowed; else UserError says key, value and what is allowed."""
     allowed = list(allowed)
     if not any(value == choice and type(value) is type(choice) for choice in allowed):
         raise UserError(f"{key} is {value!r}; expected one of {', '.join(map(str, allowed))}")
@@ -61,16 +49,11 @@ def one_of(key: str, value, allowed: Iterable):
 
 
 def at_least(key: str, value, minimum):
-    """``value``, if it is a finite number of at least ``minimum``; whole, if ``minimum`` is an int.
-
-    Raises:
-        UserError: it is not.
-    """
+    """``value``, if finite and at least ``minimum`` (and whole, if that is an int); else UserError."""
     whole = isinstance(minimum, int)
     good = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
     if not (good and minimum <= value < math.inf):
-        kind = "a whole number" if whole else "a number"
-        raise UserError(f"{key} is {value!r}; expected {kind} of at least {minimum}")
+        raise UserError(f"{key} is {value!r}; expected a {'whole ' * whole}number of at least {minimum}")
     return value
 
 
@@ -85,10 +68,7 @@ _REFUSED += (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def disk_problem(error: BaseException | None, place: str = "the disk") -> str:
-    """One line for what a disk refuses (full, read-only, failing); "" for an error of another kind.
-
-    ``place`` is named where the error names no file.
-    """
+    """One line for what a disk refuses (at ``place``, where the error names no file); "" of other errors."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{error.filename or place}: {error.strerror}; make room"
     if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
@@ -139,7 +119,6 @@ _SAID = f"said/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
 
 
 def _store():
-    """The store that the processes of a run share; None if there is none."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return shared_store
     from torch.distributed import TCPStore

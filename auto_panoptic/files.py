@@ -36,9 +36,8 @@ def sync_folder(folder: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place at the end.
+    """Yield a temporary path beside ``path`` that takes its place at the end, but not after a failure.
 
-    ``path`` is the old or the new file at any time, and after a failure the old one; nothing else is left.
     Without ``sync``, for files that can be made again, it does not wait until all is on the disk.
     """
     path = Path(path)
@@ -56,18 +55,13 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write a file whole or not at all; UserError if it cannot be written."""
     try:
         with replacing(path) as partial:
             partial.write_bytes(content)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot write: {error.strerror or error}; make room, or name another place"
-        ) from error
+        problem = f"{path}: cannot write: {error.strerror or error}"
+        raise UserError(f"{problem}; make room, or name another place") from error
 
 
 def write_text(path: str | os.PathLike, content: str) -> None:
@@ -76,11 +70,7 @@ def write_text(path: str | os.PathLike, content: str) -> None:
 
 
 def plain(value):
-    """``value`` in the types JSON has, equal to what will be read back; NaN and infinity are None.
-
-    Raises:
-        TypeError: it holds something else than mappings, lists, texts and numbers, numpy's included.
-    """
+    """``value`` as JSON gives it back, None for NaN and infinity; TypeError if JSON has no such type."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -100,11 +90,7 @@ def write_json(path: str | os.PathLike, content) -> None:
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The content of a plain file, or of the one that a link of its name points to.
-
-    Raises:
-        OSError: it cannot be read, or is a folder, a FIFO or a device, which might never end.
-    """
+    """The content of a plain file, or of one that a link points to; else OSError: a FIFO might never end."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -114,11 +100,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def read_json(path: str | os.PathLike, what: str = "JSON file", **options):
-    """The content of a JSON file; ``options`` of ``json.loads``, ``what`` it should be.
-
-    Raises:
-        UserError: it is missing, not a plain file, unreadable, or not JSON.
-    """
+    """The content of a JSON file, which is a ``what``; ``options`` of ``json.loads``; UserError if none."""
     try:
         return json.loads(read_bytes(path), **options)
     except OSError as error:
@@ -135,12 +117,7 @@ def digest(path: str | os.PathLike) -> str:
 
 
 def open_own(path: str | os.PathLike) -> int:
-    """Open a file of ours to be changed in place, made if there is none; never what its name leads to.
-
-    Raises:
-        UserError: the name belongs to a link (hard ones, too), a folder, a FIFO or a device.
-        OSError: it cannot be opened.
-    """
+    """Open a file of ours to be changed in place, made if there is none; UserError for links and the like."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         handle = os.open(path, flags, 0o644)
@@ -190,10 +167,7 @@ def end_last_line(handle: int, ending: bytes = b"") -> None:
 
 @contextlib.contextmanager
 def disk_errors(folder: str | os.PathLike, remedy: str) -> Iterator[None]:
-    """A :func:`disk_problem` within becomes a UserError, also one that a log or TensorBoard's thread meets.
-
-    ``folder`` is where the files are, ``remedy`` what helps once there is room.
-    """
+    """A :func:`disk_problem` in ``folder`` becomes a UserError, also of a log or TensorBoard's thread."""
     shown = logging.Handler.handleError, threading.excepthook
 
     def log_failed(handler, record) -> None:
@@ -226,13 +200,10 @@ class WriterLock:
     def __init__(
         self, path: str | os.PathLike, protects: str, option: str = "OUTPUT_DIR", wait: bool = False
     ):
-        """Take the lock; with ``wait`` for as long as another process holds it.
-
-        Messages say what it ``protects``, and the ``option`` that names another place.
+        """Take the lock, or with ``wait`` wait for it; ``option`` names another place than it ``protects``.
 
         Raises:
             UserError: another process holds it, who is named; or the name belongs to something else.
-            OSError: it cannot be created.
         """
         self.path = Path(path)
         self._fd = open_own(self.path)
@@ -242,17 +213,11 @@ class WriterLock:
             if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 self.release()
                 raise
-            owner = _describe(self._fd)
+            problem = f"{protects} is in use by another process ({_describe(self._fd)})"
             self.release()
-            raise UserError(
-                f"{protects} is in use by another process ({owner}): wait for it or stop it, "
-                f"or choose another {option}"
-            ) from e
-        owner = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "start": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        }
+            raise UserError(f"{problem}: wait for it or stop it, or choose another {option}") from e
+        start = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": start}
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{json.dumps(owner)}\n".encode(), 0)
         _held.add(self)

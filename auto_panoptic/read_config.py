@@ -19,15 +19,9 @@ from .validate import shortened, validate
 
 
 def find_config(config_file: str) -> str:
-    """Path of a config: the file itself, or that of this name in Detectron2's model zoo.
-
-    Raises:
-        UserError: there is neither.
-    """
+    """Path of a config: the file itself, or that of this name in Detectron2's model zoo; else UserError."""
     if not config_file:
-        raise UserError(
-            "--config-file is missing; give one of configs/*.yaml, for example configs/quick/supernet.yaml"
-        )
+        raise UserError("--config-file is missing; give one, for example configs/quick/supernet.yaml")
     if os.path.isfile(config_file):
         return config_file
     from detectron2 import model_zoo  # needs torch
@@ -35,10 +29,8 @@ def find_config(config_file: str) -> str:
     try:
         return model_zoo.get_config_file(config_file)
     except RuntimeError:
-        raise UserError(
-            f"--config-file: no file {config_file!r}; see configs/ for those that come with the project, or "
-            "name one of Detectron2's model zoo"
-        ) from None
+        remedy = "see configs/, or name one of Detectron2's model zoo"
+        raise UserError(f"--config-file: no file {config_file!r}; {remedy}") from None
 
 
 def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -67,10 +59,9 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     modules = _imports(config_file, own.get("IMPORTS"))
     for base in bases:
         if missing := set(_imports(config_file, base.get("IMPORTS"))) - set(modules):
-            raise UserError(
-                f"{config_file}: a base of it has IMPORTS {min(missing)}, which only the config you name may "
-                f"do: add IMPORTS: [{', '.join(sorted({*modules, *missing}))}] there"
-            )
+            problem = f"{config_file}: a base of it has IMPORTS {min(missing)}, which only"
+            names = ", ".join(sorted({*modules, *missing}))
+            raise UserError(f"{problem} the config you name may do: add IMPORTS: [{names}] there")
     opts = list(opts)
     for place in range(0, len(opts) - 1, 2):
         if opts[place] == "IMPORTS":
@@ -88,11 +79,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def import_modules(names: Iterable[str]) -> list:
-    """Import the modules of IMPORTS, looked for as ``python -m`` does: also in the current folder.
-
-    Raises:
-        UserError: one cannot be imported.
-    """
+    """Import the modules of IMPORTS, as ``python -m`` finds them; UserError if one cannot be imported."""
     modules = []
     for name in names:
         if os.getcwd() not in sys.path:
@@ -100,15 +87,12 @@ def import_modules(names: Iterable[str]) -> list:
         try:
             modules.append(importlib.import_module(name))
         except ImportError as error:
-            raise UserError(
-                f"IMPORTS: {name!r} cannot be imported ({error}); it is looked for in the current folder and "
-                "on PYTHONPATH"
-            ) from error
+            problem = f"IMPORTS: {name!r} cannot be imported ({error})"
+            raise UserError(f"{problem}; it is looked for in this folder and on PYTHONPATH") from error
     return modules
 
 
 def _imports(source: str, value) -> list[str]:
-    """The modules that a value of IMPORTS names."""
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
@@ -128,8 +112,6 @@ def _keys(node: CfgNode, prefix: str = "") -> list[str]:
 
 
 def _unknown(cfg: CfgNode, source: str, key: str) -> UserError:
-    """The error of a key that does not exist, with those that are spelt or end alike."""
-
     def likeness(known: str) -> float:
         pairs = [(key[:100], known), (key.rpartition(".")[2][:100], known.rpartition(".")[2])]
         whole, end = (SequenceMatcher(None, a.upper(), b, autojunk=False).ratio() for a, b in pairs)

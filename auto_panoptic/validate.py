@@ -193,15 +193,12 @@ REFUSED: list[tuple[str, object, str]] = [
 
 
 def _pair_for_range(cfg) -> str | None:
-    """Why the sizes of training images do not fit their sampling."""
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
         return f"INPUT.MIN_SIZE_TRAIN is {sizes}; expected (least, most) with MIN_SIZE_TRAIN_SAMPLING 'range'"
-    return None
 
 
 def _crop(cfg) -> str | None:
-    """Why a crop's size does not fit its type."""
     kind, size = cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE
     if not cfg.INPUT.CROP.ENABLED:
         return None
@@ -215,14 +212,10 @@ def _crop(cfg) -> str | None:
 
 
 def _repeats(cfg) -> str | None:
-    """Why a threshold for the repetition of images has no effect."""
     loader = cfg.DATALOADER
     if loader.REPEAT_THRESHOLD > 0 and loader.SAMPLER_TRAIN != "RepeatFactorTrainingSampler":
-        return (
-            f"DATALOADER.REPEAT_THRESHOLD is {loader.REPEAT_THRESHOLD}, which only "
-            f"RepeatFactorTrainingSampler obeys; DATALOADER.SAMPLER_TRAIN is {loader.SAMPLER_TRAIN!r}"
-        )
-    return None
+        rule = "only RepeatFactorTrainingSampler obeys (DATALOADER.SAMPLER_TRAIN)"
+        return f"DATALOADER.REPEAT_THRESHOLD is {loader.REPEAT_THRESHOLD}, which {rule}"
 
 
 def _memory(cfg) -> str | None:
@@ -238,7 +231,6 @@ def _memory(cfg) -> str | None:
                 f"INPUT.MIN_SIZE_{key} makes images of {side} x {side} pixels, and {count} of them need "
                 f"{need >> 30} GiB or more; this machine has {machine_memory() >> 30}: make them smaller"
             )
-    return None
 
 
 # Conditions on several keys: each returns what is wrong with a config, in one line, or None.

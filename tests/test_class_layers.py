@@ -10,7 +10,7 @@ from toy import make_config, own_messages
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import configured_space
 from auto_panoptic.training import AtomicCheckpointer, check_run, check_weights, load_weights
-from auto_panoptic.training.class_layers import class_layers
+from auto_panoptic.training.weights import class_layers
 
 ANEW = ("MODEL.WEIGHTS_CLASS_LAYERS", "anew")
 BOX, MASK = "roi_heads.box_predictor", "roi_heads.mask_head.predictor"

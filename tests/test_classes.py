@@ -98,7 +98,7 @@ def test_weights_of_other_classes_are_refused(trained, tmp_path, monkeypatch, ca
             attempt()
         refused.append(str(error.value))
     assert len(set(refused)) == 1 and "\n" not in refused[0]
-    monkeypatch.setattr("auto_panoptic.training.class_layers.class_layers", lambda cfg: ["fc.weight"])
+    monkeypatch.setattr("auto_panoptic.training.weights.class_layers", lambda cfg: ["fc.weight"])
     with pytest.raises(UserError) as error:
         check_weights(cfg, trained, to_train=True, model=torch.nn.Linear(1, 1))
     assert str(error.value).startswith(

@@ -19,7 +19,7 @@ import torch
 from auto_panoptic import errors
 from auto_panoptic.errors import UserError
 from auto_panoptic.training import launch_processes
-from auto_panoptic.training.ranks import PATIENCE
+from auto_panoptic.training.launch import PATIENCE
 
 launch_module = importlib.import_module("auto_panoptic.training.launch")
 

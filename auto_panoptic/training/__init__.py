@@ -1,5 +1,6 @@
 """Supernet training and retraining: one loop, one checkpoint format, one setup."""
 
+# ruff: noqa: F401
 from ..errors import run_command
 from ..read_config import find_config
 from .checkpoint import AtomicCheckpointer
@@ -12,27 +13,3 @@ from .schedule import build_lr_scheduler
 from .trainer import AutoPanopticTrainer, check_training
 from .unread import check_unread, is_read
 from .weights import check_weights, load_weights
-
-__all__ = [
-    "AtomicCheckpointer",
-    "AutoPanopticTrainer",
-    "FairCycleTrainer",
-    "build_config",
-    "build_lr_scheduler",
-    "build_optimizer",
-    "build_train_loader",
-    "check_run",
-    "check_training",
-    "check_unread",
-    "check_weights",
-    "find_config",
-    "is_read",
-    "launch_processes",
-    "load_weights",
-    "model_space",
-    "processes",
-    "run_command",
-    "started",
-    "train",
-    "train_in",
-]

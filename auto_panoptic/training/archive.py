@@ -64,11 +64,8 @@ def read_checkpoint(
 ) -> dict:
     """Read a checkpoint without running any code in it: "model": {name: tensor}, and what else it holds.
 
-    Args:
-        path: the file; ``key`` is the setting that named it, for errors.
-        tested: :func:`damage` found nothing.
-        mmap: leave the tensors on the disk until they are looked at.
-        model: the network, to whose size that of the file must be in proportion.
+    ``key``: the setting that named the file; ``tested``: :func:`damage` found nothing; ``mmap``: tensors stay
+    on the disk until they are looked at; ``model``: the network, to whose size the file's is in proportion.
 
     Raises:
         UserError: the file is missing, damaged, a pickle, or no checkpoint.
@@ -80,9 +77,7 @@ def read_checkpoint(
         raise UserError(f"{subject} is no file; download it and give its path")
     if not os.path.isfile(path):
         problem = f"{subject} is no plain file" if os.path.exists(path) else f"{key}: no file {path!r}"
-        raise UserError(
-            f"{problem}; give the path of a checkpoint (a training run writes OUTPUT_DIR/model_final.pth)"
-        )
+        raise UserError(f"{problem}; give the path of a checkpoint (of training: OUTPUT_DIR/model_final.pth)")
     is_archive = zipfile.is_zipfile(path)
     if path.endswith(".pkl") and not is_archive:
         files = shlex.quote(path), shlex.quote(path.removesuffix(".pkl") + ".pth")
@@ -94,9 +89,8 @@ def read_checkpoint(
         own = sum(v.numel() * v.element_size() for v in model.state_dict().values())
         size = os.path.getsize(path)
         if size > LARGEST * own + 2**30:
-            raise UserError(
-                f"{subject} has {size} bytes, the weights of the network have {own}; give its weights"
-            )
+            problem = f"{subject} has {size} bytes, the weights of the network have {own}"
+            raise UserError(f"{problem}; give its weights")
     if not tested and is_archive and (problem := damage(path)):
         raise UserError(f"{subject} {problem}; give an intact copy")
     try:

@@ -25,6 +25,7 @@ from ..errors import Diverged, UserError
 from ..files import PARTIAL, digest, read_bytes, read_json, replacing
 from ..modeling import choice_blocks
 from ..modeling.finite import finite_problem, learned, tensors_in
+from ..validate import flat
 from .archive import damage, load, odd_content, read_checkpoint, swollen
 from .weights import model_meta, select_weights
 
@@ -49,15 +50,10 @@ MAY_CHANGE = re.compile(
 )
 
 
-def training_settings(cfg: CfgNode, prefix: str = "") -> dict[str, str]:
+def training_settings(cfg: CfgNode) -> dict[str, str]:
     """{full key: value as JSON} of the settings that a run must keep."""
-    found = {}
-    for key, value in sorted(cfg.items()):
-        name = prefix + key
-        if isinstance(value, CfgNode):
-            found.update(training_settings(value, f"{name}."))
-        elif name.startswith(MUST_MATCH) and not MAY_CHANGE.fullmatch(name):
-            found[name] = json.dumps(value, default=str)
+    found = {key: json.dumps(value, default=str) for key, value in sorted(flat(cfg))}
+    found = {k: v for k, v in found.items() if k.startswith(MUST_MATCH) and not MAY_CHANGE.fullmatch(k)}
     if found.get("SOLVER.LR_SCHEDULER_NAME") == '"WarmupMultiStepLR"':
         found.pop("SOLVER.MAX_ITER", None)  # only the end of the run depends on it: it may be moved
     return found
@@ -145,9 +141,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
         except OSError as error:
             size = sum(tensor.nbytes for _, tensor in tensors_in(data))
             raise UserError(
-                f"cannot write the checkpoint {path!r} of about {size} bytes: "
-                f"{error.strerror or error} ({shutil.disk_usage(self.save_dir).free} bytes are free); "
-                "earlier checkpoints are intact: make room, then continue with --resume"
+                f"cannot write the checkpoint {path!r} of about {size} bytes: {error.strerror or error} "
+                f"({shutil.disk_usage(self.save_dir).free} bytes are free); earlier checkpoints are intact: "
+                "make room, then continue with --resume"
             ) from error
         self._remove_old(_iteration(data))
         if name != INTERRUPTED:
@@ -212,11 +208,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
 
 def check_resume(cfg) -> bool:
-    """Whether --resume continues a run in OUTPUT_DIR; False where it starts there, for want of checkpoints.
-
-    Raises:
-        UserError: no checkpoint of the folder is usable; or the run had other settings.
-    """
+    """Whether --resume finds a checkpoint in OUTPUT_DIR; UserError if none is usable, or settings differ."""
     path = _usable(cfg.OUTPUT_DIR, *newest_intact(cfg.OUTPUT_DIR))
     record = os.path.join(cfg.OUTPUT_DIR, RECORD)  # of a run that was killed before its first checkpoint
     before = {}
@@ -238,12 +230,9 @@ def checkpoint_sizes(cfg: CfgNode, model: torch.nn.Module) -> tuple[int, int]:
 
 
 def _usable(folder: str, path: str, problems: list[str]) -> str:
-    """``path``; raises UserError if there are only problems."""
     if problems and not path:
-        raise UserError(
-            f"--resume: {folder!r} holds no usable checkpoint ({'; '.join(problems)}); start anew in another "
-            "OUTPUT_DIR"
-        )
+        problem = f"{folder!r} holds no usable checkpoint ({'; '.join(problems)})"
+        raise UserError(f"--resume: {problem}; start anew in another OUTPUT_DIR")
     return path
 
 
@@ -253,7 +242,9 @@ def newest_intact(folder: str) -> tuple[str, list[str]]:
     Returns:
         (path, or "" if there is none; one "<file> <reason>" for each newer file that is not used)
     """
-    files, pointer = _checkpoint_files(folder), _pointer(folder)
+    names = os.listdir(folder) if os.path.isdir(folder) else ()
+    files = [name for name in names if name.endswith(".pth") and not name.startswith(".")]
+    pointer = _pointer(folder)
     content = {file: _peek(os.path.join(folder, file)) for file in files}
     age = {file: _iteration(content[file], file) for file in files}
     problems = [f"{pointer} is missing"] if files and pointer not in ("", *files) else []
@@ -282,11 +273,6 @@ def _pointer(folder: str) -> str:
     content = content.replace("\0", "?").strip()
     here = os.path.realpath(os.path.dirname(content)) == os.path.realpath(folder)
     return os.path.basename(content) if here else content
-
-
-def _checkpoint_files(folder: str) -> list[str]:
-    names = os.listdir(folder) if os.path.isdir(folder) else ()
-    return [name for name in names if name.endswith(".pth") and not name.startswith(".")]
 
 
 def _peek(path: str) -> dict:

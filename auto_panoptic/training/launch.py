@@ -1,14 +1,20 @@
-"""Start the processes of a run: Detectron2's launcher for GPUs, torchrun's ranks where it started us."""
+"""Start the processes of a run, which notice when one of them is stopped or lost.
+
+Detectron2's launcher starts one per GPU; under torchrun this process is one of them.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import gc
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -17,12 +23,15 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-from .. import systems  # noqa: F401  registers their parts: a started process builds no config
+from .. import errors, systems  # noqa: F401  registers their parts: a started process builds no config
 from ..data import setup_datasets
 from ..errors import UserError, run_command, show_warnings
 from ..read_config import import_modules
 from ..signals import end_with_parent
-from .ranks import PATIENCE, among_ranks, lost_ranks_told
+
+# A collective waits so long for a process that lives: it may be scoring, or hang.
+PATIENCE = datetime.timedelta(hours=2)
+_TORCHRUN = "start the processes with torchrun, or unset WORLD_SIZE to run one"
 
 
 def processes(args) -> int:
@@ -54,8 +63,8 @@ def launch_processes(main: Callable, args, cfg) -> None:
         return
     if args.num_gpus > 1 and torch.cuda.device_count() < args.num_gpus:
         raise UserError(
-            f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} GPUs; on CPU start "
-            f"processes with torchrun --nproc-per-node 2 {os.path.basename(sys.argv[0])} ..."
+            f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} GPUs; on CPU: "
+            f"torchrun --nproc-per-node 2 {os.path.basename(sys.argv[0])} ..."
         )
     show_warnings()
     several = args.num_gpus * args.num_machines > 1
@@ -127,10 +136,8 @@ def _of_launcher(name: str, least: int, most: int = 10**6) -> int:
     """A variable of a launcher, by default the least that it may be."""
     text = os.environ.get(name, str(least))
     if not text.isdecimal() or not least <= int(text) <= most:
-        raise UserError(
-            f"{name} is {text!r}; expected a whole number of at least {least}, at most {most}: start the "
-            "processes with torchrun, or unset WORLD_SIZE to run one"
-        )
+        problem = f"{name} is {text!r}; expected a whole number of at least {least}, at most {most}"
+        raise UserError(f"{problem}: {_TORCHRUN}")
     return int(text)
 
 
@@ -138,10 +145,7 @@ def _join_torchrun(cfg, size: int) -> None:
     """Join the group that torchrun, or a scheduler with its variables, describes."""
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise UserError(
-            f"WORLD_SIZE is {size}, but {' and '.join(missing)} not set: start the processes with torchrun, "
-            "or unset WORLD_SIZE to run one"
-        )
+        raise UserError(f"WORLD_SIZE is {size}, but {' and '.join(missing)} not set: {_TORCHRUN}")
     # One process per machine where nothing is said, as Kubernetes and Slurm start them.
     _of_launcher("RANK", 0, size - 1)
     _of_launcher("MASTER_PORT", 0, 65535)
@@ -159,3 +163,83 @@ def _join_torchrun(cfg, size: int) -> None:
             group = dist.new_group(ranks)
             if dist.get_rank() in ranks:
                 comm._LOCAL_PROCESS_GROUP = group
+
+
+@contextlib.contextmanager
+def among_ranks(limit: float) -> Iterator[None]:
+    """What a process of a run does with the others, who may stop: they give each other signs of life.
+
+    Where those of the next process cease for ``limit`` seconds of this one's own life, it ends with one line;
+    the others follow, as they do when a process ends.
+    """
+    left = threading.Event()
+    try:
+        errors.shared_store = dist.distributed_c10d._get_default_store()  # outlives the groups
+        ours = _Signs(errors.shared_store.clone(), limit, left)
+        yield
+        ours.say("left")
+    finally:
+        left.set()
+
+
+@contextlib.contextmanager
+def lost_ranks_told() -> Iterator[None]:
+    """Turn what collectives say when another process has ended into RankLost."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = errors.first_line(error)
+        if isinstance(error, dist.DistError) or "gloo" in text:
+            what = "another process of the run has ended, or does not answer"
+            raise errors.RankLost(f"{what} ({text}); --resume continues") from error
+        raise
+
+
+def by_first(work: Callable[[], object]) -> None:
+    """Let the first process do it; others wait half a minute: a launcher ends all when one has ended."""
+    if comm.get_world_size() == 1:
+        work()
+        return
+    store = dist.distributed_c10d._get_default_store()
+    if comm.is_main_process():
+        work()
+        store.set("first/done", "")
+    else:
+        with contextlib.suppress(RuntimeError):
+            store.wait(["first/done"], datetime.timedelta(seconds=25))
+
+
+class _Signs:
+    """Signs of life of this process and the next."""
+
+    def __init__(self, store, limit: float, left: threading.Event):
+        self.store, self.limit, self.left = store, limit, left
+        self.rank, self.next = dist.get_rank(), (dist.get_rank() + 1) % dist.get_world_size()
+        self.seen = ""
+        for work in (self._exchange, self._watch):
+            threading.Thread(target=work, daemon=True).start()
+
+    def say(self, sign: str) -> None:
+        """Leave a sign for the process before this one."""
+        with contextlib.suppress(RuntimeError):  # the process that holds the store has ended
+            self.store.set(f"sign/{self.rank}", sign)
+
+    def _exchange(self) -> None:
+        count = 0
+        while not self.left.wait(min(5.0, self.limit / 4)):
+            self.say(str(count := count + 1))
+            with contextlib.suppress(RuntimeError):
+                if self.store.check([f"sign/{self.next}"]):
+                    self.seen = self.store.get(f"sign/{self.next}").decode()
+
+    def _watch(self) -> None:
+        """A thread of its own: where a stopped process holds the store, :meth:`_exchange` waits for ever."""
+        silent, before, period = 0.0, "", self.limit / 20
+        while not self.left.wait(period) and self.seen != "left":
+            silent, before = (silent + period if self.seen == before else 0.0), self.seen
+            if silent >= self.limit:
+                errors.say_at_end(
+                    f"error: process {self.next} of the run has given no sign of life for {self.limit:g} s "
+                    "(RANK_TIMEOUT): it is stopped, or its machine is lost; --resume continues"
+                )
+                os._exit(2)

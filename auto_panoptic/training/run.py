@@ -21,18 +21,14 @@ from ..files import disk_errors, read_bytes, write_bytes, write_json, write_text
 from ..modeling import Choices, check_size, choice_blocks, meta_model
 from ..read_config import find_config, read_config
 from .checkpoint import RECORD, check_resume, checkpoint_sizes, run_settings
-from .class_layers import check_class_layers
 from .run_folder import check_room, check_unused, only_run, traces
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
 from .unread import check_unread
-from .weights import check_weights
+from .weights import check_class_layers, check_weights
 
 
 def build_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Read and check a config, register its data sets, choose the device. Writes nothing.
-
-    Args:
-        config_file, opts: as in :func:`~auto_panoptic.read_config.read_config`.
+    """:func:`.read_config`; then register its data sets and choose the device. Writes nothing.
 
     Raises:
         UserError: a file, key or value that cannot be used, a missing data set, an unreadable architecture.
@@ -135,17 +131,12 @@ def train_in(args, cfg, trainer=AutoPanopticTrainer) -> AutoPanopticTrainer:
 def train(
     config_file: str, options: Sequence = (), resume: bool = False, trainer=AutoPanopticTrainer
 ) -> AutoPanopticTrainer:
-    """Train the network of a config from MODEL.WEIGHTS, or from scratch, in this process.
-
-    Data sets that were registered before may be named in the options. Writes to OUTPUT_DIR.
+    """Train the network of a config in this process; the trainer has ``model`` and ``last_results``.
 
     Args:
         config_file: path of a YAML file; ``options`` are ``KEY, VALUE`` pairs that override it.
         resume: continue the run in OUTPUT_DIR, as ``--resume`` does; without it the folder must be unused.
         trainer: the class that trains; one of your own may override Detectron2's hook points.
-
-    Returns:
-        the trainer, with the trained ``model``, and ``last_results`` where it evaluated.
 
     Raises:
         UserError: a mistake in the config, the data or the weights; a used OUTPUT_DIR, or one in use.

@@ -38,31 +38,22 @@ def check_unused(folder: str) -> None:
     """Raise UserError if a training run, and no mere evaluation, has written to ``folder``."""
     found = traces(folder) or [RECORD] * os.path.lexists(os.path.join(folder, RECORD))
     if found:
-        raise UserError(
-            f"OUTPUT_DIR {folder!r} holds {found[-1]} of an earlier run: continue that one with --resume "
-            "(resume=True in Python), or choose another OUTPUT_DIR"
-        )
+        remedy = "continue that one with --resume (resume=True in Python), or choose another OUTPUT_DIR"
+        raise UserError(f"OUTPUT_DIR {folder!r} holds {found[-1]} of an earlier run: {remedy}")
 
 
 def check_room(folder: str, size: int = 0, number: int = 1) -> None:
-    """Before long work: whether OUTPUT_DIR can be written and holds ``number`` checkpoints of ``size`` bytes.
-
-    Raises:
-        UserError: it cannot be written, or has no room for a single one. Nothing is made.
-    """
+    """Raise UserError unless OUTPUT_DIR can be written and holds ``size`` bytes, warn of ``number`` times."""
     there = os.path.abspath(folder)
     while not os.path.lexists(there):
         there = os.path.dirname(there)
     if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
-        raise UserError(
-            f"OUTPUT_DIR {folder!r} cannot be written: {there} is no folder, or read-only; choose another"
-        )
+        problem = f"OUTPUT_DIR {folder!r} cannot be written"
+        raise UserError(f"{problem}: {there} is no folder, or read-only; choose another")
     free, limit = shutil.disk_usage(there).free, resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if size > free or size > limit >= 0:
-        raise UserError(
-            f"OUTPUT_DIR {folder!r}: a checkpoint takes about {size} bytes, {free} are free (ulimit -f: "
-            f"{limit}); make room, or choose another OUTPUT_DIR"
-        )
+        problem = f"a checkpoint takes about {size} bytes, {free} are free (ulimit -f: {limit})"
+        raise UserError(f"OUTPUT_DIR {folder!r}: {problem}; make room, or choose another OUTPUT_DIR")
     if size * number > free:
         logging.getLogger(__name__).warning(
             "%s: %d checkpoints of about %d bytes, %d are free: make room, or set SOLVER.CHECKPOINTS_KEPT 1",

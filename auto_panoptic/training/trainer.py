@@ -29,10 +29,10 @@ from .archive import damage
 from .checkpoint import INTERRUPTED, AtomicCheckpointer, newest_intact
 from .gradients import build_optimizer, model_space
 from .hooks import FairnessAudit, Interruption, JSONLines, PreciseBN, RecentMetrics
+from .launch import by_first
 from .loader import PositionalLoader, build_test_loader, build_train_loader
 from .loop import FairCycleTrainer
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
-from .ranks import by_first
 from .schedule import build_lr_scheduler, check_schedule
 from .weights import load_weights
 

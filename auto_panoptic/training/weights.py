@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Collection, Iterable
 
 import torch
 from detectron2.config import CfgNode
@@ -16,10 +17,10 @@ from ..modeling.finite import finite_problem
 from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
 from .archive import DERIVED, optional, read_checkpoint
-from .class_layers import anew_remedy, check_class_layers, layers_of, starting_anew
 from .zoo import is_of_zoo, match_zoo, read_zoo
 
 _CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
+_KNOWN: dict[str, list[str]] = {}  # building a model takes a second, and loading asks more than once
 
 
 # ------------------------------------------------------------------ what a model is
@@ -68,10 +69,10 @@ def select_weights(
 
     Args:
         model: may be on the meta device.
-        data: of :func:`read_checkpoint` or :func:`.read_zoo`; ``path`` and ``key`` are named in errors.
+        data: what has been read; ``path`` and ``key`` are named in errors.
         to_train: accept a checkpoint of a model that pre-trains a part of this one.
         cfg: the config, where a training starts; its MODEL.WEIGHTS_CLASS_LAYERS counts.
-        classes: of the data sets, see :func:`.class_record`; compared with those that the checkpoint records.
+        classes: of the data sets, to compare with those that the checkpoint records.
 
     Raises:
         UserError: the checkpoint holds another space, architecture, width or other classes; a weight is
@@ -85,10 +86,8 @@ def select_weights(
     kinds = meta.get("meta_architecture"), type(model).__name__
     if kinds[0] != kinds[1] and (part := _part_for_others(kinds[0])):
         if not to_train:
-            raise UserError(
-                f"{subject} holds a {kinds[0]}, of which only {part} fits: train the model of this config "
-                "from it, and give the weights that come out"
-            )
+            remedy = "train the model of this config from it, and give the weights that come out"
+            raise UserError(f"{subject} holds a {kinds[0]}, of which only {part} fits: {remedy}")
         weights, own = ({k: v for k, v in d.items() if k.startswith(part)} for d in (weights, own))
         if not own:
             raise UserError(f"{subject} holds a {kinds[0]}, whose {part} this config's model has not")
@@ -118,7 +117,6 @@ def _part_for_others(kind: str | None) -> str:
 
 
 def _check_meta(subject: str, model: torch.nn.Module, meta: dict) -> None:
-    """Let modules refuse what a checkpoint says about its own."""
     for module in model.modules():
         try:
             if hasattr(module, "check_weights_meta"):
@@ -134,36 +132,28 @@ def _check_pixels(subject: str, model: torch.nn.Module, meta: dict) -> None:
         ours = _pixels(getattr(model, name, None))
         if meta.get(name) and ours and meta[name] != ours:
             setting = f"MODEL.{name.upper()}"
-            raise UserError(
-                f"{subject} was trained with {setting} {meta[name]}, this config has {ours}; set {setting} "
-                "as there"
-            )
+            problem = f"{subject} was trained with {setting} {meta[name]}, this config has {ours}"
+            raise UserError(f"{problem}; set {setting} as there")
 
 
 def _space_problem(theirs: dict[str, list[str]], ours: dict[str, list[str]]) -> str:
-    """Why weights of the one space do not serve a model of the other; "" if they do."""
     same_sites = theirs.keys() == ours.keys()
     if same_sites and all(set(ours[site]) <= set(theirs[site]) for site in ours):
         return ""
     if same_sites and all(len(ops) == 1 for ops in theirs.values()):
         if any(len(ops) > 1 for ops in ours.values()):
-            return (
-                "holds a fixed model, this config builds a supernet; set NAS.ARCHITECTURE to the file of its "
-                "architecture, or give the weights of a supernet"
-            )
+            remedy = "set NAS.ARCHITECTURE to the file of its architecture, or give the weights of a supernet"
+            return f"holds a fixed model, this config builds a supernet; {remedy}"
         other = [site for site in ours if ours[site] != theirs[site]]
         shown = ", ".join(f"{site} is {theirs[site][0]} there, {ours[site][0]} here" for site in other[:3])
         more = f" and {len(other) - 3} more sites differ" if len(other) > 3 else ""
         return f"holds another architecture: {shown}{more}; set NAS.ARCHITECTURE to the file of that one"
-    return (
-        "holds another search space (first) than this config builds (second): "
-        f"{SearchSpace.from_dict(theirs).difference(SearchSpace.from_dict(ours))}; give the weights of this "
-        "config, or change the config"
-    )
+    difference = SearchSpace.from_dict(theirs).difference(SearchSpace.from_dict(ours))
+    problem = f"holds another search space (first) than this config builds (second): {difference}"
+    return f"{problem}; give the weights of this config, or change the config"
 
 
 def _check_layers(subject: str, model: torch.nn.Module, weights: dict) -> None:
-    """Let layers refuse weights that were trained with other settings than theirs."""
     for name, module in model.named_modules():
         state = weights.get(f"{name}._extra_state" if name else "_extra_state")
         if state is not None and isinstance(module, SettingInWeights):
@@ -177,9 +167,8 @@ def _check_names(subject: str, weights: dict, own: dict, kinds: tuple, cfg: CfgN
     blocks = {match["block"] for match in map(_CANDIDATE.match, own) if match}
     unneeded = {k for k in weights if (match := _CANDIDATE.match(k)) and match["block"] in blocks}
     lacking = [k for k in own if k not in weights and not optional(k)]
-    shapes = [
-        k for k in own if k in weights and own[k].shape != weights[k].shape and not k.endswith("_extra_state")
-    ]
+    shared = [k for k in own if k in weights and not k.endswith("_extra_state")]
+    shapes = [k for k in shared if own[k].shape != weights[k].shape]
     foreign = [k for k in weights if not (k in own or k in unneeded or optional(k))]
     problems = {"lacks": lacking, "has another shape for": shapes, "holds the unknown": foreign}
     for problem, keys in problems.items():
@@ -202,17 +191,13 @@ def _check_names(subject: str, weights: dict, own: dict, kinds: tuple, cfg: CfgN
 def load_weights(
     model: torch.nn.Module, path: str, *, to_train: bool = False, cfg: CfgNode | None = None
 ) -> dict[str, list[str]]:
-    """Load weights by name, strictly.
+    """Load weights by name, strictly; returns {site: operators} of the file, empty where it does not say.
 
     Args:
         path: a checkpoint, or a ``detectron2://`` name of Detectron2's catalogue.
-        to_train: the weights are a start for training: a backbone without the rest of the model is enough, if
-            it comes from a model that pre-trains it or from the catalogue.
-        cfg: the config, whose data sets must have the classes of the weights; None compares none. Where a
-            training starts, its MODEL.WEIGHTS_CLASS_LAYERS counts.
-
-    Returns:
-        {site: operators} that the file holds; empty where it does not say.
+        to_train: a training starts from them: a backbone of a model that pre-trains it, or of the catalogue,
+            is enough.
+        cfg: its data sets must have the classes of the weights; None compares none.
 
     Raises:
         UserError: as :func:`select_weights`.
@@ -234,21 +219,87 @@ def load_weights(
 
 
 def _selected(model, path: str, to_train: bool, cfg, mmap: bool = False) -> tuple[dict, dict]:
-    """A checkpoint, or weights of the zoo, and what ``model`` needs of it."""
     data = (read_zoo if is_of_zoo(path) else read_checkpoint)(path, model=model, mmap=mmap)
     classes, start = config_classes(cfg) if cfg is not None else None, cfg if to_train else None
     return data, select_weights(model, data, path, to_train=to_train, cfg=start, classes=classes)
 
 
 def check_weights(cfg, path: str, *, to_train: bool = False, model: torch.nn.Module | None = None) -> None:
-    """Raise UserError unless ``path`` fits the model of ``cfg``; allocates no model.
-
-    ``model`` is that model on the meta device, if it is there already. Weights of Detectron2's catalogue are
-    downloaded.
-    """
+    """Raise UserError unless ``path`` fits the model of ``cfg``, which ``model`` is on the meta device."""
     check_class_layers(cfg, path, to_train)
     model = model or meta_model(cfg)
     for name in DERIVED:
         if hasattr(model, name):  # on the meta device the model's own have no values
             setattr(model, name, torch.tensor(getattr(cfg.MODEL, name.upper())))
     _selected(model, path, to_train, cfg, mmap=True)
+
+
+# ------------------------------------------------------------------ weights that belong to the classes
+
+
+def class_layers(cfg: CfgNode) -> list[str]:
+    """Names of the weights whose shapes follow from a number of classes: any NUM_CLASSES below MODEL.
+
+    The network is built with one class more of everything, without memory for its weights; what then has
+    another shape, or is one of a series that has grown, belongs to the classes. UserError as
+    :func:`.meta_model`.
+    """
+    more = cfg.clone()
+    more.defrost()
+    more.MODEL.DEVICE = "cpu"
+    text = repr((more.MODEL, more.NAS))
+    if text not in _KNOWN:
+        shapes = _shapes(more)
+        _add_a_class(more.MODEL)
+        others = _shapes(more)
+        series = {_any_number(name) for name in others.keys() - shapes.keys()}
+        _KNOWN[text] = [
+            name for name, shape in shapes.items() if others.get(name) != shape or _any_number(name) in series
+        ]
+    return _KNOWN[text]
+
+
+def _shapes(cfg: CfgNode) -> dict[str, tuple[int, ...]]:
+    state = meta_model(cfg).state_dict()
+    return {name: tuple(value.shape) for name, value in state.items() if not name.endswith("_extra_state")}
+
+
+def _add_a_class(node: CfgNode) -> None:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            _add_a_class(value)
+        elif key == "NUM_CLASSES":
+            node[key] = value + 1
+
+
+def _any_number(name: str) -> str:
+    return re.sub(r"\d+", "*", name)
+
+
+def starting_anew(cfg: CfgNode | None) -> list[str]:
+    """The weights that MODEL.WEIGHTS_CLASS_LAYERS leaves as initialised; none without a config."""
+    return class_layers(cfg) if cfg is not None and cfg.MODEL.WEIGHTS_CLASS_LAYERS == "anew" else []
+
+
+def layers_of(names: Iterable[str]) -> str:
+    """The layers of these weights, in words."""
+    return ", ".join(sorted({name.rpartition(".")[0] or name for name in names}))
+
+
+def anew_remedy(cfg: CfgNode | None, names: Collection[str] = ()) -> str:
+    """What to do where a training starts and ``names`` do not fit; "" unless all are of class layers."""
+    layers = class_layers(cfg) if cfg is not None else []
+    if not layers or not set(names) <= set(layers):
+        return ""
+    return f"to start {layers_of(layers)} anew and load the rest, add MODEL.WEIGHTS_CLASS_LAYERS anew"
+
+
+def check_class_layers(cfg: CfgNode, weights: str, to_train: bool) -> None:
+    """Raise UserError where MODEL.WEIGHTS_CLASS_LAYERS "anew" has nothing to act on, or nothing to learn."""
+    if cfg.MODEL.WEIGHTS_CLASS_LAYERS == "strict" or to_train and weights and class_layers(cfg):
+        return
+    reason = "no layer of this config's network depends on a NUM_CLASSES"
+    reason = reason if weights else "without MODEL.WEIGHTS all layers start anew"
+    reason = reason if to_train else "what is scored must have learned its classes"
+    key = "MODEL.WEIGHTS_CLASS_LAYERS"
+    raise UserError(f"{key} is 'anew', but {reason}: add {key} strict")

@@ -37,12 +37,9 @@ def is_of_zoo(path: str) -> bool:
 
 
 def read_zoo(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
-    """Weights as :func:`.read_checkpoint` returns them; that they are of the zoo, "__author__" says.
+    """Weights of a file or of Detectron2's catalogue as :func:`.read_checkpoint` returns them.
 
-    ``path`` is a file, or a name of Detectron2's catalogue, whose pickles are read without running code.
-
-    Raises:
-        UserError: it is missing or cannot be read.
+    "__author__" says that they are of the zoo. UserError if they are missing or cannot be read.
     """
     trusted = os.environ.get(_TRUSTED) == path
     file = local_file(path) if path.startswith(CATALOGUE) else path
@@ -61,12 +58,9 @@ def read_zoo(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
 
 
 def zoo_content(content) -> dict:
-    """The content of a pickle of Detectron2's zoo, or of Caffe2's, as a checkpoint.
+    """The content of a pickle of Detectron2's zoo, or of Caffe2's, as a checkpoint; ValueError if it is none.
 
     That is {"model": {name: tensor}, "__author__": str, "matching_heuristics": whether to match names}.
-
-    Raises:
-        ValueError: it holds no weights.
     """
     content = content if isinstance(content, dict) else {}
     known = "model" in content and "__author__" in content
@@ -87,32 +81,21 @@ def zoo_content(content) -> dict:
 
 
 def local_file(name: str) -> str:
-    """The file of a name in the catalogue, which is downloaded unless it is there.
-
-    Raises:
-        UserError: it is no such name, or cannot be downloaded.
-    """
+    """The file of a name in the catalogue, downloaded unless it is there; UserError if that fails."""
     if not _NAME.fullmatch(name):
-        raise UserError(
-            f"MODEL.WEIGHTS: {name!r} is no name of Detectron2's catalogue; expected one like "
-            f"{CATALOGUE}ImageNetPretrained/MSRA/R-50.pkl"
-        )
+        like = f"expected one like {CATALOGUE}ImageNetPretrained/MSRA/R-50.pkl"
+        raise UserError(f"MODEL.WEIGHTS: {name!r} is no name of Detectron2's catalogue; {like}")
     try:
         return PathManager.get_local_path(name)
     except Exception as error:  # whatever the download may raise
-        raise UserError(
-            f"MODEL.WEIGHTS: {name!r} cannot be downloaded ({first_line(error)}); check the name and the "
-            "network"
-        ) from None
+        problem = f"MODEL.WEIGHTS: {name!r} cannot be downloaded ({first_line(error)})"
+        raise UserError(f"{problem}; check the name and the network") from None
 
 
 def match_zoo(subject: str, data: dict, own: dict, to_train: bool) -> tuple[dict, dict]:
     """(Weights of the zoo, those of ``own`` that must be among them), under a model's names ``own``.
 
-    What is more in them does not matter; to train, the backbone is enough.
-
-    Raises:
-        UserError: their names cannot be matched.
+    To train, the backbone is enough. UserError if their names cannot be matched.
     """
     weights = data["model"]
     if data.get("matching_heuristics"):
@@ -152,10 +135,8 @@ class _Array:
 
 def _array(data: bytes | str, kind: _Type, shape: tuple = (), order: str = "C") -> _Array:
     content = data.encode("latin1") if isinstance(data, str) else data
-    made = _Array()
-    made.values = (
-        np.frombuffer(content, kind.kind).astype(kind.kind.newbyteorder("=")).reshape(shape, order=order)
-    )
+    values, made = np.frombuffer(content, kind.kind), _Array()
+    made.values = values.astype(kind.kind.newbyteorder("=")).reshape(shape, order=order)
     return made
 
 
@@ -180,10 +161,6 @@ class _Reader(pickle._Unpickler):  # the one in Python: a pickle cannot make it 
 
 
 def read_numbers(path: str):
-    """The content of a pickle; where it holds an array there is an object whose ``values`` are the array.
-
-    Raises:
-        Exception: of any kind; it is no pickle, or holds other things than numbers, texts, lists and dicts.
-    """
+    """The content of a pickle, arrays as ``values`` of objects; may raise anything where it holds more."""
     with open(path, "rb") as stream:
         return _Reader(stream, encoding="latin1").load()
