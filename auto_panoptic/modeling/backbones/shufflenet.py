@@ -182,7 +182,7 @@ class ShuffleNetV2(SettingInWeights, Backbone):
         """
         Args:
             stem_channels: output channels of the 3x3 stride-2 stem (with bias, BN, ReLU, no pooling).
-            stage_channels, stage_repeats: output channels and blocks of the stages, whose first has stride 2.
+            stage_channels, stage_repeats: output channels and blocks of the stages (first block: stride 2).
             ops, choices: operators of the sites ``backbone.0``, ``backbone.1``, ..., which run through the
                 stages, and which of them are built (default: all).
             norm, norm_momentum: see :func:`make_norm`.
