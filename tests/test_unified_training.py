@@ -84,13 +84,13 @@ def test_training_takes_detections_that_inference_cuts_off():
     options = ("MODEL.UNIFIED.SCORE_THRESH_TEST", 0.9, "MODEL.UNIFIED.TRAIN_SCORE_THRESH", 0.2)
     model = make_unified(*options, "MODEL.UNIFIED.TRAIN_TOPK", 7)
     seen, inputs = spy_on_detection(model), [scene(), scene(seed=1)]
-    proposals = []
-    model.proposal_generator.register_forward_hook(lambda module, args, output: proposals.extend(output[0]))
+    regions = []
+    model.roi_heads.box_head.register_forward_hook(lambda module, args, output: regions.append(len(args[0])))
     training_losses(model, inputs)
-    for found, of_rpn in zip(seen, proposals, strict=True):
+    assert regions == [2 * 20, 2 * 16]  # RPN.POST_NMS_TOPK_TEST, and those sampled for the losses
+    for found in seen:
         assert 0 < len(found) <= 7
         assert (found.scores > 0.2).all() and (found.scores < 0.9).any()
-        assert len(of_rpn) > model.roi_heads.train_proposals == 20  # MODEL.RPN.POST_NMS_TOPK_TEST
 
 
 # ------------------------------------------------------------------ images without something
