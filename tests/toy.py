@@ -13,6 +13,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from auto_panoptic.data import declare_inputs, ensure_shapes
+from auto_panoptic.files import write_text
 from auto_panoptic.modeling import Choices, configured_space
 from auto_panoptic.space import BACKBONE_OPS, HEAD_OPS, INTER_OPS, ChoiceSite, SearchSpace
 from auto_panoptic.training import build_config, run_command
@@ -107,7 +108,8 @@ def write_config(path: Path, shapes: Path, train: str = "nas_train", **changes) 
     }
     ours = {"DATASETS": datasets, "OUTPUT_DIR": str(path.parent / "output")}
     content = merged(ours, merged(SMALL, changes))
-    path.write_text(yaml.safe_dump({"_BASE_": str(ROOT / "configs/Base-AutoPanoptic.yaml"), **content}))
+    content = {"_BASE_": str(ROOT / "configs/Base-AutoPanoptic.yaml"), **content}
+    write_text(path, yaml.safe_dump(content))  # in one step: other ranks may be reading it
     return path
 
 
