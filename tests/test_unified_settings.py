@@ -28,6 +28,7 @@ REFUSED = [
     ((f"{NODE}.SCORE_THRESH_TEST", 1.5), "SCORE_THRESH_TEST is 1.5; expected a number of at least 0"),
     ((f"{NODE}.SCORE_THRESH_TEST", math.nan), "SCORE_THRESH_TEST is nan; expected"),
     ((f"{NODE}.TRAIN_SCORE_THRESH", -0.1), "TRAIN_SCORE_THRESH is -0.1; expected"),
+    ((f"{NODE}.TRAIN_PROPOSALS", 0), "TRAIN_PROPOSALS is 0; expected a whole number of at least 1"),
     ((f"{NODE}.TRAIN_TOPK", 0), "TRAIN_TOPK is 0; expected a whole number of at least 1"),
     ((f"{NODE}.TRAIN_DETECTIONS", "none"), "TRAIN_DETECTIONS is 'none'; expected one of predicted"),
     ((f"{NODE}.AFFINITY.STRIDE", 6), "STRIDE is 6; expected one of 4, 8, 16, 32"),

@@ -82,12 +82,12 @@ def spy_on_detection(model):
 def test_training_takes_detections_that_inference_cuts_off():
     """Of the proposals of the RPN alone: not of the true boxes that the box head is also trained on."""
     options = ("MODEL.UNIFIED.SCORE_THRESH_TEST", 0.9, "MODEL.UNIFIED.TRAIN_SCORE_THRESH", 0.2)
-    model = make_unified(*options, "MODEL.UNIFIED.TRAIN_TOPK", 7)
+    model = make_unified(*options, "MODEL.UNIFIED.TRAIN_TOPK", 7, "MODEL.UNIFIED.TRAIN_PROPOSALS", 18)
     seen, inputs = spy_on_detection(model), [scene(), scene(seed=1)]
     regions = []
     model.roi_heads.box_head.register_forward_hook(lambda module, args, output: regions.append(len(args[0])))
     training_losses(model, inputs)
-    assert regions == [2 * 20, 2 * 16]  # RPN.POST_NMS_TOPK_TEST, and those sampled for the losses
+    assert regions == [2 * 18, 2 * 16]  # and those sampled for the losses
     for found in seen:
         assert 0 < len(found) <= 7
         assert (found.scores > 0.2).all() and (found.scores < 0.9).any()

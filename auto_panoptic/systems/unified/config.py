@@ -14,6 +14,7 @@ RULES |= {
     "MODEL.UNIFIED.POTENTIAL": choice("A", "B", "C"),
     "MODEL.UNIFIED.TRAIN_DETECTIONS": choice("predicted", "ground_truth"),
     "MODEL.UNIFIED.TRAIN_SCORE_THRESH": PROBABILITY,
+    "MODEL.UNIFIED.TRAIN_PROPOSALS": WIDTH,
     "MODEL.UNIFIED.TRAIN_TOPK": WIDTH,
     "MODEL.UNIFIED.INFERENCE": choice("panoptic", "heuristic"),
     "MODEL.UNIFIED.AFFINITY.STRIDE": choice(4, 8, 16, 32),
@@ -85,8 +86,9 @@ def add_unified_config(cfg: CN) -> None:
     # What the potential is made of in training: the network's own detections, so that gradients of the
     # panoptic loss reach the box head, or "ground_truth" boxes with score 1.
     cfg.MODEL.UNIFIED.TRAIN_DETECTIONS = "predicted"
-    # Lowest score of a predicted detection in training, and the most detections. Re-interpretation. They are
-    # chosen among the best MODEL.RPN.POST_NMS_TOPK_TEST proposals.
+    # In training they come from so many proposals of the RPN per image, have at least this score, and are so
+    # many at most. Re-interpretation: as in Detectron2's inference.
+    cfg.MODEL.UNIFIED.TRAIN_PROPOSALS = 1000
     cfg.MODEL.UNIFIED.TRAIN_SCORE_THRESH = 0.05
     cfg.MODEL.UNIFIED.TRAIN_TOPK = 100
     # Lowest score of a detection in inference: 0.5 on Cityscapes, 0.75 on COCO.

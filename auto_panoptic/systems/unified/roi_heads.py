@@ -91,7 +91,7 @@ class UnifiedROIHeads(StandardROIHeads):
         if node.TRAIN_DETECTIONS == "predicted":
             ret["train_score_thresh"] = node.TRAIN_SCORE_THRESH
             ret["train_topk"] = node.TRAIN_TOPK
-            ret["train_proposals"] = cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+            ret["train_proposals"] = node.TRAIN_PROPOSALS
         ret["detect_masks"] = node.POTENTIAL != "A"
         if cfg.MODEL.MASK_ON:
             ret["mask_loss"] = node.LOSS.MASK
