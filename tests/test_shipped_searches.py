@@ -27,6 +27,19 @@ TINY = merged(
 )
 
 
+# What the unified network reads instead.
+UNIFIED = {"UNIFIED": {"DECODER_DIMS": [32], "AFFINITY": {"DIM": 8}}}
+OTHERS = ("CROSS_ATTENTION", "PANOPTIC_FPN", "SEM_SEG_HEAD")
+
+
+def tiny(config):
+    """The settings as far as the config's network reads them."""
+    if config.parent.name != "unified":
+        return TINY
+    model = {key: node for key, node in TINY["MODEL"].items() if key not in OTHERS}
+    return {**TINY, "MODEL": model | UNIFIED}
+
+
 def flat(node, prefix=""):
     """KEY VALUE ... of a nested mapping."""
     options = []
@@ -43,7 +56,7 @@ def test_train_search_rescore_evaluate(config, tmp_path, shapes):
         "TEST": f"('{PREFIX}_val',)",
         "SEARCH": f"('{PREFIX}_nas_val',)",
     }
-    options = (*flat({**TINY, "DATASETS": data}), "OUTPUT_DIR", tmp_path)
+    options = (*flat({**tiny(config), "DATASETS": data}), "OUTPUT_DIR", tmp_path)
     run_script("train_net", "--config-file", config, *options)
     run_script("search_net", "--config-file", config, *options)
     records = Ledger(tmp_path / "search/ledger.jsonl").records
