@@ -132,16 +132,17 @@ def open_own(path: str | os.PathLike) -> int:
     raise UserError(f"{path}: is written to, but is a link or no plain file: move it, or put a copy there")
 
 
-def append(handle: int, data: bytes) -> None:
-    """Append to an open file and wait until that is on the disk; after an OSError it is as before."""
+def append(handle: int, data: bytes, path: str | os.PathLike | None = None) -> None:
+    """Append to the open file ``path``, until it is on the disk; after an OSError the file is as before."""
     start = os.fstat(handle).st_size
     try:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(handle, rest) :]
         os.fsync(handle)
-    except OSError:
+    except OSError as error:
         os.ftruncate(handle, start)
+        error.filename = path
         raise
 
 
@@ -149,7 +150,7 @@ def append_to(path: str | os.PathLike, data: bytes) -> None:
     """:func:`append` to a file of ours, made if there is none."""
     handle = open_own(path)
     try:
-        append(handle, data)
+        append(handle, data, path)
     finally:
         os.close(handle)
 

@@ -246,7 +246,7 @@ def test_disk_full_leaves_the_ledger_as_it_was(tmp_path):
         resource.setrlimit(
             resource.RLIMIT_FSIZE, (len(before) + 50, hard)
         )  # the write comes up short, then fails
-        with pytest.raises(UserError, match=f"^{tmp_path}: File too large; make room, then mend"):
+        with pytest.raises(UserError, match=f"^{path}: File too large; make room, then mend"):
             with disk_errors(tmp_path, "mend"):
                 ledger.append(candidate(1))
     finally:

@@ -150,7 +150,7 @@ class Ledger:
 
     def _write(self, record: dict) -> None:
         line = json.dumps({**record, "checksum": _checksum(record)}, allow_nan=False) + "\n"
-        append(self._fd, line.encode())
+        append(self._fd, line.encode(), self.path)
 
 
 def _parse(path: Path, data: bytes) -> tuple[dict | None, list[dict], int]:
