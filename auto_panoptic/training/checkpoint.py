@@ -296,9 +296,27 @@ def _versions() -> dict[str, str]:
     return {"auto_panoptic": __version__, "torch": str(torch.__version__)}
 
 
+class _Stream:
+    """Passes bytes on, and keeps the error that stopped them, which torch.save would replace."""
+
+    def __init__(self, stream):
+        self.stream, self.error = stream, None
+
+    def write(self, data) -> int:
+        try:
+            return self.stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
 def _write(data: dict, path: str | Path) -> None:
     with open(path, "wb") as file:
+        stream = _Stream(file)
         try:
-            torch.save(data, file)
-        except RuntimeError as error:  # in place of what stopped it
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+            torch.save(data, stream)
+        except RuntimeError as error:
+            raise stream.error or error from None
