@@ -363,3 +363,15 @@ def test_a_checkpoint_of_another_state_is_refused(tmp_path, shapes, resumable, k
     torch.save(data, path)
     with pytest.raises(UserError, match="model_0000001.pth' holds no state of a run .*; remove it to go on"):
         make_trainer(tmp_path, shapes, resume=True)
+
+
+@pytest.mark.parametrize("state", ["text", None, [1]])
+def test_a_file_whose_state_is_none_counts_as_weights(tmp_path, shapes, resumable, caplog, state):
+    """Its name does not tell the iteration either."""
+    folder = tmp_path / "output"
+    data = torch.load(folder / "model_0000001.pth", weights_only=True)
+    data.pop("iteration", None)
+    torch.save(data | {"trainer": state}, folder / "model_final.pth")
+    (folder / "last_checkpoint").write_text("model_final.pth")
+    assert make_trainer(tmp_path, shapes, resume=True).start_iter == 2
+    assert "Not used: model_final.pth holds only weights. Continuing from" in caplog.text

@@ -288,7 +288,8 @@ def _iteration(data: dict, file: str = "") -> float:
     """Last iteration that a checkpoint has seen: -1 in mere weights, infinity if it cannot be read."""
     if match := _PERIODIC.fullmatch(file):
         return int(match[1])
-    iteration = data.get("iteration", data.get("trainer", {}).get("iteration", -1))
+    trainer = data.get("trainer")
+    iteration = data.get("iteration", trainer.get("iteration", -1) if isinstance(trainer, dict) else -1)
     return iteration if data and isinstance(iteration, int) else math.inf
 
 
