@@ -2,7 +2,7 @@
 # make test         install, then run the tests, about six minutes
 # make test-all     the same, then the slow ones and those of the installation
 # make doctor       install, then show versions and prove the operators
-# make chaos        install, then the fault drills: kills, full disks, damage, malformed files (about half an hour)
+# make chaos        install, then the fault drills: kills, full disks, damage, malformed files (about a quarter of an hour)
 # make lint         install, then check the style
 # make clean        remove caches, the quickstart's results and the generated data set (not .venv, not other results)
 # make distclean    the same, and .venv
