@@ -157,6 +157,7 @@ RULES: dict[str, Rule] = {
     "INPUT.CROP.SIZE": several(POSITIVE, count=2),
     **dict.fromkeys(("DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.SEARCH"), several(TEXT)),
     "DATALOADER.SAMPLER_TRAIN": choice("TrainingSampler", "RepeatFactorTrainingSampler"),
+    "SOLVER.OPTIMIZER": choice("SGD", "ADAM"),
     "SOLVER.MOMENTUM": PART,
     "SOLVER.WEIGHT_DECAY_BIAS": optional(WEIGHT),
     "SOLVER.STEPS": several(COUNT, rising=True),
