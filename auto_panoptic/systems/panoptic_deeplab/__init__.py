@@ -2,9 +2,17 @@
 
 It is built on Detectron2's ``projects.panoptic_deeplab``.
 
-- ``config``  its keys
+- ``config``           its keys
+- ``post_processing``  ``group_pixels``, ``panoptic_segmentation``, ``instances_of``: from outputs to segments
 """
 
 from .config import add_panoptic_deeplab_config
+from .post_processing import find_centers, group_pixels, instances_of, panoptic_segmentation
 
-__all__ = ["add_panoptic_deeplab_config"]
+__all__ = [
+    "add_panoptic_deeplab_config",
+    "find_centers",
+    "group_pixels",
+    "instances_of",
+    "panoptic_segmentation",
+]
