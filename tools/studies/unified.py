@@ -1,9 +1,9 @@
 """The unified network on the drawn scenes: what its parts are worth, and how it compares to Panoptic-FPN.
 
 ResNet-18 from scratch, half the steps of the quick config; data, image size, steps and mini-batches alike.
-"heuristic" is the unified training merged as by Panoptic-FPN; "trimmed": small stuff is void. The last two have
-the searched backbone: "searched" needs the architecture that configs/quick/unified_supernet.yaml was searched for,
-at no more multiply-adds than "all dfconv_3x3". A training takes about six minutes on one core.
+"heuristic" is the unified training merged as by Panoptic-FPN; "trimmed": small stuff is void. A training
+takes about six minutes on one core. The last two have the ShuffleNet backbone; "searched" needs what the search of
+configs/quick/unified_supernet.yaml wrote, with --max-macs the multiply-adds of "all dfconv_3x3", 1.222G.
 
     python tools/studies/unified.py [--seeds 3] [--only NAME] [--report]
 """
