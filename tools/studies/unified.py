@@ -2,8 +2,9 @@
 
 ResNet-18 from scratch, half the steps of the quick config; data, image size, steps and mini-batches alike.
 "heuristic" is the unified training merged as by Panoptic-FPN; "trimmed": small stuff is void. A training
-takes about six minutes on one core. The last two have the ShuffleNet backbone; "searched" needs what the search of
-configs/quick/unified_supernet.yaml wrote, with --max-macs the multiply-adds of "all dfconv_3x3", 1.222G.
+takes about six minutes on one core. The last two have the ShuffleNet backbone; "searched" needs what the
+search of configs/quick/unified_supernet.yaml wrote, with --max-macs the multiply-adds of "all dfconv_3x3",
+1.222G.
 
     python tools/studies/unified.py [--seeds 3] [--only NAME] [--report]
 """
