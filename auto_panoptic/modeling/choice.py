@@ -153,13 +153,17 @@ class Choices:
         Raises:
             UserError: as :meth:`__call__`; the architecture names more sites of the row.
         """
+        self.check_row(prefix, len(builds))
+        return nn.ModuleList(self(f"{prefix}.{i}", ops, build) for i, build in enumerate(builds))
+
+    def check_row(self, prefix: str, count: int) -> None:
+        """Raise UserError if the architecture names more than ``count`` sites ``prefix.0``, ..."""
         named = sum(site.rpartition(".")[0] == prefix for site in self.names or ())
-        if self.names is not None and named > len(builds):
+        if named > count:
             raise UserError(
                 f"{self.source}: an architecture of another search space: it has {named} sites {prefix}.*, "
-                f"this model {len(builds)}; use the config it was searched with"
+                f"this model {count}; use the config it was searched with"
             )
-        return nn.ModuleList(self(f"{prefix}.{i}", ops, build) for i, build in enumerate(builds))
 
 
 def choice_blocks(model: nn.Module) -> dict[str, ChoiceBlock]:

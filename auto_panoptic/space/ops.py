@@ -16,8 +16,9 @@ class OpSpec:
         name: stable name used in files, configs and state dicts.
         kind: what to build: ``shuffle`` and ``xception`` blocks (backbone); ``dwconv`` (depthwise separable),
             ``dfconv`` (modulated deformable), ``atconv`` (dense, dilation 2) and ``conv`` (plain) layers
-            (heads); ``se`` (squeeze-and-excitation gate, inter-modular attention); or another that the
-            network which holds the site knows.
+            (heads); ``sepconv`` and its ``sepconv_twice``, ``conv_twice`` (below); ``se``
+            (squeeze-and-excitation gate, inter-modular attention); or another that the network which holds
+            the site knows.
         group: the index list of an architecture that its choices go to: the published ``backbone``, ``head``
             and ``inter``, or any other.
         kernel: kernel size k of a k x k operator, 0 for ``se``.
@@ -114,3 +115,11 @@ def domain(names: Iterable[str], group: str, key: str) -> tuple[OpSpec, ...]:
 register_ops(*BACKBONE_OPS, *HEAD_OPS, *INTER_OPS)
 # Not in the paper's space: the ordinary convolution of its "plain" baseline.
 register_ops(OpSpec("conv_3x3", "conv", "head", kernel=3))
+# Layers whose every convolution has a norm and a ReLU: a depthwise and a 1x1 one (``sepconv``); two of those;
+# two dense ones.
+register_ops(
+    OpSpec("sep_3x3", "sepconv", "head", kernel=3),
+    OpSpec("sep_5x5", "sepconv", "head", kernel=5),
+    OpSpec("sep_3x3_twice", "sepconv_twice", "head", kernel=3),
+    OpSpec("conv_3x3_twice", "conv_twice", "head", kernel=3),
+)

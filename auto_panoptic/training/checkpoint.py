@@ -222,7 +222,8 @@ def check_resume(cfg) -> bool:
 
 def checkpoint_sizes(cfg: CfgNode, model: torch.nn.Module) -> tuple[int, int]:
     """About how many bytes a checkpoint takes, with the momentum, and how many a run holds at a time."""
-    momentum = [p for p in model.parameters() if p.requires_grad and cfg.SOLVER.MOMENTUM]
+    moments = 2 if cfg.SOLVER.OPTIMIZER == "ADAM" else bool(cfg.SOLVER.MOMENTUM)
+    momentum = [p for p in model.parameters() if p.requires_grad] * moments
     tensors = [*model.parameters(), *model.buffers(), *momentum]
     kept = cfg.SOLVER.MAX_ITER // cfg.SOLVER.CHECKPOINT_PERIOD
     kept = min(kept, cfg.SOLVER.CHECKPOINTS_KEPT + 1) if cfg.SOLVER.CHECKPOINTS_KEPT else kept

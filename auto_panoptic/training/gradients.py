@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.solver import build_optimizer as build_detectron2_optimizer
-from detectron2.solver.build import reduce_param_groups
+from detectron2.solver import get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping, reduce_param_groups
 from detectron2.utils import comm
 
 from ..explore import pass_counts, passes_per_iteration
@@ -40,6 +41,7 @@ def passes_by_parameter(model: torch.nn.Module, passes: int) -> dict[torch.nn.Pa
 def build_optimizer(cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
     """Detectron2's optimizer, gradient clipping included, with the learning rates that ``cfg.NAS`` asks for.
 
+    SOLVER.OPTIMIZER "ADAM" is torch's Adam with the parameter groups of "SGD", as Panoptic-DeepLab trains.
     NAS.GRADIENTS "lr_scale" divides the learning rate of each parameter by its passes. NAS.REFERENCE_BIAS_LR
     then gives every parameter with "bias" in its name 2 * BASE_LR, undivided, and no weight decay (reference
     code); norm weights keep SOLVER.WEIGHT_DECAY_NORM.
@@ -47,7 +49,7 @@ def build_optimizer(cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
     clip, plain = cfg.SOLVER.CLIP_GRADIENTS, cfg.clone()
     plain.defrost()
     plain.SOLVER.CLIP_GRADIENTS.ENABLED = by_norm = clip.ENABLED and clip.CLIP_TYPE != "value"
-    optimizer = build_detectron2_optimizer(plain, model)
+    optimizer = (_adam if plain.SOLVER.OPTIMIZER == "ADAM" else build_detectron2_optimizer)(plain, model)
     if clip.ENABLED and not by_norm:  # torch's function fails where a path left no gradient
         optimizer.register_step_pre_hook(lambda optimizer, *_: _clip_values(optimizer, clip.CLIP_VALUE))
     divided = cfg.NAS.GRADIENTS == "lr_scale"
@@ -68,6 +70,19 @@ def build_optimizer(cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
     for group in reduce_param_groups(groups):
         optimizer.add_param_group(group)
     return optimizer
+
+
+def _adam(cfg, model: torch.nn.Module) -> torch.optim.Adam:
+    solver = cfg.SOLVER
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    return maybe_add_gradient_clipping(cfg, torch.optim.Adam)(groups, lr=solver.BASE_LR)
 
 
 def _clip_values(optimizer: torch.optim.Optimizer, limit: float) -> None:

@@ -59,7 +59,7 @@ def check_run(cfg, *, resume: bool = False, processes: int = 1, trainer=AutoPano
     check_training(cfg)
     cfg = trainer.auto_scale_workers(cfg, processes)
     model = meta_model(cfg)
-    check_size(model, 12)  # weights, gradients, momentum
+    check_size(model, 16 if cfg.SOLVER.OPTIMIZER == "ADAM" else 12)  # weights, gradients, moments
     if any(len(block.candidates) > 1 for block in choice_blocks(model).values()):
         check_supernet(cfg)
     check_room(cfg.OUTPUT_DIR, *checkpoint_sizes(cfg, model))

@@ -1,9 +1,9 @@
-"""Learning-rate schedules: Detectron2's and two more, chosen by SOLVER.LR_SCHEDULER_NAME."""
+"""Learning-rate schedules: Detectron2's, its DeepLab's and two more, by SOLVER.LR_SCHEDULER_NAME."""
 
 from __future__ import annotations
 
 import torch
-from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
+from detectron2.projects.deeplab import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
 from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler, LinearParamScheduler
 
@@ -18,7 +18,7 @@ def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer):
     - "WarmupLinearLR": BASE_LR * (1 - iteration / MAX_ITER); Detectron2's warm-up leads to that line.
     - "ReferenceCosineLR" (reference code): linear from WARMUP_FACTOR to 1 in WARMUP_ITERS, then half a cosine
       that starts where the warm-up ends. Detectron2's WarmupCosineLR starts its cosine at iteration 0.
-    - any other name: Detectron2's.
+    - any other name: Detectron2's, with the "WarmupPolyLR" of its DeepLab.
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME not in SCHEDULES:
@@ -54,5 +54,5 @@ def check_schedule(cfg) -> None:
         raise UserError(
             f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME!r}, STEPS {tuple(solver.STEPS)}, "
             f"WARMUP_METHOD {solver.WARMUP_METHOD!r} make no schedule: {error}; names are Detectron2's "
-            f"(WarmupMultiStepLR, WarmupCosineLR) and {', '.join(SCHEDULES)}"
+            f"(WarmupMultiStepLR, WarmupCosineLR, WarmupPolyLR) and {', '.join(SCHEDULES)}"
         ) from None

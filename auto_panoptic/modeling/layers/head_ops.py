@@ -1,4 +1,4 @@
-"""Operators of the searched head layers: OpSpec -> convolution, GroupNorm(32), ReLU.
+"""Operators of the searched head layers: OpSpec -> convolution, GroupNorm(32) or another norm, ReLU.
 
 Structures, paddings and initialisation follow the reference code.
 """
@@ -84,23 +84,30 @@ HEAD_OP_BUILDERS: dict[str, Callable[[int, int, int], nn.Module]] = {
 
 
 class HeadOp(nn.Sequential):
-    """Convolution -> GroupNorm(32) -> ReLU, as ``conv``, ``norm`` and ``relu``. Stride 1, size preserved."""
+    """Convolution -> norm -> ReLU, as ``conv``, ``norm`` and ``relu``. Stride 1, size preserved."""
 
-    def __init__(self, conv: nn.Module, channels: int):
+    def __init__(self, conv: nn.Module, norm: nn.Module):
         super().__init__()
         self.conv = conv
-        self.norm = nn.GroupNorm(GROUPS, channels, eps=1e-5)
+        self.norm = norm
         self.relu = nn.ReLU(inplace=True)
 
 
-def build_head_op(spec: OpSpec, in_channels: int, out_channels: int, modulated: bool = True) -> HeadOp:
+def build_head_op(
+    spec: OpSpec,
+    in_channels: int,
+    out_channels: int,
+    modulated: bool = True,
+    norm: nn.Module | None = None,
+) -> HeadOp:
     """Build one candidate of a searched head layer.
 
     Args:
         spec: an operator of a kind in :data:`HEAD_OP_BUILDERS`.
         in_channels: input channels.
-        out_channels: output channels, a multiple of 32.
+        out_channels: output channels; without ``norm`` a multiple of 32.
         modulated: whether deformable operators are v2.
+        norm: the layer after the convolution; None: GroupNorm(32).
 
     Raises:
         ValueError: unknown kind, or channels that GroupNorm(32) cannot divide.
@@ -108,11 +115,12 @@ def build_head_op(spec: OpSpec, in_channels: int, out_channels: int, modulated: 
     if spec.kind not in HEAD_OP_BUILDERS:
         kinds = sorted(HEAD_OP_BUILDERS)
         raise ValueError(f"operator {spec.name!r} of kind {spec.kind!r}: expected one of {kinds}")
-    if out_channels % GROUPS:
+    if norm is None and out_channels % GROUPS:
         raise ValueError(
             f"a head operator has {out_channels} output channels; GroupNorm needs a multiple of {GROUPS}"
         )
     build = HEAD_OP_BUILDERS[spec.kind]
     if build is ModulatedDeformConv2d:
         build = partial(build, modulated=modulated)
-    return HeadOp(build(in_channels, out_channels, spec.kernel), out_channels)
+    conv = build(in_channels, out_channels, spec.kernel)
+    return HeadOp(conv, norm or nn.GroupNorm(GROUPS, out_channels, eps=1e-5))
