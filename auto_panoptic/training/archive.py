@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pickle
 import re
@@ -20,6 +21,7 @@ CATALOGUE = "detectron2://"  # Detectron2's own models, downloaded from its auth
 _ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"  # of the catalogue
 _WRAPPERS = ("model", "model_state", "model_state_dict", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_SAFETENSORS = ".safetensors"
 ENTRIES = 50_000  # of an archive; a network has one for each of its tensors
 LARGEST = 100  # times the weights of the network; a supernet with its optimizer has 20 times those of a path
 # Buffers that follow from the config, never from a checkpoint; its key is their name in capitals.
@@ -79,6 +81,9 @@ def read_checkpoint(
         problem = f"{subject} is no plain file" if os.path.exists(path) else f"{key}: no file {path!r}"
         raise UserError(f"{problem}; give the path of a checkpoint (of training: OUTPUT_DIR/model_final.pth)")
     is_archive = zipfile.is_zipfile(path)
+    if path.endswith(_SAFETENSORS) and not importlib.util.find_spec("safetensors"):
+        remedy = "pip install safetensors, or install this package with its extra 'deeplab'"
+        raise UserError(f"{subject} needs safetensors: {remedy}")
     if path.endswith(".pkl") and not is_archive:
         files = shlex.quote(path), shlex.quote(path.removesuffix(".pkl") + ".pth")
         raise UserError(
@@ -111,8 +116,15 @@ def read_checkpoint(
 
 
 def load(path: str, mmap: bool):
-    """What torch reads from a file, with little more memory than the file has bytes; may raise anything."""
+    """What torch reads from a file, with little more memory than the file has bytes; may raise anything.
+
+    Files named .safetensors are in the format of that name.
+    """
     with bounded_memory(path):
+        if path.endswith(_SAFETENSORS):
+            from safetensors.torch import load_file
+
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 

@@ -17,6 +17,7 @@ from ..modeling.finite import finite_problem
 from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
 from .archive import DERIVED, optional, read_checkpoint
+from .hub import is_of_hub, read_hub
 from .zoo import is_of_zoo, match_zoo, read_zoo
 
 _CANDIDATE = re.compile(r"(?P<block>.*\.candidates)\.(?P<op>[^.]+)\.")
@@ -77,6 +78,8 @@ def select_weights(
     Raises:
         UserError: the checkpoint holds another space, architecture, width or other classes; a weight is
             missing, has another shape, belongs to nothing in the model, or holds NaN or infinity.
+
+    A published classifier may stand for a backbone that has its names: :func:`published_part`.
     """
     subject = f"{key}: {path!r}"
     weights, meta, space = data["model"], data.get("meta", {}), data.get("space")
@@ -84,10 +87,16 @@ def select_weights(
     if "__author__" in data:
         weights, own = match_zoo(subject, data, own, to_train)
     kinds = meta.get("meta_architecture"), type(model).__name__
-    if kinds[0] != kinds[1] and (part := _part_for_others(kinds[0])):
+    part, weights = published_part(model, weights)
+    if part:
+        kinds = "published classifier", kinds[1]
+    elif kinds[0] != kinds[1]:
+        part = _part_for_others(kinds[0])
+    if part:
         if not to_train:
             remedy = "train the model of this config from it, and give the weights that come out"
             raise UserError(f"{subject} holds a {kinds[0]}, of which only {part} fits: {remedy}")
+        part, weights = _without_pyramid(part, weights, own)
         weights, own = ({k: v for k, v in d.items() if k.startswith(part)} for d in (weights, own))
         if not own:
             raise UserError(f"{subject} holds a {kinds[0]}, whose {part} this config's model has not")
@@ -114,6 +123,27 @@ def select_weights(
 def _part_for_others(kind: str | None) -> str:
     """Prefix of the weights of a meta-architecture that others start from: its attribute ``pretrains``."""
     return getattr(META_ARCH_REGISTRY.get(kind), "pretrains", "") if kind in META_ARCH_REGISTRY else ""
+
+
+def _without_pyramid(part: str, weights: dict, own: dict) -> tuple[str, dict]:
+    """``part`` and ``weights`` under the name that the part has in a model that puts nothing on it."""
+    bare = f"{part.partition('.')[0]}."
+    if any(name.startswith(part) for name in own) or not any(name.startswith(bare) for name in own):
+        return part, weights
+    return bare, {bare + k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)}
+
+
+def published_part(model: torch.nn.Module, weights: dict) -> tuple[str, dict]:
+    """(prefix of the part of ``model`` that a published classifier becomes, its weights under that prefix).
+
+    Of a backbone with ``classifier_layers``, beginnings of names, ``weights`` are a published classifier's if
+    they have its names, without a prefix; those layers are left out. Of other weights: ("", ``weights``).
+    """
+    for name, module in model.named_modules():
+        layers = getattr(module, "classifier_layers", ())
+        if name and layers and not weights.keys().isdisjoint(module.state_dict()):
+            return f"{name}.", {f"{name}.{k}": v for k, v in weights.items() if not k.startswith(layers)}
+    return "", weights
 
 
 def _check_meta(subject: str, model: torch.nn.Module, meta: dict) -> None:
@@ -194,9 +224,10 @@ def load_weights(
     """Load weights by name, strictly; returns {site: operators} of the file, empty where it does not say.
 
     Args:
-        path: a checkpoint, or a ``detectron2://`` name of Detectron2's catalogue.
-        to_train: a training starts from them: a backbone of a model that pre-trains it, or of the catalogue,
-            is enough.
+        path: a checkpoint, a ``detectron2://`` name of Detectron2's catalogue, or a ``timm://`` name of
+            timm's hub.
+        to_train: a training starts from them: a backbone of a model that pre-trains it, of the catalogue, or
+            of a published classifier, is enough.
         cfg: its data sets must have the classes of the weights; None compares none.
 
     Raises:
@@ -219,7 +250,8 @@ def load_weights(
 
 
 def _selected(model, path: str, to_train: bool, cfg, mmap: bool = False) -> tuple[dict, dict]:
-    data = (read_zoo if is_of_zoo(path) else read_checkpoint)(path, model=model, mmap=mmap)
+    read = read_zoo if is_of_zoo(path) else read_hub if is_of_hub(path) else read_checkpoint
+    data = read(path, model=model, mmap=mmap)
     classes, start = config_classes(cfg) if cfg is not None else None, cfg if to_train else None
     return data, select_weights(model, data, path, to_train=to_train, cfg=start, classes=classes)
 

@@ -2,22 +2,32 @@
 
 It is built on Detectron2's ``projects.panoptic_deeplab``.
 
-- ``config``           its keys
+- ``config``           its keys; ``encoder_config``: those of the encoders
 - ``meta_arch``        ``AutoPanopticDeepLab``: all of it together
 - ``heads``            the semantic branch and that of centres and offsets, with searched convolutions
 - ``ops``              their operators
+- ``hrnet``            HRNet, HRNet+, HRNet-Wider+, Atrous: ``build_hrnet_backbone``
+- ``xception``         Xception-71: ``build_xception71_backbone``
+- ``auto_deeplab``     Auto-DeepLab and Auto-DeepLab+: ``build_auto_deeplab_backbone``
+- ``encoder``          what these have in common
 - ``post_processing``  ``group_pixels``, ``panoptic_segmentation``, ``instances_of``: from outputs to segments
 """
 
+from .auto_deeplab import AutoDeepLab
 from .config import add_panoptic_deeplab_config
 from .heads import AutoPanopticDeepLabInsEmbedHead, AutoPanopticDeepLabSemSegHead
+from .hrnet import HRNet
 from .meta_arch import AutoPanopticDeepLab
 from .post_processing import find_centers, group_pixels, instances_of, panoptic_segmentation
+from .xception import Xception71
 
 __all__ = [
+    "AutoDeepLab",
     "AutoPanopticDeepLab",
     "AutoPanopticDeepLabInsEmbedHead",
     "AutoPanopticDeepLabSemSegHead",
+    "HRNet",
+    "Xception71",
     "add_panoptic_deeplab_config",
     "find_centers",
     "group_pixels",

@@ -33,19 +33,19 @@ class AutoDeepLab(Encoder):
     Initialisation is PyTorch's, whose range is that of the original. BatchNorm has the original's epsilon.
     """
 
-    def __init__(self, *, filters: int = 20, keep_last_stride: bool = False, in_channels: int = 3):
+    def __init__(self, *, filters: int = 20, keep_last_stride: bool = True, in_channels: int = 3):
         """
         Args:
             filters: F; 20 is the small network, 32 and 48 are the larger ones.
-            keep_last_stride: Auto-DeepLab+: the cell that creates stride 32 keeps stride 16, and with it the
-                next one, and the upsampling after them is left out. Filters stay, and so do dilations.
+            keep_last_stride: False is Auto-DeepLab+: the cell that creates stride 32 and the next one stay at
+                stride 16, and the upsampling after them is left out. Filters stay, and so do dilations.
             in_channels: of the image.
         """
         super().__init__()
         first = nn.Sequential(*_conv_norm(in_channels, 64, 3, stride=2), nn.ReLU())
         self.stem = nn.ModuleList([nn.Sequential(*first, *_conv_norm(64, 64, 3))])
         self.stem.append(nn.Sequential(nn.ReLU(), *_conv_norm(64, 128, 3, stride=2)))
-        self.strides = [min(4 * 2**level, 16 if keep_last_stride else 32) for level in LEVELS]
+        self.strides = [min(4 * 2**level, 32 if keep_last_stride else 16) for level in LEVELS]
         before = [4, *self.strides]
         self.cells, channels, outputs = nn.ModuleList(), [64, 128], {}
         for i, level in enumerate(LEVELS):
@@ -83,8 +83,9 @@ class _Cell(nn.Module):
     def __init__(self, ci: int, before: int, width: int, stride: int):
         super().__init__()
         self.squeeze = nn.Sequential(nn.ReLU(), *_conv_norm(ci, width, 1))
-        narrow = before != width
-        self.squeeze_before = nn.Sequential(nn.ReLU(), *_conv_norm(before, width, 1)) if narrow else nn.Identity()
+        self.squeeze_before = nn.Identity()
+        if before != width:
+            self.squeeze_before = nn.Sequential(nn.ReLU(), *_conv_norm(before, width, 1))
         self.blocks = nn.ModuleList(
             nn.ModuleList(
                 {"atrous": _Atrous, "separable": _separable}[kind](width, kernel, stride if source < 2 else 1)
@@ -102,7 +103,7 @@ class _Cell(nn.Module):
 
 
 class _Atrous(nn.Sequential):
-    """ReLU, convolution of dilation 2, BN; with stride 2 the map is resized first, and there is no dilation."""
+    """ReLU, convolution of dilation 2, BN; with stride 2 the map is halved first, and dilation is 1."""
 
     def __init__(self, width: int, kernel: int, stride: int):
         super().__init__(nn.ReLU(), *_conv_norm(width, width, kernel, dilation=3 - stride))

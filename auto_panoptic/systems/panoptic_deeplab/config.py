@@ -20,10 +20,10 @@ from ...validate import (
     Rule,
     choice,
     number,
-    optional,
     several,
     whole,
 )
+from .encoder_config import add_encoder_config
 
 OURS, DETECTRON2S = "AutoPanopticDeepLab", "PanopticDeepLab"
 _NODE = "MODEL.PANOPTIC_DEEPLAB"
@@ -55,12 +55,6 @@ RULES |= {
     f"{_NODE}.OBJECTNESS_AT": choice("centroid", "center"),
     f"{_NODE}.GT_SOURCE": choice("panoptic", "instance"),
     "NAS.SPACE.DEEPLAB_OPS": several(TEXT),
-    "MODEL.HRNET.WIDTH": optional(choice(18, 32, 48, "wider")),
-    "MODEL.HRNET.HEAD": choice("none", "concat", "classification"),
-    "MODEL.HRNET.FUSE_UPSAMPLE": choice("nearest", "bilinear"),
-    "MODEL.HRNET.SKIPS": choice("trunk", "raised"),
-    "MODEL.HRNET.ASPP_INPUT": choice(2048, 1024),
-    "MODEL.AUTO_DEEPLAB.FILTERS": WIDTH,
 }
 for _head in _HEADS:
     RULES |= {
@@ -149,28 +143,4 @@ def add_panoptic_deeplab_config(cfg: CN) -> None:
     # them in pixels of the input.
     node.RESCALE_OFFSETS = False
 
-    # ------------------------------------------------------------------ HRNet
-    cfg.MODEL.HRNET = CN()
-    # 18, 32 or 48 channels at stride 4, doubled from branch to branch; or "wider": 64, 256, 384, 384 with
-    # Xception modules. None is 48.
-    cfg.MODEL.HRNET.WIDTH = None
-    # "none": the four maps of the trunk; "concat": resized to stride 4 and concatenated (HRNet); or
-    # "classification": with the head that ImageNet trained (HRNet+).
-    cfg.MODEL.HRNET.HEAD = "classification"
-    # No convolution makes stride 32; that branch stays at 16, with dilation 2 (Atrous HRNet).
-    cfg.MODEL.HRNET.ATROUS_LAST = False
-    # How maps are upsampled where branches meet: "nearest" as in the ImageNet code, or "bilinear".
-    cfg.MODEL.HRNET.FUSE_UPSAMPLE = "nearest"
-    # Skips of HRNet+: the "trunk" maps, or those "raised" for the head. Re-interpretation.
-    cfg.MODEL.HRNET.SKIPS = "trunk"
-    # Channels that the ASPP reads: 2048 after the head's last convolution, or the 1024 before it.
-    cfg.MODEL.HRNET.ASPP_INPUT = 2048
-    # Wider: separable convolutions where branches meet and begin, too. Re-interpretation: no.
-    cfg.MODEL.HRNET.SEPARABLE_FUSE = False
-
-    # ------------------------------------------------------------------ Auto-DeepLab
-    cfg.MODEL.AUTO_DEEPLAB = CN()
-    # Filter multiplier F: F * 2^level channels per block; 20, 32 or 48.
-    cfg.MODEL.AUTO_DEEPLAB.FILTERS = 20
-    # Whether the last downsampling, to stride 32, stays (Auto-DeepLab) or not (Auto-DeepLab+).
-    cfg.MODEL.AUTO_DEEPLAB.KEEP_LAST_STRIDE = True
+    add_encoder_config(cfg)

@@ -36,7 +36,7 @@ def add_encoder_config(cfg: CN) -> None:
     cfg.MODEL.HRNET.WIDTH = None
     # "none": the four branches as res2..res5. "concat": one map "concat" of stride 4, of all branches (Figure
     # 1). "classification" (HRNet+): res2..res4, and as res5 the output of the classification head.
-    cfg.MODEL.HRNET.HEAD = "none"
+    cfg.MODEL.HRNET.HEAD = "classification"
     # HRNet+ (Atrous): the fourth branch, and res5, keep stride 16, with dilation 2.
     cfg.MODEL.HRNET.ATROUS_LAST = False
     # How coarse maps grow before they are added to finer ones: "nearest" as in pre-training, or "bilinear"
@@ -73,6 +73,6 @@ def add_encoder_config(cfg: CN) -> None:
     cfg.MODEL.AUTO_DEEPLAB = CN()
     # F: 20 (small), 32 or 48.
     cfg.MODEL.AUTO_DEEPLAB.FILTERS = 20
-    # Auto-DeepLab+: no stride 32 within the network.
-    cfg.MODEL.AUTO_DEEPLAB.KEEP_LAST_STRIDE = False
+    # Whether the last stride, to 32, stays (Auto-DeepLab), or is removed (Auto-DeepLab+).
+    cfg.MODEL.AUTO_DEEPLAB.KEEP_LAST_STRIDE = True
     cfg.MODEL.AUTO_DEEPLAB.NORM = "SyncBN"

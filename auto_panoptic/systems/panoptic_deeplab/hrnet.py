@@ -79,13 +79,12 @@ class HRNet(Encoder):
         network = _network(channels, bottleneck, blocks, modules, in_channels)
         for name in _TRUNK:
             self.add_module(name, getattr(network, name))
-        self.stages = [(self.transition1, self.stage2), (self.transition2, self.stage3)]
-        self.stages += [(self.transition3, self.stage4)]
-        for transition, stage in self.stages:
+        for transition, stage in self._stages():
             for module in stage:
                 _leave_resizing(module)
                 if xception:
-                    module.branches = nn.ModuleList(_xception(c, blocks) for c in channels[: len(module.branches)])
+                    widths = channels[: len(module.branches)]
+                    module.branches = nn.ModuleList(_xception(c, blocks) for c in widths)
                 if separable_fuse:
                     _make_separable(module.fuse_layers)
             if separable_fuse:
@@ -116,8 +115,13 @@ class HRNet(Encoder):
         """Images are padded to it, so that each map is twice as large as the next."""
         return 32
 
+    def _stages(self) -> list[tuple[nn.ModuleList, nn.Sequential]]:
+        """(what makes the branches, the modules that exchange between them) of the stages 2 to 4."""
+        stages = [(self.transition1, self.stage2), (self.transition2, self.stage3)]
+        return [*stages, (self.transition3, self.stage4)]
+
     def _add_head(self, channels: Sequence[int], raised: Sequence[int], final_layer: bool) -> None:
-        """A bottleneck per branch, strided convolutions from each to the next, a 1x1 convolution at the end."""
+        """A bottleneck per branch, strided convolutions from each to the next, and a 1x1 convolution."""
         self.incre_modules = nn.ModuleList(_raise(*pair) for pair in zip(channels, raised, strict=True))
         pairs = zip(raised, raised[1:], strict=False)
         self.downsamp_modules = nn.ModuleList(_conv(ci, co, 3, stride=2) for ci, co in pairs)
@@ -130,7 +134,8 @@ class HRNet(Encoder):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def _keep_last_stride(self) -> None:
-        chains = [self.transition3[3], *(chain for module in self.stage4 for chain in module.fuse_layers[3][:3])]
+        chains = [self.transition3[3]]
+        chains += [chain for module in self.stage4 for chain in module.fuse_layers[3][:3]]
         if self.head == "classification":
             chains.append(self.downsamp_modules[2])
         for chain in chains:
@@ -145,7 +150,7 @@ class HRNet(Encoder):
         x = self.act1(self.bn1(self.conv1(x)))
         x = self.act2(self.bn2(self.conv2(x)))
         maps = [self.layer1(x)]
-        for transition, stage in self.stages:
+        for transition, stage in self._stages():
             maps = [layer(maps[min(i, len(maps) - 1)]) for i, layer in enumerate(transition)]
             for module in stage:
                 maps = self._exchange(module, maps)

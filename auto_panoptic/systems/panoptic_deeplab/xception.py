@@ -29,7 +29,7 @@ class Xception71(Encoder):
         self.set_outputs({"res2": (256, 4), "res3": (728, 8), "res5": (network.num_features, 16)})
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(N, 3, H, W) -> {"res2": (N, 256, H/4, W/4), "res3": (N, 728, H/8, W/8), "res5": (N, 2048, ...)}."""
+        """(N, 3, H, W) -> {"res2": (N, 256, H/4, W/4), "res3": (N, 728, ...), "res5": (N, 2048, ...)}."""
         x, outputs = self.stem(x), {}
         for i, block in enumerate(self.blocks):
             if i in TAPS:
