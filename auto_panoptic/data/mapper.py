@@ -10,12 +10,14 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation
 from fvcore.common.registry import Registry
 
 from ..errors import UserError, one_of
 from .formats.findings import raise_first
 from .formats.instances_json import mask_problem
-from .formats.panoptic_png import read_labels
+from .formats.panoptic_png import read_ids, read_labels
 from .formats.picture_file import check_photo
 from .labels import inputs_of
 
@@ -67,12 +69,27 @@ def build_mapper(cfg, is_train: bool) -> Callable[[dict], dict]:
     return DATASET_MAPPER_REGISTRY.get(mapper_name(cfg))(cfg, is_train)
 
 
-def _check_files(record: dict) -> None:
+def build_augmentations(cfg, is_train: bool, crop_after_resize: bool) -> list:
+    """Detectron2's augmentations of INPUT, and ours: where it is cropped, and INPUT.COLOR_AUG_SSD."""
+    augmentations = build_augmentation(cfg, is_train)
+    if is_train and cfg.INPUT.CROP.ENABLED:
+        crop = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+        augmentations.insert(int(crop_after_resize), crop)
+    if is_train and cfg.INPUT.COLOR_AUG_SSD:
+        from detectron2.projects.point_rend import ColorAugSSDTransform  # registers heads of its own
+
+        augmentations.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
+    return augmentations
+
+
+def check_files(record: dict) -> None:
     """Raise UserError for the first file of a record that is missing, damaged or of another size."""
     image_id, size = record.get("image_id"), (record.get("width"), record.get("height"))
     raise_first(check_photo(record["file_name"], image_id, size)[1])
     if "sem_seg_file_name" in record:
         raise_first(read_labels(record["sem_seg_file_name"], image_id, "the JSON says", size)[1])
+    if "pan_seg_file_name" in record:
+        raise_first(read_ids(record["pan_seg_file_name"], image_id, "the JSON says", size)[1])
 
 
 @DATASET_MAPPER_REGISTRY.register()
@@ -94,13 +111,7 @@ class PanopticMapper(DatasetMapper):
     @classmethod
     def from_config(cls, cfg, is_train: bool = True) -> dict:
         parts, crop = super().from_config(cfg, is_train), cfg.INPUT.CROP
-        augmentations = parts["augmentations"]
-        if is_train and crop.ENABLED and crop.AFTER_RESIZE:
-            augmentations.insert(1, augmentations.pop(0))
-        if is_train and cfg.INPUT.COLOR_AUG_SSD:
-            from detectron2.projects.point_rend import ColorAugSSDTransform  # registers heads of its own
-
-            augmentations.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
+        parts["augmentations"] = build_augmentations(cfg, is_train, crop.AFTER_RESIZE)
         if inputs_of(cfg).masks:
             parts |= {"use_instance_mask": True, "recompute_boxes": is_train and crop.ENABLED}
         return parts
@@ -110,7 +121,7 @@ class PanopticMapper(DatasetMapper):
             with seeded(dataset_dict.get("sample_seed")):
                 return super().__call__(dataset_dict)
         except Exception:
-            _check_files(dataset_dict)
+            check_files(dataset_dict)
             raise
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):

@@ -10,15 +10,20 @@ It is built on Detectron2's ``projects.panoptic_deeplab``.
 - ``xception``         Xception-71: ``build_xception71_backbone``
 - ``auto_deeplab``     Auto-DeepLab and Auto-DeepLab+: ``build_auto_deeplab_backbone``
 - ``encoder``          what these have in common
+- ``mapper``           ``PanopticDeepLabMapper``: images and their targets, of either annotation
+- ``targets``          labels, centres and offsets of a panoptic map
 - ``post_processing``  ``group_pixels``, ``panoptic_segmentation``, ``instances_of``: from outputs to segments
 """
 
+from ...data.labels import ALL, declare_inputs
 from .auto_deeplab import AutoDeepLab
-from .config import add_panoptic_deeplab_config
+from .config import DETECTRON2S, OURS, add_panoptic_deeplab_config
 from .heads import AutoPanopticDeepLabInsEmbedHead, AutoPanopticDeepLabSemSegHead
 from .hrnet import HRNet
+from .mapper import PanopticDeepLabMapper
 from .meta_arch import AutoPanopticDeepLab
 from .post_processing import find_centers, group_pixels, instances_of, panoptic_segmentation
+from .targets import TargetGenerator
 from .xception import Xception71
 
 __all__ = [
@@ -27,6 +32,8 @@ __all__ = [
     "AutoPanopticDeepLabInsEmbedHead",
     "AutoPanopticDeepLabSemSegHead",
     "HRNet",
+    "PanopticDeepLabMapper",
+    "TargetGenerator",
     "Xception71",
     "add_panoptic_deeplab_config",
     "find_centers",
@@ -34,3 +41,6 @@ __all__ = [
     "instances_of",
     "panoptic_segmentation",
 ]
+
+for _name in (OURS, DETECTRON2S):
+    declare_inputs(_name, labels=ALL, mapper="PanopticDeepLabMapper")
