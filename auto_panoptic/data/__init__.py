@@ -1,8 +1,9 @@
 """Data sets in COCO-panoptic format and of classified images: registration, built-in drawn sets, mappers.
 
-Importing this package registers ``{shapes,ade20k,cityscapes}_panoptic_{train,val,nas_train,nas_val}`` and
-``coco_2017_nas_{train,val}_panoptic`` and ``coco_2017_{train,val}_panoptic_with_sem_seg``, each also with the
-suffix ``_separated`` (see :mod:`.labels`), and ``shapes_objects_{train,val}`` and ``imagenet_{train,val}``.
+Importing this package registers ``{shapes,ade20k,cityscapes}_panoptic_{train,val,nas_train,nas_val}``,
+``mapillary_vistas_panoptic_{train,val}``, ``coco_2017_nas_{train,val}_panoptic`` and
+``coco_2017_{train,val}_panoptic_with_sem_seg``, each also with the suffix ``_separated``, see :mod:`.labels`;
+and ``shapes_objects_{train,val}`` and ``imagenet_{train,val}``.
 Built-in sets are drawn on first use.
 """
 
@@ -17,6 +18,7 @@ from .sets.ade20k import ade20k_sources
 from .sets.cityscapes import cityscapes_sources
 from .sets.coco import coco_sources
 from .sets.imagenet import find_image_folder, register_image_folder, register_imagenet
+from .sets.mapillary import mapillary_sources
 from .setup import check_ground_truth, log_ids, setup_datasets
 
 __all__ = [
@@ -42,6 +44,6 @@ __all__ = [
 
 register_shapes()
 register_shapes_objects()
-for _set in (*coco_sources(), *ade20k_sources(), *cityscapes_sources()):
+for _set in (*coco_sources(), *ade20k_sources(), *cityscapes_sources(), *mapillary_sources()):
     register_source(_set)
 register_imagenet()
