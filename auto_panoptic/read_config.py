@@ -15,7 +15,7 @@ from detectron2.config import CfgNode, get_cfg
 from .config import add_auto_panoptic_config
 from .config_files import read_files
 from .errors import UserError
-from .validate import shortened, validate
+from .validate import defaults, shortened, validate
 
 
 def find_config(config_file: str) -> str:
@@ -73,6 +73,8 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     for key in opts[: len(opts) // 2 * 2 : 2]:
         if key not in _keys(cfg):
             raise _unknown(cfg, "command line", key)
+        if defaults().get(key, "") is None:  # it may be a number or a name: one must not refuse the other
+            cfg.merge_from_list([key, None])
     _merge(cfg, "command line", lambda: cfg.merge_from_list(opts))
     validate(cfg)
     return cfg

@@ -10,8 +10,10 @@ from torch import nn
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling.counting import count
+from auto_panoptic.read_config import read_config
 from auto_panoptic.systems.panoptic_deeplab import AutoDeepLab, HRNet, Xception71
 from auto_panoptic.systems.panoptic_deeplab.hrnet import WIDTHS
+from auto_panoptic.training.unread import is_read
 from auto_panoptic.validate import validate
 
 TINY = {
@@ -327,10 +329,37 @@ def test_settings_of_encoders(key, value, message):
 
 
 def test_a_checkpoint_of_another_setting_is_refused():
-    for net, other, key in (
-        (AutoDeepLab(filters=1), AutoDeepLab(filters=1, keep_last_stride=False), "KEEP_LAST_STRIDE"),
-    ):
-        net.check_weights_meta(net.weights_meta())
-        net.check_weights_meta({})
-        with pytest.raises(ValueError, match=f"{key} False, this config has True"):
-            net.check_weights_meta(other.weights_meta())
+    net, other = AutoDeepLab(filters=1), AutoDeepLab(filters=1, keep_last_stride=False)
+    net.check_weights_meta(net.weights_meta())
+    net.check_weights_meta({})
+    with pytest.raises(ValueError, match="a backbone with .*KEEP_LAST_STRIDE False, this config has True"):
+        net.check_weights_meta(other.weights_meta())
+
+
+@pytest.mark.parametrize("width, other", [(48, "wider"), ("wider", 18)])
+def test_a_width_is_a_number_or_a_name(tmp_path, width, other):
+    (tmp_path / "c.yaml").write_text(f"MODEL: {{HRNET: {{WIDTH: {width}}}}}")
+    path = str(tmp_path / "c.yaml")
+    assert read_config(path).MODEL.HRNET.WIDTH == width
+    assert read_config(path, ["MODEL.HRNET.WIDTH", str(other)]).MODEL.HRNET.WIDTH == other
+    with pytest.raises(UserError, match="WIDTH is 4; expected None or one of 18"):
+        read_config(path, ["MODEL.HRNET.WIDTH", "4"])
+
+
+@pytest.mark.parametrize(
+    "key, needs",
+    [
+        ("SEPARABLE_FUSE", ("WIDTH", "wider")),
+        ("CHANNELS", ("WIDTH", "custom")),
+        ("RAISED", ("WIDTH", "custom")),
+        ("SKIPS", ("HEAD", "classification")),
+        ("ASPP_INPUT", ("HEAD", "classification")),
+    ],
+)
+def test_keys_that_do_not_act_are_not_read(key, needs):
+    pytest.importorskip("timm")
+    for options in (("WIDTH", 18, "HEAD", "none"), needs):
+        keys = [f"MODEL.HRNET.{v}" if i % 2 == 0 else v for i, v in enumerate(options)]
+        cfg = make_cfg("MODEL.BACKBONE.NAME", "build_hrnet_backbone", *keys)
+        cfg.MODEL.META_ARCHITECTURE = "BackboneClassifier"
+        assert is_read(cfg, f"MODEL.HRNET.{key}") == (options is needs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import torch
@@ -42,6 +43,7 @@ def read_hub(path: str, model: torch.nn.Module, mmap: bool = False) -> dict:
         raise UserError(
             f"MODEL.WEIGHTS: {path!r} is no name of timm's hub; expected one like {HUB}hrnet_w48.ms_in1k"
         )
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error below tells
     try:
         file = hf_hub_download(known, _FILE)
     except Exception as error:  # whatever the download may raise
