@@ -29,9 +29,9 @@ RULES |= {
 def add_encoder_config(cfg: CN) -> None:
     """Add the keys of the encoders to a config, in place."""
     # ------------------------------------------------------------------ HRNet (supplement, section 1)
-    # MODEL.BACKBONE.NAME build_hrnet_backbone. Needs timm: the extra "deeplab". MODEL.WEIGHTS may be a published
-    # classifier, of which all but the last layer is used: a file of timm's or of HRNet's authors, or a name of
-    # timm's hub, as timm://hrnet_w48.ms_in1k. Images are RGB with the mean and deviation of ImageNet.
+    # MODEL.BACKBONE.NAME build_hrnet_backbone. Needs timm: the extra "deeplab". MODEL.WEIGHTS may be a
+    # published classifier, of which all but the last layer is used: a file of timm's or of HRNet's authors,
+    # or a name of timm's hub, as timm://hrnet_w48.ms_in1k. Images: RGB, ImageNet's mean and deviation.
     cfg.MODEL.HRNET = CN()
     # 18, 32, 48: channels of the finest branch, which the others double. "wider" is HRNet-Wider: Xception
     # modules and 64, 256, 384, 384 channels. "custom" reads CHANNELS to RAISED below. None is 48.
