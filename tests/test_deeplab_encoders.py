@@ -300,6 +300,25 @@ def test_keys_of_hrnet(options, shapes):
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in net.modules())  # this is a CPU
 
 
+@pytest.mark.parametrize("name", ["hrnet", "xception71", "auto_deeplab"])
+def test_shared_statistics_are_the_same_function(name):
+    """On a GPU; in evaluation mode synchronised BatchNorm runs on a CPU, too."""
+    if name != "auto_deeplab":
+        pytest.importorskip("timm")
+    cfg = make_cfg("MODEL.BACKBONE.NAME", f"build_{name}_backbone", "MODEL.HRNET.WIDTH", 18)
+    alone = random_state(build_backbone(cfg))
+    cfg.MODEL.DEVICE = "cuda"
+    shared = build_backbone(cfg).eval()
+    norms = [m for m in shared.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(isinstance(m, nn.SyncBatchNorm) for m in norms)
+    shared.load_state_dict(alone.state_dict())
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = alone(x)
+        for key, y in shared(x).items():
+            assert torch.equal(y, expected[key])
+
+
 @pytest.mark.parametrize("name", ["build_hrnet_backbone", "build_xception71_backbone"])
 def test_without_timm_one_line_names_the_extra(name, monkeypatch):
     for module in [m for m in sys.modules if m.partition(".")[0] == "timm"]:

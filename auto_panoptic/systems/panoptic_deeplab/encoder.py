@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TypeVar
 
@@ -27,10 +27,18 @@ def import_timm(key: str, value) -> ModuleType:
     return timm
 
 
-def synchronised(encoder: AnyModule, norm: str, cfg: CfgNode) -> AnyModule:
-    """``encoder`` with the BatchNorm that ``norm`` names: "SyncBN" is "BN" on a CPU or meta device."""
+def synchronised(
+    encoder: AnyModule,
+    norm: str,
+    cfg: CfgNode,
+    convert: Callable[[AnyModule], AnyModule] = nn.SyncBatchNorm.convert_sync_batchnorm,
+) -> AnyModule:
+    """``encoder`` with the BatchNorm that ``norm`` names: "SyncBN" is "BN" on a CPU or meta device.
+
+    ``convert`` makes it; torch's loses what subclasses of BatchNorm do beside it.
+    """
     alone = str(cfg.MODEL.DEVICE).startswith(("cpu", "meta"))
-    return encoder if norm == "BN" or alone else nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+    return encoder if norm == "BN" or alone else convert(encoder)
 
 
 class Encoder(Backbone):

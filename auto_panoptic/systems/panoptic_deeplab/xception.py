@@ -43,4 +43,8 @@ class Xception71(Encoder):
 def build_xception71_backbone(cfg, input_shape: ShapeSpec) -> Xception71:
     """Xception-71 with output stride 16; UserError without timm."""
     import_timm("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
-    return synchronised(Xception71(input_shape.channels), cfg.MODEL.XCEPTION.NORM, cfg)
+    from timm.layers import convert_sync_batchnorm  # knows that timm's BatchNorm may end in a ReLU
+
+    return synchronised(
+        Xception71(input_shape.channels), cfg.MODEL.XCEPTION.NORM, cfg, convert_sync_batchnorm
+    )
