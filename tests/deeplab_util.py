@@ -29,6 +29,15 @@ for _node, _name in HEADS.items():
         f"MODEL.{_node}.NORM": "BN",
     }
 FIXED = ["NAS.SPACE.BACKBONE_OPS", ["shuffle_3x3"]]
+RESNET = [
+    "MODEL.BACKBONE.NAME", "build_resnet_deeplab_backbone",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS", 8,
+    "MODEL.RESNETS.WIDTH_PER_GROUP", 4,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS", 8,
+    "MODEL.RESNETS.RES5_DILATION", 2,
+    "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res5"],
+    "MODEL.RESNETS.NORM", "BN",
+]  # fmt: skip
 SEPARABLE = [
     word
     for node in ("SEM_SEG_HEAD", "PANOPTIC_DEEPLAB")

@@ -25,7 +25,8 @@ CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 RUNNABLE = [path for path in CONFIGS if not path.name.startswith("Base-")]
 # Those of the paper's experiments; the others serve small machines and the ImageNet stage.
 EXPERIMENTS = [path for path in RUNNABLE if path.parent.name not in ("quick", "pretrain")]
-PANOPTIC_FPN = [path for path in EXPERIMENTS if path.parent.name != "unified"]
+PANOPTIC_FPN = [path for path in EXPERIMENTS if path.parent.name not in ("unified", "panoptic_deeplab")]
+OF_THE_DATA = {"MODEL.WEIGHTS", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.PANOPTIC_DEEPLAB.GT_SOURCE"}
 
 
 # Fingerprint (operators and order) and number of sites: ledgers and fair cycles of older runs depend on them.
@@ -47,7 +48,20 @@ SPACES = {
     ("57b6c4d547cc", 4): """unified/cityscapes_R50 unified/cityscapes_R50_maskfree
         unified/cityscapes_R50_maskfree_ground_truth unified/cityscapes_R50_variant_C quick/unified_R18""",
     ("5df741e18af1", 18): "quick/unified quick/unified_supernet",
-    ("4f53cda18c2b", 0): "baselines/panoptic_fpn_ade20k baselines/panoptic_fpn_coco quick/panoptic_fpn",
+    ("25e135b07254", 7): """panoptic_deeplab/cityscapes_X71 panoptic_deeplab/cityscapes_X71_class
+        panoptic_deeplab/cityscapes_X71_objectness panoptic_deeplab/coco_X71 panoptic_deeplab/mapillary_X71
+        panoptic_deeplab/coco_X71_instance_annotation panoptic_deeplab/mapillary_auto_deeplab
+        panoptic_deeplab/mapillary_auto_deeplab_plus""",
+    ("516b16c96136", 5): "panoptic_deeplab/cityscapes_X71_deeplabv3plus",
+    ("8ea80eebb231", 9): """panoptic_deeplab/cityscapes_HRNet_W48_plus
+        panoptic_deeplab/cityscapes_HRNet_wider_plus panoptic_deeplab/mapillary_HRNet_W48_plus
+        panoptic_deeplab/mapillary_HRNet_W48_plus_atrous panoptic_deeplab/mapillary_HRNet_wider_plus""",
+    ("fafb8d966df3", 2): "panoptic_deeplab/mapillary_HRNet_W48",
+    ("201025013b0f", 49): "panoptic_deeplab/searched_coco panoptic_deeplab/supernet_coco",
+    ("ee27f4778585", 19): "quick/panoptic_deeplab",
+    ("c8cfefc6d60f", 19): "quick/panoptic_deeplab_searched quick/panoptic_deeplab_supernet",
+    ("4f53cda18c2b", 0): """baselines/panoptic_fpn_ade20k baselines/panoptic_fpn_coco quick/panoptic_fpn
+        panoptic_deeplab/detectron2_cityscapes_R52 panoptic_deeplab/detectron2_coco_R52""",
 }
 SPACES = {name: space for space, names in SPACES.items() for name in names.split()}
 
@@ -88,6 +102,13 @@ def bases(path):
     """The files that ``path`` inherits from, directly."""
     found = yaml.safe_load(path.read_text()).get("_BASE_", [])
     return [(path.parent / base).resolve() for base in ([found] if isinstance(found, str) else found)]
+
+
+def needs_timm(cfg):
+    """Skip the test of a config whose backbone is made of timm's layers, where timm is missing."""
+    if cfg.MODEL.BACKBONE.NAME in ("build_hrnet_backbone", "build_xception71_backbone"):
+        pytest.importorskip("timm")
+    return cfg
 
 
 def is_supernet(cfg):
@@ -183,7 +204,7 @@ def test_its_model_builds_and_uses_what_it_states(path, tmp_path, monkeypatch):
 
     Every MODEL key that the file states, or a file laid over its first base, is read.
     """
-    cfg = with_architecture(read(path), tmp_path)
+    cfg = with_architecture(needs_timm(read(path)), tmp_path)
     recorder = Recorder(cfg, monkeypatch)
     model = build_on_meta(cfg)
     found = {site: tuple(block.candidates) for site, block in choice_blocks(model).items()}
@@ -201,12 +222,12 @@ def test_its_model_builds_and_uses_what_it_states(path, tmp_path, monkeypatch):
     else:
         assert {len(ops) for ops in found.values()} <= {1}
     keys = {key for file in (path, *bases(path)[1:]) for key in stated(file) if key.startswith("MODEL.")}
-    assert keys - recorder.read <= {"MODEL.WEIGHTS"}
+    assert keys - recorder.read <= OF_THE_DATA
 
 
 @named(RUNNABLE)
 def test_its_data_sets_are_known(path):
-    cfg = read(path)
+    cfg = needs_timm(read(path))
     names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.DATASETS.SEARCH}
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST and names <= set(DatasetCatalog.list())
     assert not set(cfg.DATASETS.TRAIN) & set(cfg.DATASETS.TEST)
@@ -236,7 +257,7 @@ def test_class_counts(data, things, labels):
 
 @named(RUNNABLE)
 def test_its_schedule_is_sound(path):
-    cfg = read(path)
+    cfg = needs_timm(read(path))
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         steps = list(solver.STEPS)

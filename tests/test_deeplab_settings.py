@@ -1,15 +1,15 @@
 """Settings of Panoptic-DeepLab that cannot be: one line that says what is allowed."""
 
 import pytest
-from deeplab_util import HEADS, SEPARABLE, as_detectron2s, deeplab_cfg, scene
+from deeplab_util import HEADS, RESNET, SEPARABLE, as_detectron2s, deeplab_cfg, scene
 from detectron2.config import CfgNode, get_cfg
 from modeling_util import make_model, training_losses
+from torch import nn
 
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import meta_model
-from auto_panoptic.systems.panoptic_deeplab import add_panoptic_deeplab_config
-from auto_panoptic.systems.panoptic_deeplab.meta_arch import without_sync_bn
+from auto_panoptic.systems.panoptic_deeplab import AutoPanopticDeepLab, add_panoptic_deeplab_config
 from auto_panoptic.validate import flat, validate
 
 NODE, SEM = "MODEL.PANOPTIC_DEEPLAB", "MODEL.SEM_SEG_HEAD"
@@ -75,15 +75,17 @@ def test_both_widths_of_hrnet_can_be_given():
 
 
 def test_synchronised_norms_need_a_gpu():
-    cfg = deeplab_cfg(*SEPARABLE)
+    cfg = deeplab_cfg(*SEPARABLE, *RESNET, "MODEL.RESNETS.NORM", "SyncBN")
     for node in HEADS:
         cfg.MODEL[node].NORM = "SyncBN"
-    changed = without_sync_bn(cfg)
-    assert {changed.MODEL[node].NORM for node in HEADS} == {"BN"}
-    assert {cfg.MODEL[node].NORM for node in HEADS} == {"SyncBN"}
-    assert all(loss.isfinite() for loss in training_losses(make_model(cfg), [scene()]).values())
+    model = make_model(cfg)
+    kinds = {type(m) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    assert kinds == {nn.BatchNorm2d}
+    assert all(loss.isfinite() for loss in training_losses(model, [scene()]).values())
     cfg.MODEL.DEVICE = "cuda"
-    assert without_sync_bn(cfg) is cfg
+    parts = AutoPanopticDeepLab.from_config(cfg)
+    kinds = {type(m) for m in parts["backbone"].modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    assert kinds == {nn.SyncBatchNorm}
 
 
 def test_a_sample_without_targets():

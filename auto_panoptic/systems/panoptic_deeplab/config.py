@@ -125,6 +125,9 @@ def add_panoptic_deeplab_config(cfg: CN) -> None:
     node.DEEPLABV3PLUS_CHANNELS = [48, 24]
     # The convolution before the centres is one 5x5 separable too; Detectron2 has two dense 3x3 there always.
     node.CENTER_SEPARABLE = False
+    # The ASPP's pooled branch has a norm, as in the authors' code; the published numbers of parameters count
+    # it. Then a process trains on two images or more. Detectron2 has a bias there.
+    node.ASPP_POOL_NORM = False
     # Operators of every decoder stage and head convolution; [] is the published one alone, by the keys above:
     # sep_5x5, sep_3x3_twice or conv_3x3_twice. It comes first where the list lacks it.
     cfg.NAS.SPACE.DEEPLAB_OPS = []

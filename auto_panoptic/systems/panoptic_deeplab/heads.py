@@ -103,7 +103,7 @@ def _branch(cfg: CfgNode, name: str, input_shape: Mapping[str, ShapeSpec], separ
     node, levels = cfg.MODEL[name], _levels(cfg, name, input_shape)
     shape = {feature: input_shape[feature] for feature in levels}
     stage = head = "sep_5x5" if separable else "conv_3x3_twice"
-    window, aspp = None, _WHAT_IS_NOT
+    aspp = _WHAT_IS_NOT
     if levels == [CONCAT]:
         projections, channels = [], [shape[CONCAT].channels]
     else:
@@ -118,10 +118,14 @@ def _branch(cfg: CfgNode, name: str, input_shape: Mapping[str, ShapeSpec], separ
                 f"{', '.join(levels[:-1])}"
             )
         channels = [node.CONVS_DIM] * len(projections) + [node.ASPP_CHANNELS]
-        aspp = {"aspp_dilations": node.ASPP_DILATIONS, "aspp_dropout": node.ASPP_DROPOUT}
+        aspp = {
+            "aspp_dilations": node.ASPP_DILATIONS,
+            "aspp_dropout": node.ASPP_DROPOUT,
+            "pool_norm": cfg.MODEL.PANOPTIC_DEEPLAB.ASPP_POOL_NORM,
+        }
         if cfg.INPUT.CROP.ENABLED:
             stride = shape[levels[-1]].stride
-            window = tuple(-(-side // stride) for side in cfg.INPUT.CROP.SIZE)
+            aspp["window"] = tuple(-(-side // stride) for side in cfg.INPUT.CROP.SIZE)
     return {
         "input_shape": shape,
         "project_channels": projections,
@@ -129,7 +133,6 @@ def _branch(cfg: CfgNode, name: str, input_shape: Mapping[str, ShapeSpec], separ
         "common_stride": node.COMMON_STRIDE,
         "norm": node.NORM,
         "use_depthwise_separable_conv": separable,
-        "window": window,
         "choices": Choices.from_config(cfg),
         "stage_ops": _ops(cfg, stage),
         "head_ops": _ops(cfg, head),
@@ -157,7 +160,8 @@ class SearchableBranch(DeepLabV3PlusHead):
         self,
         input_shape: Mapping[str, ShapeSpec],
         *,
-        window: tuple[int, int] | None,
+        window: tuple[int, int] | None = None,
+        pool_norm: bool = False,
         choices: Choices,
         stage_ops: Sequence[OpSpec],
         first_site: int = 0,
@@ -167,6 +171,7 @@ class SearchableBranch(DeepLabV3PlusHead):
         Args:
             input_shape, kwargs: those of Detectron2's head.
             window: size of the ASPP's pooling, that of a training crop; None pools whole maps.
+            pool_norm: a norm for the bias of the ASPP's pooled branch.
             choices: which operators are built.
             stage_ops: operators of a decoder's stages.
             first_site: number of the first stage among the sites ``decoder.i``.
@@ -177,8 +182,12 @@ class SearchableBranch(DeepLabV3PlusHead):
         if self.in_features == [CONCAT]:
             channels = input_shape[CONCAT].channels
             self.decoder[CONCAT]["project_conv"] = dense(channels, channels, 1, norm)
-        elif window:
-            self.decoder[coarse]["project_conv"].convs[-1][0] = WindowPool(window)
+        else:
+            pooled = self.decoder[coarse]["project_conv"].convs[-1]
+            pooled[0] = WindowPool(window) if window else pooled[0]
+            pooled[1] = (
+                dense(pooled[1].in_channels, pooled[1].out_channels, 1, norm) if pool_norm else pooled[1]
+            )
         below = kwargs["decoder_channels"][:0:-1]  # of what a stage takes from the coarser one
         for i, feature in enumerate(stages):
             stage = self.decoder[feature]

@@ -19,7 +19,7 @@ from auto_panoptic.modeling.choice import check_complete
 from .heads import AutoPanopticDeepLabInsEmbedHead, AutoPanopticDeepLabSemSegHead
 from .post_processing import instances_of, panoptic_segmentation
 
-__all__ = ["AutoPanopticDeepLab", "without_sync_bn"]
+__all__ = ["AutoPanopticDeepLab"]
 
 _TARGETS = ("sem_seg", "center", "center_weights", "offset", "offset_weights")
 
@@ -84,7 +84,6 @@ class AutoPanopticDeepLab(PanopticDeepLab):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        cfg = without_sync_bn(cfg)
         node, backbone = cfg.MODEL.PANOPTIC_DEEPLAB, build_backbone(cfg)
         shapes = backbone.output_shape()
         parts = {
@@ -98,6 +97,10 @@ class AutoPanopticDeepLab(PanopticDeepLab):
             parts["instance_score"] = node.INSTANCE_SCORE
             if node.INSTANCE_SCORE != "class":
                 parts["objectness_at"] = node.OBJECTNESS_AT
+        if str(cfg.MODEL.DEVICE).startswith(("cpu", "meta")):
+            for part in parts.values():
+                if isinstance(part, nn.Module):
+                    _unsynchronise(part)
         return parts | {
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -207,21 +210,13 @@ class AutoPanopticDeepLab(PanopticDeepLab):
         self._maps(self._images([{"image": torch.zeros(3, *size)}], self.size_divisibility))
 
 
-def without_sync_bn(cfg: CfgNode) -> CfgNode:
-    """The config with "BN" for every "SyncBN" where the model is on a CPU, or nowhere; weights fit both."""
-    if not str(cfg.MODEL.DEVICE).startswith(("cpu", "meta")):
-        return cfg
-    cfg = cfg.clone()
-
-    def replace(node: CfgNode) -> None:
-        for key, value in node.items():
-            if isinstance(value, CfgNode):
-                replace(value)
-            elif key == "NORM" and value == "SyncBN":
-                dict.__setitem__(node, key, "BN")
-
-    replace(cfg)
-    return cfg
+def _unsynchronise(part: nn.Module) -> None:
+    """Make every SyncBatchNorm a BatchNorm, in place: PyTorch trains the former on GPUs only."""
+    for layer in part.modules():
+        if isinstance(layer, nn.SyncBatchNorm):
+            layer.__class__ = (
+                nn.BatchNorm2d
+            )  # the same attributes and weights; nothing that refers to it changes
 
 
 def _check_type(key: str, part: nn.Module, expected: type) -> None:
