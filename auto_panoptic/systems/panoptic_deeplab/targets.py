@@ -139,13 +139,14 @@ class _Runs:
 
     def offsets(self, centers: np.ndarray, has_center: np.ndarray) -> np.ndarray:
         """(2, H, W) float32 from each pixel to the centre of its number, 0 where that has none."""
-        offset = np.zeros((2, *self.size), dtype=np.float32)
-        seen = self.spread(has_center)
-        for axis, size in enumerate(self.size):
-            places = np.expand_dims(np.arange(size), 1 - axis)
-            np.subtract(
-                self.spread(centers[:, axis]), places, out=offset[axis], where=seen, casting="same_kind"
-            )
+        offset = np.empty((2, *self.size), dtype=np.float32)
+        y = centers[self.numbers, 0] - self.starts // self.size[1]
+        y = np.where(has_center[self.numbers], y, 0).astype(np.float32)
+        offset[0] = np.repeat(y, self.lengths).reshape(self.size)
+        x = self.spread(centers[:, 1])
+        x -= np.arange(self.size[1])
+        np.multiply(x, self.spread(has_center), out=offset[1], casting="same_kind")
+        offset[1] += 0.0  # -0.0 becomes 0.0
         return offset
 
 
