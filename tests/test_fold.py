@@ -46,6 +46,16 @@ def test_by_hand():
     assert isinstance(result[1], nn.Identity)
 
 
+def test_a_norm_that_ends_in_an_activation_stays():
+    class Rectified(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), Rectified(4)).eval()
+    x = torch.randn(2, 1, 5, 5)
+    assert (network(x) == 0).any() and torch.equal(folded(network)(x), network(x))
+
+
 def test_the_backbone_keeps_its_function_and_loses_its_norm_layers():
     choices = Choices({f"backbone.{i}": spec.name for i, spec in enumerate(BACKBONE_OPS)})
     torch.manual_seed(0)

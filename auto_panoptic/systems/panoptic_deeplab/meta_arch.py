@@ -213,7 +213,7 @@ class AutoPanopticDeepLab(PanopticDeepLab):
 def _unsynchronise(part: nn.Module) -> None:
     """Make every SyncBatchNorm a BatchNorm, in place: PyTorch trains the former on GPUs only."""
     for layer in part.modules():
-        if isinstance(layer, nn.SyncBatchNorm):
+        if type(layer) is nn.SyncBatchNorm:  # a subclass may do more
             layer.__class__ = (
                 nn.BatchNorm2d
             )  # the same attributes and weights; nothing that refers to it changes

@@ -1,0 +1,178 @@
+"""Panoptic-DeepLab in training: Adam and the poly schedule, fair cycles, and every command."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from deeplab_util import OPS, SEPARABLE, deeplab_cfg, scene
+from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
+from detectron2.utils.events import EventStorage
+from modeling_util import make_model
+from toy import PREFIX, ROOT, dataset_entries, run_script
+
+from auto_panoptic.explore import Ledger
+from auto_panoptic.space import Architecture
+from auto_panoptic.training import FairCycleTrainer, build_optimizer
+from auto_panoptic.training.schedule import build_lr_scheduler
+
+ADAM = ("SOLVER.OPTIMIZER", "ADAM", "SOLVER.BASE_LR", 0.1, "SOLVER.WEIGHT_DECAY", 0.0)
+
+
+# ------------------------------------------------------------------ solver
+
+
+def test_a_step_of_adam_by_hand():
+    """The first step is the learning rate times the sign of the gradient."""
+    layer = torch.nn.Linear(2, 1)
+    before = layer.weight.detach().clone()
+    optimizer = build_optimizer(deeplab_cfg(*ADAM), layer)
+    layer(torch.tensor([[3.0, -0.5]])).sum().backward()
+    optimizer.step()
+    assert isinstance(optimizer, torch.optim.Adam)
+    torch.testing.assert_close(layer.weight.detach() - before, torch.tensor([[-0.1, 0.1]]))
+
+
+def test_adam_clips_and_decays_as_configured():
+    layer = torch.nn.Linear(2, 1)
+    clip = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm",
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5)  # fmt: skip
+    cfg = deeplab_cfg(*ADAM, *clip, "SOLVER.WEIGHT_DECAY_BIAS", 0.01)
+    optimizer = build_optimizer(cfg, layer)
+    decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert (decays[layer.weight], decays[layer.bias]) == (0.0, 0.01)
+    (100 * layer(torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    assert layer.weight.grad.norm().item() == pytest.approx(0.5)
+
+
+def test_the_poly_schedule_by_hand():
+    """BASE_LR * (1 - i / MAX_ITER) ** 0.9, after a linear warm-up from WARMUP_FACTOR."""
+    options = ("SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.MAX_ITER", 100, "SOLVER.WARMUP_ITERS", 10)
+    cfg = deeplab_cfg(*ADAM, *options, "SOLVER.WARMUP_FACTOR", 0.1, "SOLVER.STEPS", ())
+    optimizer = build_optimizer(cfg, torch.nn.Linear(1, 1))
+    scheduler, rates = build_lr_scheduler(cfg, optimizer), []
+    assert isinstance(scheduler, WarmupPolyLR)
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    warm = [0.1 + 0.9 * i / 10 for i in range(10)]
+    expected = [0.1 * (1 - i / 100) ** 0.9 * (warm[i] if i < 10 else 1) for i in range(100)]
+    assert rates == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+# ------------------------------------------------------------------ fair cycles
+
+
+def test_a_fair_cycle_trains_every_operator_alike():
+    """12 passes on 12 mini-batches, one step of Adam: every weight of every operator has moved."""
+    cfg = deeplab_cfg(
+        *ADAM, *SEPARABLE, "NAS.SPACE.DEEPLAB_OPS", OPS, "NAS.SPACE.BACKBONE_OPS", ["shuffle_3x3"]
+    )
+    model = make_model(cfg)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    batches = [[scene(seed=i), scene(seed=20 + i)] for i in range(12)]
+    trainer = FairCycleTrainer(model, batches, build_optimizer(cfg, model))
+    with EventStorage():
+        trainer.iter = 0
+        trainer.run_step()
+    assert set(trainer.losses) == {"loss_sem_seg", "loss_center", "loss_offset"}
+    counts = [trainer.cycle[i].names()["center.0"] for i in range(12)]
+    assert sorted(map(counts.count, {*counts})) == [3] * 4
+    same = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
+    assert [name for name in same if not name.endswith("conv.bias") and ".conv.1.bias" not in name] == []
+
+
+# ------------------------------------------------------------------ every command
+
+BRANCH = {
+    "IN_FEATURES": ["res2", "res3", "res5"],
+    "PROJECT_CHANNELS": [8, 8],
+    "CONVS_DIM": 16,
+    "ASPP_CHANNELS": 16,
+    "HEAD_CHANNELS": 16,
+}
+TOY = {
+    "_BASE_": str(ROOT / "configs/quick/Base-panoptic_deeplab.yaml"),
+    "MODEL": {
+        "SHUFFLENET": {"STEM_CHANNELS": 8, "STAGE_CHANNELS": [16, 24, 32, 48], "STAGE_REPEATS": [1, 1, 2, 1]},
+        "SEM_SEG_HEAD": BRANCH,
+        "INS_EMBED_HEAD": BRANCH,
+        "PANOPTIC_DEEPLAB": {"CENTER_THRESHOLD": 0.0, "STUFF_AREA": 4},
+    },
+    "INPUT": {"MIN_SIZE_TRAIN": [48, 64], "MAX_SIZE_TRAIN": 96, "MIN_SIZE_TEST": 64, "MAX_SIZE_TEST": 96},
+    "NAS": {
+        "SPACE": {"DEEPLAB_OPS": ["sep_5x5", "dwconv_3x3"], "BACKBONE_OPS": ["shuffle_3x3", "shuffle_5x5"]},
+        "MODELS_PER_CYCLE": 2,
+        "BN_RECALIBRATION": {"NUM_IMAGES": 4, "BATCH_SIZE": 2},
+    },
+    "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 4, "WARMUP_ITERS": 1, "CHECKPOINT_PERIOD": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, shapes):
+    """What the commands left: whole, resumed (stopped after two iterations), search, retrained, evaluated."""
+    root = tmp_path_factory.mktemp("deeplab")
+    splits = {"TRAIN": "nas_train", "TEST": "val", "SEARCH": "nas_val"}
+    data = {key: [f"{PREFIX}_{split}"] for key, split in splits.items()}
+    content = {**TOY, "DATASETS": {"COCO_PANOPTIC": dataset_entries(shapes), **data}}
+    path = root / "toy.yaml"
+    path.write_text(yaml.safe_dump(content))
+
+    def run(script, out, *arguments):
+        run_script(script, "--config-file", path, *arguments, "OUTPUT_DIR", root / out)
+
+    run("train_net", "whole")
+    run("train_net", "resumed")
+    for file in ("model_final.pth", "model_0000003.pth"):  # as a kill after iteration 3 leaves it
+        (root / "resumed" / file).unlink()
+    run("train_net", "resumed", "--resume")
+    weights = root / "resumed/model_final.pth"
+    run("search_net", "search", "--weights", weights)
+    fixed = ("NAS.ARCHITECTURE", root / "search/search/architecture.json", "MODEL.WEIGHTS")
+    run("train_net", "retrained", *fixed, weights)
+    for score in ("product", "objectness", "class"):
+        run("train_net", score, "--eval-only", *fixed, root / "retrained/model_final.pth",
+            "MODEL.PANOPTIC_DEEPLAB.INSTANCE_SCORE", score)  # fmt: skip
+    return root
+
+
+def checkpoint(root, run):
+    return torch.load(root / run / "model_final.pth", weights_only=True)
+
+
+def results(root, run):
+    lines = (root / run / "metrics.json").read_text().splitlines()
+    return {key: value for line in lines for key, value in json.loads(line).items() if "/" in key}
+
+
+@pytest.mark.slow
+def test_a_resumed_supernet_is_the_one_trained_at_once(root):
+    whole, resumed = (checkpoint(root, run)["model"] for run in ("whole", "resumed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+@pytest.mark.slow
+def test_search_scores_paths(root):
+    ledger = Ledger(root / "search/search/ledger.jsonl").records
+    assert [record["status"] for record in ledger] == ["ok", "ok"]
+    chosen = Architecture.load(root / "search/search/architecture.json").names()
+    assert chosen.keys() == checkpoint(root, "resumed")["space"].keys()
+    assert {"decoder.4", "center.0", "offset.0"} < chosen.keys()
+    assert set(checkpoint(root, "retrained")["model"]) < set(checkpoint(root, "resumed")["model"])
+
+
+@pytest.mark.slow
+def test_the_score_changes_ap_alone(root):
+    """Evaluation after a training and by itself; PQ and mIoU are the same for every score."""
+    trained, *scored = (results(root, run) for run in ("retrained", "product", "objectness", "class"))
+    keys = [
+        key for key in scored[0] if key.startswith(("panoptic_seg/PQ", "panoptic_seg/SQ", "sem_seg/mIoU"))
+    ]
+    assert {"panoptic_seg/PQ", "sem_seg/mIoU"} <= set(keys) and "segm/AP" in scored[0]
+    for key in keys:
+        assert all(result[key] == pytest.approx(scored[0][key], abs=0, nan_ok=True) for result in scored)
+        assert trained[key] == pytest.approx(scored[0][key], nan_ok=True)
