@@ -8,7 +8,8 @@
     torchrun --nproc-per-node 2 search_net.py                    # the same, on two CPU processes
     python search_net.py --rescore --max-macs 250G --pareto      # select anew, evaluate nothing
 
-Writes OUTPUT_DIR/search/{ledger.jsonl, scoreboard.json, architecture.json, costs.json}.
+Writes OUTPUT_DIR/search/{ledger.jsonl, scoreboard.json, architecture.json, costs.json}, and from them
+report.html and figures/, which python -m auto_panoptic.report OUTPUT_DIR makes anew at any time.
 """
 
 import sys
@@ -21,11 +22,15 @@ from auto_panoptic.signals import end_with_parent
 def run():
     hold_warnings()
     if "--rescore" in sys.argv[1:]:
-        rescore_command()
+        output_dir = rescore_command()
     else:
         from auto_panoptic.search.command import search_command  # torch and Detectron2 take seconds to import
 
-        search_command(__doc__)
+        output_dir = search_command(__doc__)
+    if output_dir is not None:
+        from auto_panoptic.report import report_after_search
+
+        report_after_search(output_dir)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from toy import make_config
 
 from auto_panoptic.evaluation.tables import report_results
 from auto_panoptic.files import write_json
-from auto_panoptic.search.selection import _noise
+from auto_panoptic.search.selection import candidates_noise
 from auto_panoptic.training import AutoPanopticTrainer
 
 NAN, INF = float("nan"), float("inf")
@@ -60,6 +60,9 @@ def test_the_noise_of_a_ranking_needs_all_resamples():
     """An older ledger holds null where PQ was undefined on a resample."""
     good = [SimpleNamespace(choices=i) for i in range(3)]
     metrics = [{"PQ": 50.0 + i, "bootstrap": [50.0, 51.0 + i, 52.0]} for i in range(3)]
-    assert _noise(list(zip(good, metrics, strict=True))).noise > 0
+    assert candidates_noise(list(zip(good, metrics, strict=True))).noise > 0
     for missing in ([50.0, None, 52.0], []):
-        assert _noise(list(zip(good, [*metrics[:2], {"PQ": 1.0, "bootstrap": missing}], strict=True))) is None
+        assert (
+            candidates_noise(list(zip(good, [*metrics[:2], {"PQ": 1.0, "bootstrap": missing}], strict=True)))
+            is None
+        )

@@ -242,7 +242,7 @@ def report(results: dict, paths: dict[str, Path], seconds: float) -> None:
         "PQ": results["panoptic_seg"]["PQ"],
         "seconds": round(seconds, 1),
         "architecture": str(paths["architecture"]),
-        "report": None,
+        "report": str(paths["report"]) if "report" in paths else None,
     }
     print(json.dumps(line))
 
@@ -273,6 +273,8 @@ def run():
         "retrained model": retrained / "model_final.pth",
         "metrics": retrained / "metrics.json",
     }
+    if (page := output / "search" / "report.html").is_file():
+        paths["report"] = page
     report(final_results(paths["metrics"]), paths, time.monotonic() - start)
     lock.release()
 

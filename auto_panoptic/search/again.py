@@ -14,8 +14,11 @@ from .selection import ledger_path, select_again
 from .summary import summary
 
 
-def rescore_command(args: argparse.Namespace | None = None) -> None:
+def rescore_command(args: argparse.Namespace | None = None) -> str | None:
     """Select as the arguments ask, by default those of the command line; of several ranks, in the first.
+
+    Returns:
+        OUTPUT_DIR, in that one.
 
     Raises:
         UserError: there is no ledger, a search is writing it, it is of another space than the config's, no
@@ -24,7 +27,7 @@ def rescore_command(args: argparse.Namespace | None = None) -> None:
     args = args or rescore_parser().parse_args()
     check_continuation(args)
     if os.environ.get("RANK", "0") != "0":
-        return
+        return None
     found = origin(args.config_file, args.opts)
     key, output_dir = found or (None, None)
     tables = stored_tables(ledger_path(output_dir).parent, key) if found else None
@@ -42,3 +45,4 @@ def rescore_command(args: argparse.Namespace | None = None) -> None:
         if key and not is_stored:
             store_tables(path.parent, key, tables)
         print(summary(select_again(ledger, tables, request)))
+    return output_dir

@@ -45,8 +45,12 @@ from .selection import FITNESS, ledger_path
 from .summary import summary
 
 
-def search_command(epilog: str | None = None) -> None:
-    """Search as the command line says; ``epilog`` is shown by --help."""
+def search_command(epilog: str | None = None) -> str | None:
+    """Search as the command line says; ``epilog`` is shown by --help.
+
+    Returns:
+        OUTPUT_DIR, in the first process of the first machine.
+    """
     args = parser(epilog).parse_args()
     check_arguments(args)
     if args.rescore:
@@ -59,6 +63,7 @@ def search_command(epilog: str | None = None) -> None:
         trust_pickle(args.weights)
     args.costs = check_search(args, cfg)
     launch_processes(main, args, cfg)
+    return cfg.OUTPUT_DIR if args.machine_rank == 0 and os.environ.get("RANK", "0") == "0" else None
 
 
 def parser(epilog: str | None = None) -> argparse.ArgumentParser:

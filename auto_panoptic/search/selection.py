@@ -110,7 +110,7 @@ def write_selection(
     elif best:
         selected = max(good, key=lambda pair: pair[1][fitness])[0]
         table = {site: [{**row, "score": None} for row in rows] for site, rows in table.items()}
-    noise = _noise(good) if fitness == "PQ" else None
+    noise = candidates_noise(good) if fitness == "PQ" else None
     content = {"candidates": total, "ranking": noise and noise.to_json(), "sites": table}
     content |= {"selection": selection.to_json()} if selection else {}
     provenance = {
@@ -146,7 +146,7 @@ def select_again(ledger: Ledger, costs: CostTables, request: Request) -> SearchR
     return write_selection(ledger.path.parent, ledger.header, costs.space, candidates, request, costs)
 
 
-def _noise(good: list[tuple[Architecture, dict]]) -> RankingNoise | None:
+def candidates_noise(good: list[tuple[Architecture, dict]]) -> RankingNoise | None:
     """How much the ranking by PQ means, equal architectures counted once."""
     unique = list({a.choices: metrics for a, metrics in good}.values())
     if len(unique) < 2 or any(None in (metrics.get("bootstrap") or [None]) for metrics in unique):

@@ -58,7 +58,7 @@ class ChoiceSite:
         """The part of the network: what stands before the name's first dot."""
         return part_of(self.name)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The operator names in index order."""
         return tuple(o.name for o in self.ops)

@@ -1,0 +1,152 @@
+"""The sentences of a report: what the data show, and no more."""
+
+from __future__ import annotations
+
+import math
+
+from .axes import amount
+from .facts import Search
+
+_UP = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def found(search: Search) -> str:
+    """What was found, and how sure it is."""
+    sentences = [_scored(search), _range(search), _selected(search), *_limits(search), *_decided(search)]
+    sentences.append(
+        "What the selected network is worth shows when it is trained." if search.selected else ""
+    )
+    return " ".join(filter(None, sentences))
+
+
+def state(search: Search) -> str:
+    """Whether this is the end of the search; empty if it is."""
+    if search.selected is None:
+        return "All candidates failed: there is nothing to select from. Their reasons stand below."
+    if search.final:
+        return ""
+    return (
+        f"No final selection from these {len(search.candidates)} candidates has been written: the search "
+        "runs, or it was stopped. What is shown as selected is what their scores say so far."
+    )
+
+
+def power(number: int) -> str:
+    """A whole number, large ones in powers of ten: 6.7 × 10³³."""
+    if number < 10**6:
+        return f"{number:,}"
+    exponent = int(math.log10(number))
+    mantissa = number / 10**exponent
+    if f"{mantissa:.1f}" == "10.0":
+        mantissa, exponent = 1.0, exponent + 1
+    return f"{mantissa:.1f} × 10{str(exponent).translate(_UP)}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def decided(search: Search) -> tuple[int, int] | None:
+    """Number of decided sites and of sites that have a choice; None where sites were not judged."""
+    if search.selection is None:
+        return None
+    choices = [site.name for site in search.space.sites if len(site.ops) > 1]
+    return sum(search.selection["verdicts"][name]["decided"] for name in choices), len(choices)
+
+
+def data_sets(search: Search) -> str:
+    config = search.header.get("config")
+    names = config.get("DATASETS", {}).get("SEARCH", []) if isinstance(config, dict) else []
+    return ", ".join(map(str, names))
+
+
+def order(search: Search) -> str:
+    """How much the order of the candidates means; empty where that is not known."""
+    ranking = search.ranking
+    if not ranking:
+        return ""
+    share = round(100 * ranking["reliability"])
+    return (
+        f"The candidates' PQ has a standard deviation of {ranking['spread']:.2f}; the choice of the images "
+        f"alone moves a candidate by {ranking['noise']:.2f} against the others, so that {share} % of the "
+        "variance does not come from it. This is about the order of these candidates in the supernet, not "
+        "about the operators of a site, nor about the order of trained networks."
+    )
+
+
+def _scored(search: Search) -> str:
+    sizes = sorted({len(site.ops) for site in search.space.sites})
+    ops = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    number, failed = len(search.candidates), len(search.failed)
+    failures = f", {failed} of which failed" if failed else ""
+    where = f" on {names}" if (names := data_sets(search)) else ""
+    return (
+        f"The search scored {number:,} candidate network{'s' * (number != 1)}{failures}, out of "
+        f"{power(search.space.cardinality)} possible ones: {len(search.space.sites)} sites with {ops} "
+        f"operators each. All of them use the weights of one supernet; the score is their "
+        f"{search.fitness}{where}."
+    )
+
+
+def _range(search: Search) -> str:
+    values = [c.fitness for c in search.good]
+    if not values:
+        return ""
+    return f"They scored from {min(values):.2f} to {max(values):.2f} {search.fitness}."
+
+
+def _selected(search: Search) -> str:
+    if search.selected is None:
+        return ""
+    if search.selection is None:
+        return (
+            f"Selected is the candidate with the highest {search.fitness}, {search.best.fitness:.2f}. The "
+            "best of many scores owes some of its lead to chance: on other images it is likely to be lower."
+        )
+    by = {"ranks": "the most points", "mean": "the highest mean", "ridge": "the highest estimated effect"}
+    how = by.get(search.selection["estimator"], f"the best score by {search.selection['estimator']}")
+    within = " as far as the limits allow" if any(search.selection["limits"].values()) else ""
+    candidate = search.selected_candidate
+    known = (
+        f"It was itself a candidate, with {search.fitness} {candidate.fitness:.2f}."
+        if candidate
+        else f"It was not itself a candidate, so its {search.fitness} in the supernet is not known."
+    )
+    return f"Selected is, at every site, the operator with {how}{within}. {known}"
+
+
+def _limits(search: Search) -> list[str]:
+    selection = search.selection or {}
+    limits = [f"{k[4:]} ≤ {amount(v)}" for k, v in selection.get("limits", {}).items() if v is not None]
+    if not limits:
+        return []
+    sentence = f"The limits were {' and '.join(limits)}."
+    if not selection["exact"]:
+        gap = selection["bound"] - selection["score"]
+        sentence += f" The selection is the best found; the best could have a total score {gap:.3g} higher."
+    return [sentence]
+
+
+def _decided(search: Search) -> list[str]:
+    if (numbers := decided(search)) is None:
+        return []
+    number, total = numbers
+    open_sites = total - number
+    if not number:
+        return [
+            f"0 of {total} sites are decided: at no site do these candidates show which operator is best. "
+            "Other candidates or other images could lead to another selection."
+        ]
+    meaning = "the 95 % interval of the selected operator's lead over the strongest other one lies above 0"
+    sentences = [f"{number} of {total} sites {'is' if number == 1 else 'are'} decided: there {meaning}."]
+    if open_sites:
+        sentences.append(f"At the other {open_sites}, these candidates do not show which operator is best.")
+    if number < total / 2:
+        sentences.append(
+            f"Among {total} intervals some lie above 0 by chance, so a decision here may be wrong more often "
+            "than one in twenty."
+        )
+    return sentences
