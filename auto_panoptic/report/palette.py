@@ -51,12 +51,18 @@ def _mix(first: str, second: str, share: float) -> str:
     return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in pairs)
 
 
+def _luminance(colour: str) -> float:
+    """Of WCAG, 0 to 1; from 0.179 on, black has more contrast than white."""
+    values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    values = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), values, strict=True))
+
+
 for _colours, _ends in ((LIGHT, ("#eef4fa", "#0b4a86")), (DARK, ("#1d2630", "#9ad4fb"))):
     for _i in range(STEPS):
         _share = _i / (STEPS - 1)
         _colours[f"q{_i}"] = _mix(*_ends, _share)
-        _is_dark = (_share > 0.45) == (_colours is LIGHT)
-        _colours[f"on{_i}"] = "#ffffff" if _is_dark else "#0b0e12"
+        _colours[f"on{_i}"] = "#ffffff" if _luminance(_colours[f"q{_i}"]) < 0.179 else "#000000"
 
 
 def step(value: float, low: float, high: float) -> int:
