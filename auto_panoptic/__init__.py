@@ -1,7 +1,7 @@
 """Auto-Panoptic: search for panoptic-segmentation architectures on Detectron2.
 
 Each room imports only from those before it: ``config``, ``space`` (what is searched), ``explore`` (how),
-``modeling`` and ``systems`` (the networks), ``data``, ``evaluation``, ``training``, ``search``.
+``modeling`` and ``systems`` (the networks), ``data``, ``evaluation``, ``training``, ``search``, ``report``.
 
 Importing this package needs neither torch nor Detectron2; the names below are imported on first use.
 """

@@ -80,11 +80,12 @@ def test_the_table_sorts_and_filters(browser, page):
     browser.value(press.format(0))
     seqs = f"{rows}.map((r) => Number(r.cells[0].textContent))"
     assert browser.value(seqs) == list(range(47, 2, -1))
-    choose = 'document.getElementById("{0}").value = "{1}"; document.getElementById("{0}").dispatchEvent(new Event("{2}"))'
-    browser.value(choose.format("site", "mask.1", "change"))
+    choose = """(() => { const box = document.getElementById("{0}"); box.value = "{1}";
+      box.dispatchEvent(new Event("change")); })()"""
+    browser.value(choose.replace("{0}", "site").replace("{1}", "mask.1"))
     names = browser.value('[...document.getElementById("op").options].map((o) => o.textContent)')
     assert names[0] == "any" and len(names) == 7
-    browser.value(choose.format("op", "2", "change"))
+    browser.value(choose.replace("{0}", "op").replace("{1}", "2"))
     expected = [i for i, a in enumerate(candidates(2)) if i > 2 and a["mask.1"].name == names[3]]
     assert browser.value(seqs) == expected[::-1]
     assert browser.value('document.getElementById("shown").textContent') == f"{len(expected)} of 45"
@@ -97,6 +98,7 @@ def test_the_pointer_shows_values(browser, page):
       mark.scrollIntoView({block: "center", behavior: "instant"}); const box = mark.getBoundingClientRect();
       return [box.left + box.width / 2, box.top + box.height / 2, mark.dataset.tip]; })()"""
     x, y, text = browser.value(place)
+    browser.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     assert browser.value('document.getElementById("tip").hidden') is False
     assert browser.value('document.getElementById("tip").textContent') == text

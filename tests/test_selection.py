@@ -320,6 +320,7 @@ def test_the_second_call_imports_no_framework(toy, tmp_path):
         seconds, modules = result.stderr.splitlines()[-1].split(maxsplit=1)
         assert modules == "[]" and float(seconds) < 2
         assert {name: (folder / name).read_bytes() for name in FILES} == first
+        assert result.stdout.splitlines()[-1] == f"report        {tmp_path}/output/search/report.html"
     assert len(json.loads((folder / "costs.json").read_text())) == 2
 
 

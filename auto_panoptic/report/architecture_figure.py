@@ -75,7 +75,7 @@ def _network(d: Drawing, architecture, config, colours, other, width: float, top
     for row in lanes_of(architecture, config):
         lanes = [[lane] for lane in row] if width < 500 else [row]
         for part in lanes:
-            if previous is not None:
+            if previous is not None and not part[0].get("apart"):
                 d.arrow((width / 2, previous + 2), (width / 2, y - 2))
             previous = _row(d, part, architecture, config, colours, other, width, y)
             y = previous + 18

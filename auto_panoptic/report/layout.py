@@ -1,7 +1,7 @@
 """Where the parts of a network stand in a drawing of its architecture.
 
 A system may bring ``layout.py``; :data:`~auto_panoptic.systems.panoptic_fpn.layout` explains its form. Any
-other network is drawn row by row of its sites, in their order.
+other network is drawn row by row of its sites, in their order, without a word about what follows what.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def lanes_of(architecture: Architecture, config: Mapping | None = None) -> Seque
         if name in layout["MODELS"] and rows.keys() <= known or name is None and rows.keys() == known:
             kept = [[lane for lane in row if "box" in lane or lane["sites"] in rows] for row in lanes]
             return [row for row in kept if row]
-    return [[{"sites": row, "name": row}] for row in rows]
+    return [[{"sites": row, "name": row, "parallel": True, "apart": True}] for row in rows]
 
 
 def stages_of(lane: Lane, count: int, config: Mapping | None = None) -> list[int]:

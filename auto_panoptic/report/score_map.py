@@ -12,6 +12,7 @@ from .palette import STEPS, step
 
 ROW = 20.0  # units of a site
 _HEAD = 44.0
+_NARROW = 400.0  # units; columns below it have room for less
 
 
 def score_map(search: Search, width: float) -> Drawing:
@@ -37,9 +38,11 @@ def score_map(search: Search, width: float) -> Drawing:
     ends = []
     for number, column in enumerate(columns):
         left, y = number * (each + 28), top
-        name_width = min(max(text_width(site.name, 11) for sites in column for site in sites) + 10, 104)
+        labels = (_label(site, each) for sites in column for site in sites)
+        name_width = min(max(text_width(label, 11) for label in labels) + 10, 104)
         most = max(len(sites[0].names) for sites in column)
-        cell = min((each - name_width) * (0.56 if leads else 0.9) / max(most, 3), 48)
+        share = 0.9 if not leads else 0.56 if each >= _NARROW else 0.64
+        cell = min((each - name_width) * share / max(most, 3), 48)
         widths = each, name_width, cell, cell * most
         for sites in column:
             y = _block(d, search, sites, cells, scale, leads, (left, y), widths) + 14
@@ -90,6 +93,11 @@ def _prefix(site: ChoiceSite) -> str:
     return site.name.rpartition(".")[0]
 
 
+def _label(site: ChoiceSite, width: float) -> str:
+    """The site's name, or what of it stands beside a row of a narrow column."""
+    return site.name if width >= _NARROW else site.name.rpartition(".")[2]
+
+
 def _columns(groups: list[list[ChoiceSite]], number: int) -> list[list[list[ChoiceSite]]]:
     """The groups in at most ``number`` columns of about the same height, in order."""
     heights = [_HEAD + 14 + ROW * len(group) for group in groups]
@@ -111,7 +119,10 @@ def _block(d: Drawing, search: Search, sites, cells, scale, leads, place, widths
     names = sites[0].names
     start = left + name_width
     lead_left = start + cells_width + 16
-    lead_right = left + width - (14 if width < 400 else 64)
+    lead_right = left + width - (14 if width < _NARROW else 64)
+    if width < _NARROW and _prefix(sites[0]):  # the rows have the numbers of the sites only
+        d.text(left, top + 12, _prefix(sites[0]), 12, bold=True)
+        top += 14
     for i, name in enumerate(names):
         for part, text in enumerate(short(name)):
             size = min(10, 10 * (cell - 2) / text_width(text, 10))
@@ -121,12 +132,12 @@ def _block(d: Drawing, search: Search, sites, cells, scale, leads, place, widths
         _lead_axis(d, search.fitness, leads, (lead_left, lead_right), y, y + ROW * len(sites))
     verdicts = (search.selection or {}).get("verdicts", {})
     for site in sites:
-        d.text(left + name_width - 8, y + ROW * 0.68, site.name, 11, "ink", "end")
+        d.text(left + name_width - 8, y + ROW * 0.68, _label(site, width), 11, "ink", "end")
         chosen = search.selected[site.name].name if search.selected else None
         for i, name in enumerate(names):
             _cell(d, cells[site.name][name], scale, (start + i * cell, y, cell), name == chosen)
         if leads:
-            _lead(d, verdicts.get(site.name), site, leads, (lead_left, lead_right), y, width >= 400)
+            _lead(d, verdicts.get(site.name), site, leads, (lead_left, lead_right), y, width >= _NARROW)
         y += ROW
     return y
 

@@ -68,7 +68,8 @@ def order(search: Search) -> str:
     ranking = search.ranking
     if not ranking:
         return ""
-    share = round(100 * ranking["reliability"])
+    share = f"{100 * ranking['reliability']:.0f}"
+    share = "more than 99" if share == "100" and ranking["reliability"] < 1 else share
     return (
         f"The candidates' PQ has a standard deviation of {ranking['spread']:.2f}; the choice of the images "
         f"alone moves a candidate by {ranking['noise']:.2f} against the others, so that {share} % of the "
