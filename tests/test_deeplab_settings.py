@@ -5,13 +5,17 @@ from deeplab_util import HEADS, RESNET, SEPARABLE, as_detectron2s, deeplab_cfg, 
 from detectron2.config import CfgNode, get_cfg
 from modeling_util import make_model, training_losses
 from torch import nn
+from toy import ROOT
 
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling import meta_model
+from auto_panoptic.read_config import read_config
 from auto_panoptic.systems.panoptic_deeplab import AutoPanopticDeepLab, add_panoptic_deeplab_config
+from auto_panoptic.training import check_unread
 from auto_panoptic.validate import flat, validate
 
+QUICK = str(ROOT / "configs/quick/panoptic_deeplab.yaml")
 NODE, SEM = "MODEL.PANOPTIC_DEEPLAB", "MODEL.SEM_SEG_HEAD"
 REFUSED = [
     ((f"{NODE}.DECODER", "fpn"), "DECODER is 'fpn'; expected one of panoptic_deeplab, deeplabv3plus"),
@@ -98,3 +102,20 @@ def test_a_sample_without_targets():
 
 def test_detectron2s_class_may_have_any_of_ours():
     validate(as_detectron2s(deeplab_cfg(f"{NODE}.INSTANCE_SCORE", "class")))
+
+
+@pytest.mark.parametrize(
+    "options, key",
+    [
+        ([f"{NODE}.DECODER", "deeplabv3plus", f"{SEM}.PROJECT_CHANNELS", [8]], f"{SEM}.PROJECT_CHANNELS"),
+        ([f"{NODE}.DEEPLABV3PLUS_CHANNELS", [8, 8]], "DEEPLABV3PLUS_CHANNELS"),
+        ([f"{NODE}.INSTANCE_SCORE", "class", f"{NODE}.OBJECTNESS_AT", "center"], "OBJECTNESS_AT"),
+        (["MODEL.HRNET.WIDTH", 18], "HRNET.WIDTH"),
+        (["SOLVER.MOMENTUM", 0.5], "SOLVER.MOMENTUM"),
+        ([f"{SEM}.LOSS_TYPE", "cross_entropy", f"{SEM}.LOSS_TOP_K", 0.5], "LOSS_TOP_K"),
+    ],
+)
+def test_settings_that_do_not_act(options, key):
+    options = [str(word) for word in options]
+    with pytest.raises(UserError, match=f"{key} is .*, but no part of this config's AutoPanopticDeepLab"):
+        check_unread(read_config(QUICK, options), QUICK, options)
