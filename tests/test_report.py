@@ -197,6 +197,33 @@ def test_files_of_fewer_candidates_are_not_mixed_with_the_ledger(tmp_path):
     assert {sum(row["count"] for row in rows) for rows in search.table.values()} == {48}
 
 
+@pytest.mark.parametrize("change", [
+    lambda selection: selection.pop("verdicts"),
+    lambda selection: selection["verdicts"].pop("mask.0"),
+    lambda selection: selection["scores"]["mask.0"].popitem(),
+    lambda selection: selection["selected"].update({"mask.0": "r4"}),
+    lambda selection: selection.clear(),
+])  # fmt: skip
+def test_a_damaged_selection_is_computed_anew(finished, tmp_path, change):
+    shutil.copytree(finished / "search", tmp_path / "search")
+    board = stored(finished, "scoreboard.json")
+    change(board["selection"])
+    (tmp_path / "search/scoreboard.json").write_text(json.dumps(board))
+    now, end = read_search(tmp_path), read_search(finished)
+    assert not now.final and now.selected == end.selected
+    assert now.selection["verdicts"] == end.selection["verdicts"]
+
+
+@pytest.mark.parametrize("change", [{"seconds": [1]}, {"seconds": {"evaluation": "long"}}, {"macs": "many"}])
+def test_a_record_that_no_search_wrote_is_named(finished, tmp_path, change):
+    ledger = Ledger(ledger_path(finished))
+    record = {k: v for k, v in ledger.records[0].items() if k != "seq"} | change
+    with Ledger.open(ledger_path(tmp_path), ledger.header) as mine:
+        mine.append(record)
+    with pytest.raises(UserError, match="line 2 is not as a search writes it"):
+        read_search(tmp_path)
+
+
 def test_limits_and_estimator_of_a_selection_are_kept(tmp_path):
     limit = COSTS.minimum.macs + 30
     make_search(tmp_path, request=Request("mean", max_macs=limit))

@@ -81,7 +81,7 @@ class Drawing:
         for item in self._items:
             _png_item(pen, item, scale)
         stream = io.BytesIO()
-        image.reduce(_SMOOTH).save(stream, "PNG", optimize=False, dpi=(192, 192))
+        image.reduce(_SMOOTH).save(stream, "PNG", compress_level=3, dpi=(192, 192))
         return stream.getvalue()
 
 

@@ -144,6 +144,8 @@ def read_run(path: str | os.PathLike) -> Run:
     if not ledger.records:
         raise UserError(f"{path}: holds no candidates yet; wait for the first one, or start the search again")
     with_operators(lambda: check_content(ledger))
+    for record in ledger.records:
+        _check_rest(path, record)
     space, fitness = SearchSpace.from_dict(ledger.header["space"]), fitness_name(ledger.header)
     last = {(r["cycle"], r["index"]): r for r in ledger.records}
     candidates = [
@@ -151,6 +153,22 @@ def read_run(path: str | os.PathLike) -> Run:
         for r in sorted(last.values(), key=lambda r: r["seq"])
     ]
     return Run(path, ledger.header, space, fitness, candidates)
+
+
+def _check_rest(path: Path, record: Mapping) -> None:
+    """Raise UserError for what a report shows of a record and :func:`check_content` does not read."""
+    seconds = record.get("seconds", {})
+    good = isinstance(seconds, dict) and all(map(_is_number, seconds.values()))
+    good = good and all(_is_number(record.get(key, 0)) for key in ("macs", "params"))
+    if not good:
+        raise UserError(
+            f"{path}: line {record['seq'] + 2} is not as a search writes it (seconds, macs or params are no "
+            "numbers): restore the file from a copy"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def with_operators(read):
@@ -204,6 +222,9 @@ def _selected(run: Run) -> dict:
             "%s: of other candidates than the ledger, computed anew", run.path.with_name("scoreboard.json")
         )
         stored, stated = {}, None
+    if stated is not None and not _is_sound(stated, run.space):
+        logger.info("%s: its selection is damaged, computed anew", run.path.with_name("scoreboard.json"))
+        stored, stated = {}, None
     if stated is not None:
         chosen = {"selected": run.space.architecture(stated["selected"]), "selection": stated}
     elif by_ranks:
@@ -215,6 +236,21 @@ def _selected(run: Run) -> dict:
     provenance = _provenance(run, chosen["selected"])
     final = bool(stored) and (stated is not None or not by_ranks)
     return {"table": table, "ranking": ranking, "final": final, "provenance": provenance, **chosen}
+
+
+def _is_sound(selection: object, space: SearchSpace) -> bool:
+    """Whether a selection has all that :meth:`Selection.to_json` gives."""
+    try:
+        space.architecture(selection["selected"])
+        keys = {"estimator", "limits", "score", "bound", "exact", "disagreements"}
+        verdict = {"selected", "rival", "difference", "interval", "decided"}
+        return keys <= selection.keys() and all(
+            verdict <= selection["verdicts"][site.name].keys()
+            and set(site.names) <= selection["scores"][site.name].keys()
+            for site in space.sites
+        )
+    except (UserError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _ranking(run: Run) -> dict | None:

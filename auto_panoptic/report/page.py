@@ -187,7 +187,8 @@ def _provenance(search: Search) -> list[tuple[str, str]]:
         value = header.get(key)
         if isinstance(value, dict):
             rows += [(f"{key}: {k}", _words(v)) for k, v in value.items()]
-    rows += [("metrics", ", ".join(header.get("metrics", [])))] if header.get("metrics") else []
+    if isinstance(header.get("metrics"), list):
+        rows.append(("metrics", ", ".join(map(str, header["metrics"]))))
     shown = ("config", "estimator", "max_macs", "max_params", "macs", "params")
     rows += [
         (f"architecture.json: {k}", v) for k, v in search.provenance.items() if k in shown and v is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..validate import flat
 from .facts import Search
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_FIXED = re.compile(r"^\s+ARCHITECTURE: *[^\s\"']", re.M)
 
 
 def retraining_command(search: Search) -> tuple[str, bool]:
@@ -37,7 +39,9 @@ def retraining_config(searched: object, folder: Path = CONFIGS) -> str | None:
     same = ("MODEL.META_ARCHITECTURE", "DATASETS.TEST")
     found = []
     for path in sorted(folder.rglob("*.yaml")):
-        stated = _stated(path)
+        text = _text(path)  # to read all of them as YAML takes long
+        tests = known.get("DATASETS.TEST") or [""]
+        stated = _stated(path) if _FIXED.search(text) and str(tests[0]) in text else {}
         is_fixed = stated.get("NAS.ARCHITECTURE")
         if not is_fixed or any(stated.get(key, known.get(key)) != known.get(key) for key in same):
             continue
@@ -46,6 +50,17 @@ def retraining_config(searched: object, folder: Path = CONFIGS) -> str | None:
         )
         found.append((other, len(path.parts), f"{folder.name}/{path.relative_to(folder)}"))
     return min(found)[2] if found else None
+
+
+def _text(path: Path) -> str:
+    """The text of a config with that of its bases."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    bases = re.search(r"^_BASE_:(.*)$", text, re.M)
+    names = re.findall(r"[^\s,\[\]\"']+\.yaml", bases[1]) if bases else []
+    return "\n".join([text, *(_text(path.parent / name) for name in names)])
 
 
 def _stated(path: Path) -> dict[str, object]:
