@@ -152,6 +152,14 @@ def test_published_architectures_side_by_side(tmp_path, command, monkeypatch):
     assert f"auto_panoptic_ade20k: differs at {differ} of 56 sites" in page.text["architecture"]
 
 
+def test_architectures_of_two_spaces_are_not_counted_against_each_other(tmp_path, command):
+    toy_space(backbone=4, head=2, inter=2).architecture([0] * 8).save(tmp_path / "toy.json")
+    command("architecture", "random_0", tmp_path / "toy.json", "--output", tmp_path / "two")
+    page = Page((tmp_path / "two.html").read_text())
+    assert "toy: of another search space" in page.text["architecture"]
+    assert "differs" not in page.text["architecture"].replace("differs from the first architecture", "")
+
+
 def test_a_file_of_ones_own_and_an_unknown_network(tmp_path, command):
     """A network that brings no layout is drawn row by row of its sites."""
     register_ops(*[OpSpec(f"report_{k}", kind="report", group="mine", kernel=k) for k in (1, 3)])

@@ -32,8 +32,10 @@ def architecture_figure(drawn: Sequence[tuple[str, Architecture, Mapping | None]
     for title, architecture, config in drawn:
         if len(drawn) > 1:
             names = architecture.names()
-            other = {site for site, name in names.items() if first.get(site) != name}
+            other = {site for site, name in names.items() if first.get(site, name) != name}
             note = f": differs at {len(other)} of {len(names)} sites" if other else ""
+            if names.keys() != first.keys():
+                note, other = ": of another search space", set()
             d.text(4, y + 16, title + note, 14, bold=True)
             y += 26
         else:
@@ -74,8 +76,9 @@ def _network(d: Drawing, architecture, config, colours, other, width: float, top
     y, previous = top, None
     for row in lanes_of(architecture, config):
         lanes = [[lane] for lane in row] if width < 500 else [row]
-        for part in lanes:
-            if previous is not None and not part[0].get("apart"):
+        for i, part in enumerate(lanes):  # of lanes beside one another, the first alone follows what is above
+            follows = not part[0].get("apart") and (i == 0 or part[0].get("follows"))
+            if previous is not None and follows:
                 d.arrow((width / 2, previous + 2), (width / 2, y - 2))
             previous = _row(d, part, architecture, config, colours, other, width, y)
             y = previous + 18
