@@ -17,7 +17,7 @@ from auto_panoptic.report.cost_figure import front
 from auto_panoptic.report.facts import read_search
 from auto_panoptic.report.wording import decided, duration, found, power
 from auto_panoptic.search import Request, ledger_path
-from auto_panoptic.space import Architecture
+from auto_panoptic.space import Architecture, ChoiceSite, SearchSpace
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,16 @@ def test_undecided_sites_read_so(finished, number, said):
     search = with_decided(read_search(finished), number)
     assert decided(search) == (number, 8)
     assert said in found(search)
+
+
+def test_sites_without_a_choice_are_no_decisions(finished):
+    """scoreboard.json counts them as decided: there is nothing else to select."""
+    search = with_decided(read_search(finished), 2)
+    first, *rest = SPACE.sites
+    space = SearchSpace((ChoiceSite(first.name, first.ops[:1]), *rest))
+    search = dataclasses.replace(search, space=space)
+    assert decided(search) == (1, 7)
+    assert "Sites with a single operator, of which there are 1, do not count." in found(search)
 
 
 def test_what_was_not_measured_is_not_claimed(finished):

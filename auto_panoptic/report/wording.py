@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
 
 
 def decided(search: Search) -> tuple[int, int] | None:
-    """Number of decided sites and of sites that have a choice; None where sites were not judged."""
+    """Number of decided sites, and of sites, among those with a choice; None where sites were not judged."""
     if search.selection is None:
         return None
     choices = [site.name for site in search.space.sites if len(site.ops) > 1]
@@ -135,11 +135,13 @@ def _decided(search: Search) -> list[str]:
     if (numbers := decided(search)) is None:
         return []
     number, total = numbers
-    open_sites = total - number
+    open_sites, alone = total - number, len(search.space.sites) - total
+    given = [f"Sites with a single operator, of which there are {alone}, do not count."] if alone else []
     if not number:
         return [
             f"0 of {total} sites are decided: at no site do these candidates show which operator is best. "
-            "Other candidates or other images could lead to another selection."
+            "Other candidates or other images could lead to another selection.",
+            *given,
         ]
     meaning = "the 95 % interval of the selected operator's lead over the strongest other one lies above 0"
     sentences = [f"{number} of {total} sites {'is' if number == 1 else 'are'} decided: there {meaning}."]
@@ -150,4 +152,4 @@ def _decided(search: Search) -> list[str]:
             f"Among {total} intervals some lie above 0 by chance, so a decision here may be wrong more often "
             "than one in twenty."
         )
-    return sentences
+    return sentences + given
