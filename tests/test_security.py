@@ -35,6 +35,8 @@ REVIEWED = {
         "merge_from_file": "allow_unsafe=False, after read_files has looked at all bases",
     },
     "auto_panoptic/evaluation/evaluators.py": {"import_module": "panopticapi"},
+    "auto_panoptic/report/command.py": {"import_module": "what --import names on the command line"},
+    "auto_panoptic/report/layout.py": {"run_path": "tables of the package"},
     "auto_panoptic/space/space.py": {"run_path": "tables of the package"},
     "auto_panoptic/training/archive.py": {"torch.load": "weights_only"},
     "auto_panoptic/training/checkpoint.py": {

@@ -20,6 +20,7 @@ TINY = merged(
             "SPACE": {
                 "BACKBONE_OPS": ["shuffle_3x3", "xception_3x3"],
                 "HEAD_OPS": ["dwconv_3x3", "atconv_3x3"],
+                "DEEPLAB_OPS": ["sep_5x5", "dwconv_3x3"],
             },
             "BN_RECALIBRATION": {"NUM_IMAGES": 8, "BATCH_SIZE": 2},
         },
@@ -30,14 +31,19 @@ TINY = merged(
 # What the unified network reads instead.
 UNIFIED = {"UNIFIED": {"DECODER_DIMS": [32], "AFFINITY": {"DIM": 8}}}
 OTHERS = ("CROSS_ATTENTION", "PANOPTIC_FPN", "SEM_SEG_HEAD")
+# What Panoptic-DeepLab reads.
+BRANCH = {"CONVS_DIM": 16, "ASPP_CHANNELS": 16, "HEAD_CHANNELS": 16, "NORM": "BN"}
+DEEPLAB = {"SEM_SEG_HEAD": BRANCH, "INS_EMBED_HEAD": BRANCH}
 
 
 def tiny(config):
     """The settings as far as the config's network reads them."""
-    if config.parent.name != "unified":
-        return TINY
-    model = {key: node for key, node in TINY["MODEL"].items() if key not in OTHERS}
-    return {**TINY, "MODEL": model | UNIFIED}
+    model = TINY["MODEL"]
+    if config.parent.name == "unified":
+        model = {key: node for key, node in model.items() if key not in OTHERS} | UNIFIED
+    if config.parent.name == "panoptic_deeplab":
+        model = {key: model[key] for key in ("DEVICE", "SHUFFLENET")} | DEEPLAB
+    return {**TINY, "MODEL": model}
 
 
 def flat(node, prefix=""):
