@@ -46,7 +46,8 @@ SPACES = {
     ("65865f02a8c9", 50): "unified/searched_coco unified/supernet_coco",
     ("b598b2431756", 6): "unified/coco_R50 unified/coco_R50_variant_B",
     ("57b6c4d547cc", 4): """unified/cityscapes_R50 unified/cityscapes_R50_maskfree
-        unified/cityscapes_R50_maskfree_ground_truth unified/cityscapes_R50_variant_C quick/unified_R18""",
+        unified/cityscapes_R50_maskfree_ground_truth unified/cityscapes_R50_variant_C""",
+    ("6dd9118f305b", 4): "quick/unified_R18",
     ("5df741e18af1", 18): "quick/unified quick/unified_supernet",
     ("25e135b07254", 7): """panoptic_deeplab/cityscapes_X71 panoptic_deeplab/cityscapes_X71_class
         panoptic_deeplab/cityscapes_X71_objectness panoptic_deeplab/coco_X71 panoptic_deeplab/mapillary_X71

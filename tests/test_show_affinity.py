@@ -95,8 +95,9 @@ def test_affinities_are_the_rows_of_the_cells_of_the_points(world):
 def test_a_picture_of_both_ways_of_inference(world, capsys, monkeypatch):
     panels = []
     draw = show_affinity.draw
+    merging = ("MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", 1)  # read by the second way alone
     monkeypatch.setattr(show_affinity, "draw", lambda p, *args: (panels.extend(p), draw(p, *args)))
-    show(world, "30,20", "89,59", opts=weights(world))
+    show(world, "30,20", "89,59", opts=(*weights(world), *merging))
     said = capsys.readouterr().out
     assert "panoptic: " in said and "heuristic: " in said and "drawn.png" in said
     titles = ["detections", "affinities of 30,20", "affinities of 89,59"]

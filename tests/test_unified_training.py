@@ -247,12 +247,14 @@ def results(root, run):
     return {key: value for line in lines for key, value in json.loads(line).items() if "/" in key}
 
 
+@pytest.mark.slow
 def test_a_resumed_supernet_is_the_one_trained_at_once(root):
     whole, resumed = (checkpoint(root, run)["model"] for run in ("whole", "resumed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_checkpoint_names_and_sites(root):
     content = checkpoint(root, "resumed")
     rows = {site.rpartition(".")[0] for site in content["space"]}
@@ -265,6 +267,7 @@ def test_checkpoint_names_and_sites(root):
     assert fixed < names
 
 
+@pytest.mark.slow
 def test_search_scores_paths(root):
     ledger = Ledger(root / "search/search/ledger.jsonl").records
     assert [record["status"] for record in ledger] == ["ok", "ok"]
@@ -272,6 +275,7 @@ def test_search_scores_paths(root):
     assert chosen.keys() == checkpoint(root, "resumed")["space"].keys()
 
 
+@pytest.mark.slow
 def test_the_retrained_network_is_evaluated_as_after_its_training(root):
     trained, evaluated, merged = (results(root, run) for run in ("retrained", "evaluated", "merged"))
     keys = [key for key in evaluated if key.startswith(("panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP"))]
@@ -281,6 +285,7 @@ def test_the_retrained_network_is_evaluated_as_after_its_training(root):
     assert merged["sem_seg/mIoU"] == evaluated["sem_seg/mIoU"]
 
 
+@pytest.mark.slow
 def test_only_the_backbone_is_calibrated(root, shapes, tmp_path):
     """The other parts have GroupNorm: the pass stops after the backbone's last BatchNorm."""
     cfg = make_config(tmp_path, shapes, **TOY)

@@ -143,7 +143,8 @@ def run() -> None:
             "name a config of configs/unified"
         )
     check_evaluation(cfg)
-    check_unread(cfg, args.config_file, opts, Trainer)
+    both = in_mode(cfg, "heuristic") if cfg.MODEL.MASK_ON else cfg  # reads what both ways of inference read
+    check_unread(both, args.config_file, opts, Trainer)
     photo = read_photo(args.input, cfg.INPUT.FORMAT)
     height, width = photo.shape[:2]
     for x, y in points:
