@@ -1,7 +1,5 @@
 """Panoptic-DeepLab in training: Adam and the poly schedule, fair cycles, and every command."""
 
-import json
-
 import pytest
 import torch
 import yaml
@@ -9,7 +7,7 @@ from deeplab_util import OPS, SEPARABLE, deeplab_cfg, scene
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.utils.events import EventStorage
 from modeling_util import make_model
-from toy import PREFIX, ROOT, dataset_entries, run_script
+from toy import PREFIX, ROOT, dataset_entries, final_checkpoint, final_results, through_the_commands
 
 from auto_panoptic.explore import Ledger
 from auto_panoptic.space import Architecture
@@ -120,37 +118,16 @@ def root(tmp_path_factory, shapes):
     content = {**TOY, "DATASETS": {"COCO_PANOPTIC": dataset_entries(shapes), **data}}
     path = root / "toy.yaml"
     path.write_text(yaml.safe_dump(content))
-
-    def run(script, out, *arguments):
-        run_script(script, "--config-file", path, *arguments, "OUTPUT_DIR", root / out)
-
-    run("train_net", "whole")
-    run("train_net", "resumed")
-    for file in ("model_final.pth", "model_0000003.pth"):  # as a kill after iteration 3 leaves it
-        (root / "resumed" / file).unlink()
-    run("train_net", "resumed", "--resume")
-    weights = root / "resumed/model_final.pth"
-    run("search_net", "search", "--weights", weights)
-    fixed = ("NAS.ARCHITECTURE", root / "search/search/architecture.json", "MODEL.WEIGHTS")
-    run("train_net", "retrained", *fixed, weights)
+    run, fixed = through_the_commands(root, path)
     for score in ("product", "objectness", "class"):
         run("train_net", score, "--eval-only", *fixed, root / "retrained/model_final.pth",
             "MODEL.PANOPTIC_DEEPLAB.INSTANCE_SCORE", score)  # fmt: skip
     return root
 
 
-def checkpoint(root, run):
-    return torch.load(root / run / "model_final.pth", weights_only=True)
-
-
-def results(root, run):
-    lines = (root / run / "metrics.json").read_text().splitlines()
-    return {key: value for line in lines for key, value in json.loads(line).items() if "/" in key}
-
-
 @pytest.mark.slow
 def test_a_resumed_supernet_is_the_one_trained_at_once(root):
-    whole, resumed = (checkpoint(root, run)["model"] for run in ("whole", "resumed"))
+    whole, resumed = (final_checkpoint(root, run)["model"] for run in ("whole", "resumed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
@@ -160,15 +137,15 @@ def test_search_scores_paths(root):
     ledger = Ledger(root / "search/search/ledger.jsonl").records
     assert [record["status"] for record in ledger] == ["ok", "ok"]
     chosen = Architecture.load(root / "search/search/architecture.json").names()
-    assert chosen.keys() == checkpoint(root, "resumed")["space"].keys()
+    assert chosen.keys() == final_checkpoint(root, "resumed")["space"].keys()
     assert {"decoder.4", "center.0", "offset.0"} < chosen.keys()
-    assert set(checkpoint(root, "retrained")["model"]) < set(checkpoint(root, "resumed")["model"])
+    assert set(final_checkpoint(root, "retrained")["model"]) < set(final_checkpoint(root, "resumed")["model"])
 
 
 @pytest.mark.slow
 def test_the_score_changes_ap_alone(root):
     """Evaluation after a training and by itself; PQ and mIoU are the same for every score."""
-    trained, *scored = (results(root, run) for run in ("retrained", "product", "objectness", "class"))
+    trained, *scored = (final_results(root, run) for run in ("retrained", "product", "objectness", "class"))
     keys = [
         key for key in scored[0] if key.startswith(("panoptic_seg/PQ", "panoptic_seg/SQ", "sem_seg/mIoU"))
     ]

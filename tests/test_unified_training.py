@@ -1,12 +1,10 @@
 """The unified network in training: what its losses reach, images without something, and the general means."""
 
-import json
-
 import pytest
 import torch
 from detectron2.modeling import build_model
 from modeling_util import make_model, training_losses
-from toy import make_config, run_script, write_config
+from toy import final_checkpoint, final_results, make_config, through_the_commands, write_config
 from unified_util import FIXED, STUFF, THINGS, answer, scene, unified_cfg
 
 from auto_panoptic.explore import Ledger
@@ -219,51 +217,30 @@ def root(tmp_path_factory, shapes):
     """What the commands left: whole, resumed (stopped after two iterations), search, retrained, evaluated."""
     root = tmp_path_factory.mktemp("unified")
     path = write_config(root / "toy.yaml", shapes, **TOY)
-
-    def run(script, out, *arguments):
-        run_script(script, "--config-file", path, *arguments, "OUTPUT_DIR", root / out)
-
-    run("train_net", "whole")
-    run("train_net", "resumed")
-    for file in ("model_final.pth", "model_0000003.pth"):  # as a kill after iteration 3 leaves it
-        (root / "resumed" / file).unlink()
-    run("train_net", "resumed", "--resume")
-    weights = root / "resumed/model_final.pth"
-    run("search_net", "search", "--weights", weights)
-    fixed = ("NAS.ARCHITECTURE", root / "search/search/architecture.json", "MODEL.WEIGHTS")
-    run("train_net", "retrained", *fixed, weights)
+    run, fixed = through_the_commands(root, path)
     run("train_net", "evaluated", "--eval-only", *fixed, root / "retrained/model_final.pth")
     run("train_net", "merged", "--eval-only", *fixed, root / "retrained/model_final.pth",
         "MODEL.UNIFIED.INFERENCE", "heuristic")  # fmt: skip
     return root
 
 
-def checkpoint(root, run):
-    return torch.load(root / run / "model_final.pth", weights_only=True)
-
-
-def results(root, run):
-    lines = (root / run / "metrics.json").read_text().splitlines()
-    return {key: value for line in lines for key, value in json.loads(line).items() if "/" in key}
-
-
 @pytest.mark.slow
 def test_a_resumed_supernet_is_the_one_trained_at_once(root):
-    whole, resumed = (checkpoint(root, run)["model"] for run in ("whole", "resumed"))
+    whole, resumed = (final_checkpoint(root, run)["model"] for run in ("whole", "resumed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 @pytest.mark.slow
 def test_checkpoint_names_and_sites(root):
-    content = checkpoint(root, "resumed")
+    content = final_checkpoint(root, "resumed")
     rows = {site.rpartition(".")[0] for site in content["space"]}
     assert rows == {"backbone", "mask", "sem_seg", "affinity"}
     names = set(content["model"])
     for part in ("sem_seg_head", "affinity_head"):
         assert f"{part}.predictor.weight" in names
         assert f"{part}.blocks.0.candidates.dwconv_3x3.norm.weight" in names
-    fixed = set(checkpoint(root, "retrained")["model"])
+    fixed = set(final_checkpoint(root, "retrained")["model"])
     assert fixed < names
 
 
@@ -272,12 +249,12 @@ def test_search_scores_paths(root):
     ledger = Ledger(root / "search/search/ledger.jsonl").records
     assert [record["status"] for record in ledger] == ["ok", "ok"]
     chosen = Architecture.load(root / "search/search/architecture.json").names()
-    assert chosen.keys() == checkpoint(root, "resumed")["space"].keys()
+    assert chosen.keys() == final_checkpoint(root, "resumed")["space"].keys()
 
 
 @pytest.mark.slow
 def test_the_retrained_network_is_evaluated_as_after_its_training(root):
-    trained, evaluated, merged = (results(root, run) for run in ("retrained", "evaluated", "merged"))
+    trained, evaluated, merged = (final_results(root, run) for run in ("retrained", "evaluated", "merged"))
     keys = [key for key in evaluated if key.startswith(("panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP"))]
     assert {"panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP"} <= set(keys)
     for key in keys:
@@ -290,7 +267,7 @@ def test_only_the_backbone_is_calibrated(root, shapes, tmp_path):
     """The other parts have GroupNorm: the pass stops after the backbone's last BatchNorm."""
     cfg = make_config(tmp_path, shapes, **TOY)
     model = build_model(cfg)
-    model.load_state_dict(checkpoint(root, "resumed")["model"])
+    model.load_state_dict(final_checkpoint(root, "resumed")["model"])
     space = space_of(model)
     apply_architecture(model, space.architecture([0] * len(space.sites)))
     batches = [[scene(seed=2 * i), scene(seed=2 * i + 1)] for i in range(2)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 import logging
 import sys
 from pathlib import Path
@@ -225,6 +226,39 @@ class ToyNet(nn.Module):
 
 
 TOY_NET = ("MODEL.META_ARCHITECTURE", "ToyNet")
+
+
+def through_the_commands(root: Path, config: Path) -> tuple:
+    """Folders whole, resumed (stopped after two of four iterations), search and retrained under ``root``.
+
+    Returns how to run a script more, run(script, folder, *arguments), and the arguments of the found network,
+    which end with the key of its weights.
+    """
+
+    def run(script, out, *arguments):
+        run_script(script, "--config-file", config, *arguments, "OUTPUT_DIR", root / out)
+
+    run("train_net", "whole")
+    run("train_net", "resumed")
+    for file in ("model_final.pth", "model_0000003.pth"):  # as a kill after iteration 3 leaves it
+        (root / "resumed" / file).unlink()
+    run("train_net", "resumed", "--resume")
+    weights = root / "resumed/model_final.pth"
+    run("search_net", "search", "--weights", weights)
+    fixed = ("NAS.ARCHITECTURE", root / "search/search/architecture.json", "MODEL.WEIGHTS")
+    run("train_net", "retrained", *fixed, weights)
+    return run, fixed
+
+
+def final_checkpoint(root: Path, run: str) -> dict:
+    """What the training in the folder ``run`` left."""
+    return torch.load(root / run / "model_final.pth", weights_only=True)
+
+
+def final_results(root: Path, run: str) -> dict:
+    """{metric: value} of the evaluations in the folder ``run``."""
+    lines = (root / run / "metrics.json").read_text().splitlines()
+    return {key: value for line in lines for key, value in json.loads(line).items() if "/" in key}
 
 
 def toy_space(backbone: int = 2, head: int = 1, inter: int = 1) -> SearchSpace:

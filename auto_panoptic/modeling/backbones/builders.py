@@ -11,13 +11,13 @@ from auto_panoptic.space import domain
 from .shufflenet import ShuffleNetV2
 
 
-def norm_name(cfg) -> str:
-    """MODEL.SHUFFLENET.NORM, except that "SyncBN" becomes "BN" on a CPU or meta device.
+def norm_name(cfg, name: str) -> str:
+    """The norm ``name``, except that "SyncBN" becomes "BN" on a CPU or meta device.
 
     PyTorch has no synchronised BatchNorm there; the weights fit both.
     """
     alone = str(cfg.MODEL.DEVICE).startswith(("cpu", "meta"))
-    return "BN" if alone and cfg.MODEL.SHUFFLENET.NORM == "SyncBN" else cfg.MODEL.SHUFFLENET.NORM
+    return "BN" if alone and name == "SyncBN" else name
 
 
 @BACKBONE_REGISTRY.register()
@@ -34,7 +34,7 @@ def build_shufflenet_backbone(cfg, input_shape: ShapeSpec) -> ShuffleNetV2:
         stage_repeats=width.repeats,
         choices=Choices.from_config(cfg),
         ops=domain(cfg.NAS.SPACE.BACKBONE_OPS, "backbone", "NAS.SPACE.BACKBONE_OPS"),
-        norm=norm_name(cfg),
+        norm=norm_name(cfg, cfg.MODEL.SHUFFLENET.NORM),
         norm_momentum=cfg.MODEL.SHUFFLENET.NORM_MOMENTUM,
         shuffle_method=cfg.MODEL.SHUFFLENET.SHUFFLE_METHOD,
         in_channels=input_shape.channels,

@@ -75,7 +75,7 @@ class BackboneClassifier(nn.Module):
             "backbone": getattr(backbone, "bottom_up", backbone),
             "num_classes": options.NUM_CLASSES,
             "conv_dim": options.CONV_DIM or width_from_config(cfg).classifier,
-            "norm": make_norm(norm_name(cfg), cfg.MODEL.SHUFFLENET.NORM_MOMENTUM),
+            "norm": make_norm(norm_name(cfg, cfg.MODEL.SHUFFLENET.NORM), cfg.MODEL.SHUFFLENET.NORM_MOMENTUM),
             "dropout": options.DROPOUT,
             "label_smoothing": options.LABEL_SMOOTHING,
             "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),

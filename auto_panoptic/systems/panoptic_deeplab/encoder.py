@@ -11,6 +11,7 @@ from detectron2.modeling import Backbone
 from torch import nn
 
 from ...errors import UserError
+from ...modeling.backbones.builders import norm_name
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -37,8 +38,7 @@ def synchronised(
 
     ``convert`` makes it; torch's loses what subclasses of BatchNorm do beside it.
     """
-    alone = str(cfg.MODEL.DEVICE).startswith(("cpu", "meta"))
-    return encoder if norm == "BN" or alone else convert(encoder)
+    return encoder if norm_name(cfg, norm) == "BN" else convert(encoder)
 
 
 class Encoder(Backbone):

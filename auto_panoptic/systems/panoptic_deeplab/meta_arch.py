@@ -14,6 +14,7 @@ from detectron2.structures import ImageList
 from torch import nn
 
 from auto_panoptic.errors import UserError
+from auto_panoptic.modeling.backbones.builders import norm_name
 from auto_panoptic.modeling.choice import check_complete
 
 from .heads import AutoPanopticDeepLabInsEmbedHead, AutoPanopticDeepLabSemSegHead
@@ -97,7 +98,7 @@ class AutoPanopticDeepLab(PanopticDeepLab):
             parts["instance_score"] = node.INSTANCE_SCORE
             if node.INSTANCE_SCORE != "class":
                 parts["objectness_at"] = node.OBJECTNESS_AT
-        if str(cfg.MODEL.DEVICE).startswith(("cpu", "meta")):
+        if norm_name(cfg, "SyncBN") == "BN":
             for part in parts.values():
                 if isinstance(part, nn.Module):
                     _unsynchronise(part)
@@ -214,9 +215,7 @@ def _unsynchronise(part: nn.Module) -> None:
     """Make every SyncBatchNorm a BatchNorm, in place: PyTorch trains the former on GPUs only."""
     for layer in part.modules():
         if type(layer) is nn.SyncBatchNorm:  # a subclass may do more
-            layer.__class__ = (
-                nn.BatchNorm2d
-            )  # the same attributes and weights; nothing that refers to it changes
+            layer.__class__ = nn.BatchNorm2d  # its attributes and weights; what refers to it keeps it
 
 
 def _check_type(key: str, part: nn.Module, expected: type) -> None:

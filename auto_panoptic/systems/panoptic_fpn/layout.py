@@ -2,8 +2,8 @@
 
 ``LANES`` lists rows from the input to the output. A row holds lanes, searched sites of one name, and boxes,
 parts that are not searched. ``parallel`` sites do not follow one another; a lane that ``follows`` reads the
-one to its left. ``stages`` is the config key of the
-numbers of sites in a row's stages, ``published`` these numbers in the published space.
+one to its left. ``stages`` is the config key of the numbers of sites in a lane's stages, ``published`` these
+numbers in the published space.
 """
 
 MODELS = ("AutoPanopticFPN",)
