@@ -104,11 +104,31 @@ def test_every_file_agrees_with_the_json(root, split):
     assert len({a["id"] for a in instances["annotations"]}) == len(instances["annotations"])
 
 
+def test_whole_objects_overlap_in_their_instance_annotation(root):
+    """The visible part of each is the pixels of its whole mask that no object drawn later has."""
+    panoptic = _load(root, "panoptic", "train")
+    whole, visible = _load(root, "whole_instances", "train"), _load(root, "instances", "train")
+    assert whole["categories"] == visible["categories"] and whole["images"] == visible["images"]
+    keys = ("id", "image_id", "category_id", "iscrowd")
+    pairs = list(zip(whole["annotations"], visible["annotations"], strict=True))
+    covered = {image["id"]: 0 for image in panoptic["images"]}
+    hidden = 0
+    for entry, seen in pairs:
+        assert [entry[k] for k in keys] == [seen[k] for k in keys]
+        mask, part = (mask_util.decode(a["segmentation"]) for a in (entry, seen))
+        assert entry["area"] == mask.sum() and not (part & ~mask).any()
+        assert part.sum() >= scene.MIN_VISIBLE_PART * mask.sum() - 1 or seen["iscrowd"]
+        hidden += mask.sum() > part.sum()
+        covered[entry["image_id"]] = covered[entry["image_id"]] + mask.astype(int)
+    assert hidden > len(pairs) / 20
+    assert sum(np.max(count) > 1 for count in covered.values()) > len(covered) / 4
+
+
 def test_scenes_are_varied():
     """Every class, crowds, void and occlusion occur; objects range from tiny to large."""
     seen, crowds, void, areas = set(), 0, 0, []
     for i in range(60):
-        image, ids, categories, groups = scene.draw_scene(np.random.default_rng([1, i]))
+        image, ids, categories, groups, _ = scene.draw_scene(np.random.default_rng([1, i]))
         present = set(np.unique(ids).tolist())
         assert image.dtype == np.uint8 and image.shape[:2] in scene.SIZES and image.std() > 10
         seen |= {categories[s] for s in present - {0}}
@@ -200,7 +220,8 @@ def test_interrupted_generation_leaves_nothing_that_counts(tmp_path, monkeypatch
 
 
 def test_registered_names_and_lazy_generation(tmp_path):
-    assert {f"shapes_panoptic_{s}" for s in shapes_module.SPLITS} <= set(DatasetCatalog.list())
+    kinds = [f"shapes_panoptic_{s}{kind}" for s in shapes_module.SPLITS for kind in ("", "_overlapping")]
+    assert set(kinds) <= set(DatasetCatalog.list())
     sizes = {"nas_train": 3, "nas_val": 2, "val": 1}
     names = register_shapes(tmp_path / "shapes", prefix="tiny_shapes", sizes=sizes)
     try:

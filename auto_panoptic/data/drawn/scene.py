@@ -61,7 +61,7 @@ class _Canvas:
         self.ids = np.full((self.h, self.w), VOID, np.int32)
         self.categories = {}  # segment id -> category id
         self.crowds = set()
-        self.areas = {}  # segment id -> area when drawn
+        self.whole = {}  # segment id of an object -> (H, W) its mask when drawn
 
     def noise(self, scale: float) -> np.ndarray:
         """Smooth noise (H, W), about standard normal, with features of ``scale`` pixels."""
@@ -310,7 +310,8 @@ def _hides_too_much(canvas: _Canvas, under: np.ndarray) -> bool:
     for segment_id, lost in zip(*np.unique(under, return_counts=True), strict=True):
         if segment_id != VOID:
             left = np.count_nonzero(canvas.ids == segment_id) - lost
-            if left < max(MIN_VISIBLE_AREA, MIN_VISIBLE_PART * canvas.areas.get(int(segment_id), 0)):
+            area = np.count_nonzero(canvas.whole.get(int(segment_id), ()))
+            if left < max(MIN_VISIBLE_AREA, MIN_VISIBLE_PART * area):
                 return True
     return False
 
@@ -324,11 +325,11 @@ def _draw_object(canvas: _Canvas, draw, size: float, segment_id: int) -> bool:
         patch = _Patch(canvas, cx, cy, size)
         mask, paint = draw(patch, cx, cy, size)
         ids = canvas.ids[patch.rows, patch.columns]
-        area = int(np.count_nonzero(mask))
-        if area >= MIN_VISIBLE_AREA and not _hides_too_much(canvas, ids[mask]):
+        if np.count_nonzero(mask) >= MIN_VISIBLE_AREA and not _hides_too_much(canvas, ids[mask]):
             _paint(canvas, patch, mask, paint)
             ids[mask] = segment_id
-            canvas.areas[segment_id] = area
+            if segment_id != VOID:
+                canvas.whole[segment_id] = canvas.ids == segment_id
             return True
     return False
 
@@ -362,7 +363,7 @@ def _draw_crowd(canvas: _Canvas) -> None:
         return
     ids[group] = segment_id
     canvas.crowds.add(segment_id)
-    canvas.areas[segment_id] = int(np.count_nonzero(group))
+    canvas.whole[segment_id] = group
 
 
 def draw_scene(rng: np.random.Generator):
@@ -376,6 +377,7 @@ def draw_scene(rng: np.random.Generator):
         ids: int32 (H, W) panoptic ids, 0 void.
         categories: {id: category id}.
         crowds: set of ids.
+        whole: {id of a thing or crowd: (H, W) bool}, as if nothing lay over it: these masks may overlap.
     """
     canvas = _Canvas(rng)
     _draw_stuff(canvas)
@@ -389,4 +391,4 @@ def draw_scene(rng: np.random.Generator):
     rgb = cv2.GaussianBlur(canvas.rgb * light, (0, 0), 0.5)
     rgb += 3 * rng.standard_normal(rgb.shape, dtype=np.float32)
     image = np.clip(np.round(rgb), 0, 255).astype(np.uint8)
-    return image, canvas.ids, canvas.categories, canvas.crowds
+    return image, canvas.ids, canvas.categories, canvas.crowds, canvas.whole

@@ -7,6 +7,7 @@ Layout under ``$DETECTRON2_DATASETS/shapes`` (``datasets/shapes`` by default), a
     panoptic_stuff_train/ panoptic_stuff_val/  semantic PNGs (things 0, stuff 1..n, void 255)
     annotations/panoptic_{train,val,nas_train,nas_val}.json
     annotations/instances_{train,val,nas_train,nas_val}.json
+    annotations/whole_instances_{train,val,...}.json   objects as if nothing lay over them: masks overlap
 
 ``nas_train`` and ``nas_val`` are disjoint parts of ``train`` and share its image files: the supernet trains
 on one, the search scores candidates on the other. All files depend on the seed and the sizes only, whatever
@@ -60,7 +61,7 @@ def _stamp(seed: int, sizes: dict) -> dict:
 def _folders(sizes: dict) -> dict:
     """{folder: number of files in it}."""
     train = sizes["nas_train"] + sizes["nas_val"]
-    counts = {"annotations": 2 * len(SPLITS)}
+    counts = {"annotations": 3 * len(SPLITS)}
     for kind in ("{}", "panoptic_{}", "panoptic_stuff_{}"):
         counts[kind.format("train")] = train
         counts[kind.format("val")] = sizes["val"]
@@ -79,30 +80,36 @@ def _is_complete(root: Path, stamp: dict) -> bool:
 def _draw_image(job: tuple) -> tuple:
     """Draw and write one image with its label maps; returns its JSON entries."""
     root, split, index, image_id, seed = job
-    image, ids, categories, crowds = scene.draw_scene(np.random.default_rng([seed, split == "val", index]))
+    rng = np.random.default_rng([seed, split == "val", index])
+    image, ids, categories, crowds, whole = scene.draw_scene(rng)
     name = f"{image_id:012d}"
     segments = coco.segment_records(ids, categories, crowds)
     coco.write_image(os.path.join(root, split, name + ".jpg"), image[..., ::-1], JPEG)
     coco.write_panoptic(os.path.join(root, "panoptic_" + split, name + ".png"), ids)
     semantic = coco.semantic_labels(ids, segments, _LABELS)
     coco.write_image(os.path.join(root, "panoptic_stuff_" + split, name + ".png"), semantic)
+    overlapping = []
+    for segment in segments:
+        if (mask := whole.get(segment["id"])) is not None:
+            drawn = mask * np.int32(segment["id"])
+            overlapping += coco.instance_annotations(drawn, [segment], _THINGS, image_id)
     height, width = ids.shape
     return (
         {"id": image_id, "file_name": name + ".jpg", "height": height, "width": width},
         {"image_id": image_id, "file_name": name + ".png", "segments_info": segments},
         coco.instance_annotations(ids, segments, _THINGS, image_id),
+        overlapping,
     )
 
 
 def _write_json(root: Path, split: str, drawn: list) -> None:
-    """Write the panoptic and the instances JSON of one split."""
-    images, panoptic, instances = ([entry[i] for entry in drawn] for i in range(3))
+    """Write the panoptic and both instances JSONs of one split."""
+    images, panoptic, *instances = ([entry[i] for entry in drawn] for i in range(4))
     info = {"description": "Drawn scenes of auto_panoptic", "version": "1"}
     things = [c for c in scene.CATEGORIES if c["isthing"]]
-    contents = {
-        "panoptic": {"annotations": panoptic, "categories": scene.CATEGORIES},
-        "instances": {"annotations": coco.number_annotations(instances), "categories": things},
-    }
+    contents = {"panoptic": {"annotations": panoptic, "categories": scene.CATEGORIES}}
+    for kind, found in zip(("instances", "whole_instances"), instances, strict=True):
+        contents[kind] = {"annotations": coco.number_annotations(found), "categories": things}
     for kind, content in contents.items():
         text = json.dumps({"info": info, "licenses": [], "images": images, **content})
         (root / "annotations" / f"{kind}_{split}.json").write_text(text)
@@ -172,27 +179,31 @@ def register_shapes(
 ) -> list:
     """Register ``<prefix>_{train,val,nas_train,nas_val}``; nothing is drawn before the first use.
 
+    And the same splits as ``<prefix>_..._overlapping``, whose instances are whole objects: their masks
+    overlap, as in COCO's instance annotation.
+
     Args:
         root, sizes: as in :func:`ensure_shapes`.
         prefix: start of the registered names.
 
     Returns:
-        The four names.
+        The eight names.
     """
     root = Path(root) if root is not None else shapes_root()
     names = []
     for split in SPLITS:
         folder = "val" if split == "val" else "train"
-        source = PanopticSource(
-            name=f"{prefix}_{split}",
-            panoptic_json=str(root / "annotations" / f"panoptic_{split}.json"),
-            panoptic_root=str(root / f"panoptic_{folder}"),
-            image_root=str(root / folder),
-            categories=tuple(scene.CATEGORIES),
-            instances_json=str(root / "annotations" / f"instances_{split}.json"),
-            sem_seg_root=str(root / f"panoptic_stuff_{folder}"),
-            prepare=functools.partial(ensure_shapes, root, sizes=sizes),
-        )
-        register_source(source)
-        names.append(source.name)
+        for suffix, instances in (("", "instances"), ("_overlapping", "whole_instances")):
+            source = PanopticSource(
+                name=f"{prefix}_{split}{suffix}",
+                panoptic_json=str(root / "annotations" / f"panoptic_{split}.json"),
+                panoptic_root=str(root / f"panoptic_{folder}"),
+                image_root=str(root / folder),
+                categories=tuple(scene.CATEGORIES),
+                instances_json=str(root / "annotations" / f"{instances}_{split}.json"),
+                sem_seg_root=str(root / f"panoptic_stuff_{folder}"),
+                prepare=functools.partial(ensure_shapes, root, sizes=sizes),
+            )
+            register_source(source)
+            names.append(source.name)
     return names
