@@ -29,7 +29,13 @@ EXPECTED = {  # where the metadata say that files are
     "json_file": "the instances JSON",
     "sem_seg_root": "a folder of semantic PNGs",
 }
+FOLDER = {"panoptic_json": "panoptic.json", "panoptic_root": "panoptic", "image_root": "images"}
 WHERE = "or set DETECTRON2_DATASETS to the folder that holds your data sets (see datasets/README.md)"
+
+
+def paths_in(folder: str | os.PathLike) -> dict[str, str]:
+    """{key: path} of the parts of a set that lies in one folder, as the converters write it."""
+    return {key: os.path.join(folder, name) for key, name in FOLDER.items()}
 
 
 def check_paths(name: str, paths: Mapping, remedy: str = "") -> None:

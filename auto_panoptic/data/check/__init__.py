@@ -2,6 +2,7 @@
 
     python -m auto_panoptic.data.check shapes_panoptic_val coco_2017_val_panoptic_separated
     python -m auto_panoptic.data.check my_train my_val --config-file configs/mine.yaml
+    python -m auto_panoptic.data.check my_folder     # with panoptic.json, panoptic/ and images/
     python -m auto_panoptic.data.check --panoptic-json panoptic.json --panoptic-root png --image-root images
     python -m auto_panoptic.data.check imagenet_val
 

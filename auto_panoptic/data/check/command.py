@@ -18,7 +18,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m auto_panoptic.data.check",
         description="Read every file of data sets and list everything that is wrong with them.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="registered sets, or sets of the config")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="registered sets, of the config, or folders")
     parser.add_argument(
         "--config-file", help="config that describes own sets; without NAME, checks all it uses"
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from ..formats.findings import ERROR, Finding, findings_in
-from ..formats.instances_json import decode_counts, leaves_by, value_problems, with_area
+from ..formats.instances_json import leaves_by, run_lengths, value_problems, with_area
 from ..formats.json_file import is_box, is_number
 
 # Hand-drawn polygons are rounded and rasterised: smaller differences mean nothing (pixels).
@@ -47,15 +47,10 @@ def check_instances(instances: list, size: tuple, path: str, image_id, ids, segm
 
 def _check_mask(instance: dict, size: tuple, report: Callable) -> dict | None:
     """Draw the mask of an instance and compare the JSON's box and area with it; returns its RLE."""
-    where, segmentation, (width, height) = f"instance {instance.get('id')}", instance["segmentation"], size
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        runs = decode_counts(counts) if isinstance(counts, str) else counts
-        mask = mask_util.frPyObjects({"size": [height, width], "counts": runs}, height, width)
-    else:
-        polygons = with_area(segmentation)
-        mask = mask_util.merge(mask_util.frPyObjects(polygons, height, width)) if polygons else None
-        leaves = leaves_by(polygons, size) if polygons else 0
+    where, segmentation = f"instance {instance.get('id')}", instance["segmentation"]
+    mask = run_lengths(segmentation, size)
+    if mask is not None and isinstance(segmentation, list):
+        leaves = leaves_by(with_area(segmentation), size)
         if leaves > _SLACK:
             report("mask-leaves-image", f"{where}: polygons leave the image by {leaves:g} pixels")
     pixels = 0 if mask is None else int(mask_util.area(mask))

@@ -12,6 +12,7 @@ from ..labels import SEPARATED
 from ..metadata import IDS
 from ..register import find_source, foreign_source, unknown_data_set
 from ..sets.imagenet import find_image_folder
+from ..source import paths_in
 
 
 @dataclasses.dataclass
@@ -110,7 +111,7 @@ def _entries(cfg, key: str) -> dict:
 
 
 def find_data_set(name: str, cfg=None) -> DataSet:
-    """The set called ``name`` in the config ``cfg``, else the registered one.
+    """The set called ``name`` in the config ``cfg``, else the registered one, else that in the folder.
 
     Raises:
         UserError: an unknown name, or a set of another kind.
@@ -120,9 +121,11 @@ def find_data_set(name: str, cfg=None) -> DataSet:
         return from_paths(name, own[name])
     if name in folders:
         return DataSet(name=name, folder=os.path.expanduser(str(folders[name].get("root"))))
+    if name not in DatasetCatalog.list() and os.path.isdir(name):
+        return from_paths(name, paths_in(name))
     if name not in DatasetCatalog.list():
         known = [*own, *folders, *DatasetCatalog.list()]
-        own = "Sets of your own come with --config-file, or by --panoptic-json, --panoptic-root, --image-root"
+        own = "Name the folder of your own, or give --config-file, or --panoptic-json and the other paths"
         raise unknown_data_set(name, known, own)
     folder = find_image_folder(name)
     if folder is not None:

@@ -24,10 +24,11 @@ from .pool import parallel_map
 class SourceImage:
     """One image to convert."""
 
-    image_id: str
+    image_id: str | int
     file_name: str  # the photograph, relative to the image root
     png: str  # file name of the panoptic PNG
-    annotations: tuple[Path, ...]  # images
+    annotations: tuple[Path, ...]  # images, or the files that ``content`` was read from
+    content: object = None  # what is drawn, where the annotations are no images; picklable
 
 
 def made_here(files: Derivation) -> bool:
@@ -39,10 +40,11 @@ def made_here(files: Derivation) -> bool:
 def convert(
     files: Derivation,
     image_root: Path,
-    read_ids: Callable[[tuple[Path, ...]], np.ndarray],
+    read_ids: Callable[[object], np.ndarray],
     describe: Callable[[int], tuple[int, int] | None],
     sources: Sequence[SourceImage],
     processes: int | None = None,
+    settings: Sequence[str] = (),
 ) -> str:
     """Make the panoptic PNGs and, last, the JSON, unless they are there and fresh, or made by others.
 
@@ -52,10 +54,12 @@ def convert(
     Args:
         files: the set, whose panoptic JSON and PNGs are made.
         image_root: folder of the photographs.
-        read_ids: annotation paths -> segment ids (H, W), 0 where nothing is labelled; picklable.
+        read_ids: annotation paths, or the content of a source -> segment ids (H, W), 0 where nothing is
+            labelled; picklable.
         describe: segment id -> (category id, iscrowd), or None for ids that cannot occur; picklable.
         sources: the images.
         processes: as in :func:`.stream`.
+        settings: what the ids depend on beside the annotations and the categories.
 
     Returns:
         "made" or "kept".
@@ -63,8 +67,8 @@ def convert(
     Raises:
         UserError: a source is missing, damaged or does not fit its photograph.
     """
-    paths = [(path.name, path) for source in sources for path in source.annotations]
-    inputs = digest_of(list(files.categories), paths)
+    paths = dict.fromkeys((path.name, path) for source in sources for path in source.annotations)
+    inputs = digest_of([*files.categories, *settings], paths)
 
     def is_fresh() -> bool:
         fresh = not made_here(files) or read_state(files.panoptic_root).get("inputs") == inputs
@@ -97,7 +101,7 @@ def _convert_image(files, image_root, read_ids, describe, source: SourceImage) -
     except OSError as error:
         problem = "cannot be read" if photo.exists() else "does not exist"
         raise UserError(f"image {photo} {problem} ({type(error).__name__}); download it again") from None
-    ids = read_ids(source.annotations)
+    ids = read_ids(source.annotations if source.content is None else source.content)
     if ids.shape != (height, width):
         raise UserError(
             f"{source.annotations[0]} has {ids.shape[1]} x {ids.shape[0]} pixels, but {photo} "

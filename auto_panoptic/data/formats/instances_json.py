@@ -200,6 +200,17 @@ def with_area(polygons: list) -> list:
     return [polygon for polygon in polygons if len(polygon) >= 6]
 
 
+def run_lengths(segmentation: dict | list, size: tuple) -> dict | None:
+    """A sound mask in an image of ``size`` (W, H) as compressed run lengths; None without a polygon."""
+    width, height = size
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        runs = decode_counts(counts) if isinstance(counts, str) else counts
+        return mask_util.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    polygons = with_area(segmentation)
+    return mask_util.merge(mask_util.frPyObjects(polygons, height, width)) if polygons else None
+
+
 def leaves_by(polygons: list, size: tuple) -> float:
     """By how many pixels polygons leave an image of ``size`` (W, H); not above 0 if they do not."""
     (width, height), low = size, min(map(min, polygons))

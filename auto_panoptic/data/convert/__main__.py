@@ -1,0 +1,7 @@
+"""``python -m auto_panoptic.data.convert``."""
+
+from ...errors import run_command
+from .command import main
+
+if __name__ == "__main__":
+    run_command(main)
