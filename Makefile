@@ -4,6 +4,7 @@
 # make doctor       install, then show versions and prove the operators
 # make chaos        install, then the fault drills: kills, full disks, damage, malformed files (about a quarter of an hour)
 # make lint         install, then check the style
+# make docs         install, then build the documentation: output/docs/index.html
 # make clean        remove caches, the quickstart's results and the generated data set (not .venv, not other results)
 # make distclean    the same, and .venv
 #
@@ -20,7 +21,7 @@ RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest -q -n 2 --dist worksteal
 INSTALL := pyproject.toml tools/constraints.txt tools/setup_env.py $(wildcard tools/*detectron2*.py)
 
-.PHONY: help quickstart test test-all doctor chaos lint clean distclean
+.PHONY: help quickstart test test-all doctor chaos lint docs clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -44,8 +45,12 @@ chaos: $(VENV)/.installed
 lint: $(VENV)/.installed
 	@$(VENV)/bin/ruff check .
 
+docs: $(VENV)/.installed
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
+	@echo output/docs/index.html
+
 clean:
-	rm -rf output/quickstart build dist *.egg-info .pytest_cache .ruff_cache .hypothesis datasets/shapes
+	rm -rf output/quickstart output/docs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis datasets/shapes
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

@@ -6,7 +6,12 @@ Each room imports only from those before it: ``config``, ``space`` (what is sear
 Importing this package needs neither torch nor Detectron2; the names below are imported on first use.
 """
 
+import sys
+
 from .version import __version__
+
+if sys.platform == "win32":
+    raise ImportError("Auto-Panoptic runs on Linux and macOS; on Windows install it in WSL 2")
 
 _HOMES = {"add_auto_panoptic_config": ".config", "register_coco_panoptic": ".data", "train": ".training"}
 __all__ = ["__version__", *_HOMES]

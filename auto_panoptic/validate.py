@@ -283,6 +283,14 @@ def _like(default, item: bool = False) -> Rule:
     return Rule(lambda v: isinstance(v, type(default)) or {type(v), type(default)} <= {list, tuple}, "a list")
 
 
+def rule_of(key: str) -> Rule | None:
+    """What a key may be; None if nothing is known of it. Its full name comes before its last part."""
+    rule = RULES.get(key)
+    if rule is None and key in defaults():
+        rule = RULES.get(key.rpartition(".")[2]) or _like(defaults()[key])
+    return rule
+
+
 def validate(cfg) -> None:
     """Raise UserError for a value that no run can mean, or a key that nothing would obey.
 
@@ -290,10 +298,7 @@ def validate(cfg) -> None:
     """
     given = dict(flat(cfg))
     for key, value in given.items():
-        rule = RULES.get(key)
-        if rule is None and key in defaults():
-            rule = RULES.get(key.rpartition(".")[2]) or _like(defaults()[key])
-        if rule:
+        if rule := rule_of(key):
             rule.check(key, value)
     for key, neutral, reason in REFUSED:
         if given.get(key, neutral) != neutral and (given[key] or neutral):

@@ -32,7 +32,9 @@ def say(text):
 
 
 def check_python(version=None):
-    """Raises SetupError for an unsupported Python or one that cannot make virtual environments."""
+    """Raises SetupError on Windows, and for a Python that is unsupported or cannot make environments."""
+    if sys.platform == "win32":
+        raise SetupError("Windows is not supported: run the same command in WSL 2, or on Linux or macOS")
     version = tuple(version or sys.version_info[:2])
     name = f"{version[0]}.{version[1]}"
     if not SUPPORTED[0] <= version < SUPPORTED[1]:

@@ -44,7 +44,8 @@ def stream(function: Callable, items: Iterable, processes: int | None = None, ti
             raises.
     """
     if processes is None:
-        processes = min(len(os.sched_getaffinity(0)), 16)
+        usable = getattr(os, "sched_getaffinity", None)  # macOS has none
+        processes = min(len(usable(0)) if usable else os.cpu_count() or 1, 16)
     # A daemonic process (a data loader's worker) may not have children of its own.
     if processes <= 1 or multiprocessing.current_process().daemon:
         yield from map(function, items)

@@ -41,6 +41,7 @@ def add_panoptic_fpn_config(cfg: CN) -> None:
 
     # ------------------------------------------------------------------ inter-modular attention
     cfg.MODEL.CROSS_ATTENTION = CN()
+    # Between the branches of things and stuff, in both directions.
     cfg.MODEL.CROSS_ATTENTION.ENABLED = True
     # FPN levels that the foreground-to-background attention reads (paper Eq. 1: all five).
     cfg.MODEL.CROSS_ATTENTION.F2B_LEVELS = ["p2", "p3", "p4", "p5", "p6"]
