@@ -102,9 +102,11 @@ def _process(study: Study, folder: Path, training: str, seed: int) -> str:
 
 
 def _metric(record: dict, metric: str) -> float:
-    for values in record["results"].values():
-        if isinstance(values, Mapping) and metric in values:
-            return values[metric]
+    """"segm/AP" is the AP of masks; a bare name is the first one found."""
+    group, _, name = metric.rpartition("/")
+    for key, values in record["results"].items():
+        if isinstance(values, Mapping) and name in values and group in ("", key):
+            return values[name]
     return math.nan
 
 
@@ -129,7 +131,7 @@ def report(study: Study, folder: Path, seeds: Sequence[int]) -> dict:
     for name in {**study.trainings, **study.readings}:
         paths = {seed: _result(study, folder, name, seed) for seed in seeds}
         records[name] = {seed: json.loads(p.read_text()) for seed, p in paths.items() if p.is_file()}
-    columns = ("PQ", "PQ_th", "PQ_st", "IoU_st", "mIoU")
+    columns = ("PQ", "PQ_th", "PQ_st", "IoU_st", "mIoU", "segm/AP")
     print(f"\n{'mean over seeds':34}" + "".join(f"{c:>9}" for c in columns) + "  seeds   minutes")
     summary: dict = {"results": {}, "differences": {}}
     for name, by_seed in records.items():
