@@ -12,10 +12,14 @@ import pytest
 from toy import dataset_entries
 
 from auto_panoptic.evaluation import PanopticQuality
+from auto_panoptic.modeling.counting import configured_costs
+from auto_panoptic.training import build_config
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools/studies"))
 
+import panoptic_deeplab  # noqa: E402
+import unified  # noqa: E402
 from study import difference  # noqa: E402
 
 CATEGORIES = [{"id": 1, "isthing": 1}, {"id": 2, "isthing": 0}]
@@ -54,6 +58,35 @@ def test_interval_of_panoptic_quality_holds_the_images_noise():
 
 def test_one_seed_decides_nothing():
     assert difference([record(3)], [record(1, 2)], "PQ")[1] == math.inf
+
+
+@pytest.mark.parametrize("study", [panoptic_deeplab.STUDY, unified.STUDY], ids=lambda study: study.name)
+def test_shipped_studies_train_what_their_configs_have(study):
+    for name in {**study.trainings, **study.readings}:
+        training, options = study.read(name)
+        config, common = study.trainings[training]
+        opts = [*common, *options, "NAS.ARCHITECTURE", ""]  # what a search wrote is not there
+        cfg = build_config(str(ROOT / config), [str(x) for x in opts])
+        assert cfg.SOLVER.MAX_ITER in (450, 1000) and cfg.DATASETS.TEST == ("shapes_panoptic_val",)
+    named = {name for pair in study.comparisons for name in pair[:2]}
+    assert named <= {**study.trainings, **study.readings}.keys()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "macs"),
+    [
+        ("HRNet+", "ShuffleNet, wide", 141_000_000),
+        ("panoptic_deeplab, 0.47 G", "auto_panoptic, 0.47 G", 464_000_000),
+        ("panoptic_deeplab, 0.47 G", "unified, 0.47 G", 466_000_000),
+    ],
+)
+def test_networks_compared_at_equal_macs_have_them(first, second, macs):
+    costs = []
+    for name in (first, second):
+        config, options = panoptic_deeplab.STUDY.trainings[name]
+        tables = configured_costs(build_config(str(ROOT / config), [str(x) for x in options]), (128, 160))
+        costs.append(tables.cost(tables.space.architecture([0] * len(tables.space.sites))).macs)
+    assert costs == pytest.approx([macs] * 2, rel=0.03)
 
 
 STUDY = """

@@ -102,7 +102,7 @@ def _process(study: Study, folder: Path, training: str, seed: int) -> str:
 
 
 def _metric(record: dict, metric: str) -> float:
-    """"segm/AP" is the AP of masks; a bare name is the first one found."""
+    """ "segm/AP" is the AP of masks; a bare name is the first one found."""
     group, _, name = metric.rpartition("/")
     for key, values in record["results"].items():
         if isinstance(values, Mapping) and name in values and group in ("", key):
@@ -140,9 +140,10 @@ def report(study: Study, folder: Path, seeds: Sequence[int]) -> dict:
         means = {c: float(np.mean([_metric(r, c) for r in by_seed.values()])) for c in columns}
         trained = [folder / study.read(name)[0] / f"seed_{seed}" / "trained.json" for seed in by_seed]
         minutes = np.mean([json.loads(path.read_text())["seconds"] for path in trained]) / 60
-        values = "".join(f"{means[c]:9.2f}" for c in columns)
+        values = "".join(f"{'–' if math.isnan(v) else f'{v:.2f}':>9}" for v in means.values())
         print(f"{name:34}{values}{len(by_seed):7}{minutes:10.1f}")
-        summary["results"][name] = {**means, "seeds": len(by_seed)}
+        known = {c: value for c, value in means.items() if not math.isnan(value)}
+        summary["results"][name] = {**known, "seeds": len(by_seed)}
     print(f"\n{'difference, 95 % interval':56}")
     for first, second, metrics in study.comparisons:
         common = sorted(records[first].keys() & records[second].keys())
