@@ -67,7 +67,7 @@ def test_shipped_studies_train_what_their_configs_have(study):
         config, common = study.trainings[training]
         opts = [*common, *options, "NAS.ARCHITECTURE", ""]  # what a search wrote is not there
         cfg = build_config(str(ROOT / config), [str(x) for x in opts])
-        assert cfg.SOLVER.MAX_ITER in (450, 1000) and cfg.DATASETS.TEST == ("shapes_panoptic_val",)
+        assert cfg.SOLVER.MAX_ITER in (300, 450, 600) and cfg.DATASETS.TEST == ("shapes_panoptic_val",)
     named = {name for pair in study.comparisons for name in pair[:2]}
     assert named <= {**study.trainings, **study.readings}.keys()
 

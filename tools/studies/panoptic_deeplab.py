@@ -1,11 +1,12 @@
 """Panoptic-DeepLab on the drawn scenes: what its variants are worth, and how it compares to other systems.
 
-ShuffleNet from scratch, a third of the steps of the quick config; data, image size, steps and mini-batches
+ShuffleNet from scratch, a fifth of the steps of the quick config; data, image size, steps and mini-batches
 alike. "whole objects" learns centres and offsets from the overlapping instance annotation of the same scenes.
-"HRNet+" has 144 M multiply-adds for 128 x 160 pixels, "ShuffleNet, wide" as many; "panoptic_deeplab" and
+"HRNet+" has 144 M multiply-adds for 128 x 160 pixels, "ShuffleNet, wide" 141 M; "panoptic_deeplab" and
 "searched" have at most 80 M. The last three networks have 0.46 to 0.47 G, and their published or plainest
-operators. A training takes four to seven minutes on one core. "searched" needs what the search of
-configs/quick/panoptic_deeplab_supernet.yaml wrote, with --max-macs 79.63M.
+operators. A training takes three to six minutes on one core. "searched" needs what the search of
+configs/quick/panoptic_deeplab_supernet.yaml wrote, with --max-macs the cost of "panoptic_deeplab" for
+128 x 128 pixels, 63.712M.
 
     python tools/studies/panoptic_deeplab.py [--seeds 3] [--only NAME] [--report]
 """
@@ -18,9 +19,9 @@ DEEPLAB, SEARCHED, FPN, UNIFIED = (
     f"configs/quick/{name}.yaml"
     for name in ("panoptic_deeplab", "panoptic_deeplab_searched", "retrain", "unified")
 )
-COMMON = ("SOLVER.MAX_ITER", 1000)
-SHORT = ("SOLVER.MAX_ITER", 450)
-STEPS = ("SOLVER.STEPS", "(365, 420)")  # of the two systems whose learning rate falls in steps
+COMMON = ("SOLVER.MAX_ITER", 600)
+SHORT = ("SOLVER.MAX_ITER", 300)
+STEPS = ("SOLVER.STEPS", "(245, 280)")  # of the two systems whose learning rate falls in steps
 SCORE = "MODEL.PANOPTIC_DEEPLAB.INSTANCE_SCORE"
 HRNET = (
     *("MODEL.BACKBONE.NAME", "build_hrnet_backbone", "MODEL.HRNET.WIDTH", "custom", "MODEL.HRNET.NORM", "BN"),
