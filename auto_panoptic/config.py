@@ -122,5 +122,8 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     cfg.TEST.STUFF_AREA = 0
     # The values of TEST.STUFF_AREA that --trim-study compares.
     cfg.TEST.TRIM_AREAS = [0, 256, 1024, 2048, 4096]
+    # So many of the best and as many of the worst images are drawn at each evaluation and at the end of a
+    # search, for its report and for TensorBoard: photo, truth, prediction and where they differ.
+    cfg.TEST.PICTURES = 3
 
     systems.add_configs(cfg)

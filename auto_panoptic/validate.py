@@ -170,6 +170,7 @@ RULES: dict[str, Rule] = {
     "TEST.PANOPTIC_EVALUATOR": choice("streaming", "detectron2"),
     "TEST.METRICS": several(choice("pq", "ap", "miou"), least=1),
     "TEST.TRIM_AREAS": several(whole(0), least=1),
+    "TEST.PICTURES": whole(0, 100),
     "SEED": whole(-1, 2**32 - 1 - 10**4),  # the rank is added
     "VERSION": choice(2),
     "OUTPUT_DIR": Rule(lambda v: TEXT.allows(v) and "://" not in v, "a folder of this machine"),

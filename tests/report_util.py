@@ -2,8 +2,12 @@
 
 from html.parser import HTMLParser
 
+import numpy as np
+from PIL import Image
 from test_search import SPACE, Evaluate, search
 
+from auto_panoptic.evaluation.gallery import Example, Gallery, write_pictures
+from auto_panoptic.evaluation.overlap import Overlap
 from auto_panoptic.search import Request, ledger_path
 from auto_panoptic.search.costs import store_tables
 from auto_panoptic.space import Cost, CostTables
@@ -92,3 +96,22 @@ class Page(HTMLParser):
 def words(text):
     """A text with its white space made single spaces."""
     return " ".join(text.split())
+
+
+def add_pictures(folder, operators, metrics=None, number=2):
+    """Pictures as an evaluation leaves them: of ``number`` images, one half right, the other half wrong."""
+    folder.mkdir(parents=True, exist_ok=True)
+    photo = folder.parent / "photo.png"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((120, 80)).save(photo)
+    truth = np.ones((80, 120), np.int32)
+    truth[20:60, 30:70] = 2
+    gallery = Gallery(-(-number // 2))
+    for i in range(number):
+        found = truth if i % 2 == 0 else 3 - truth
+        pairs = [[{"id": k, "category_id": k} for k in (1, 2)] for _ in range(2)]
+        example = Example(100.0 - i if i % 2 == 0 else i - 1.0, i, str(photo), found, truth,
+                          Overlap.of(found, pairs[0], truth, pairs[1]))  # fmt: skip
+        gallery.extend([example])
+    facts = {"data_set": "scenes", "metrics": metrics, "operators": operators}
+    write_pictures(folder, gallery.chosen(), {1: "ground", 2: "ball"}, facts)

@@ -145,3 +145,17 @@ def test_only_images_of_one_shape_share_a_batch(tmp_path, shapes, forget_data_se
     assert sizes == [[3], [1, 1]]
     for name in names["TEST"]:
         assert all(len(batch) == 1 for batch in build_test_loader(cfg, name))
+
+
+def test_examples_of_a_path_change_nothing(cfg, supernet, cycle):
+    """They are the best and the worst of the images, and the next score is to the last bit what it was."""
+    evaluate = CandidateEvaluator(cfg, supernet, ("pq",))
+    before = evaluate(cycle[0])[0]
+    found = evaluate.examples(cycle[0])
+    assert evaluate(cycle[0])[0] == before
+    assert list(found) == list(cfg.DATASETS.SEARCH)
+    (examples,) = found.values()
+    images = {sample["image_id"] for batch in evaluate.data[0][0] for sample in batch}
+    assert len({e.image_id for e in examples}) == len(examples) == min(2 * cfg.TEST.PICTURES, len(images))
+    assert {e.image_id for e in examples} <= images
+    assert all(e.predicted.shape == e.truth.shape for e in examples)

@@ -349,7 +349,7 @@ def test_saved_predictions_score_the_same_officially(val, tmp_path, monkeypatch,
             rank.process([entry], [output])
             assert not saved.exists()
     if processes > 1:
-        gathered = [(rank._scores, rank._seen, rank._writer.records) for rank in ranks]
+        gathered = [(rank._scores, rank._seen, rank._writer.records, []) for rank in ranks]
         monkeypatch.setattr(panoptic_evaluator.comm, "get_world_size", lambda: 2)
         monkeypatch.setattr(panoptic_evaluator.comm, "gather", lambda data, dst=0: gathered)
     found = ranks[0].evaluate()["panoptic_seg"]

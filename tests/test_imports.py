@@ -21,6 +21,7 @@ ROOMS = (
     "explore",
     "modeling",
     "data",
+    "pictures",
     "evaluation",
     "systems",
     "training",

@@ -7,13 +7,13 @@ import os
 
 import pytest
 from browser import Browser, find_browser
-from report_util import make_search
+from report_util import add_pictures, make_search
 from test_search import Evaluate, candidates
 
 from auto_panoptic.report import write_report
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="there is no Chromium; BROWSER_PATH names one")
-SECTIONS = ["found", "scores", "candidates", "costs", "architecture", "record"]
+SECTIONS = ["found", "scores", "candidates", "costs", "architecture", "pictures", "record"]
 # Elements that stick out of the page, but for what scrolls in a box of its own.
 STICKING_OUT = """[...document.querySelectorAll("body *")].filter((e) => {
   const box = e.getBoundingClientRect();
@@ -32,7 +32,9 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
-    make_search(folder, evaluate=Evaluate(crash=candidates(2)[:3], bootstrap=True))
+    result = make_search(folder, evaluate=Evaluate(crash=candidates(2)[:3], bootstrap=True))
+    for place in ("search/pictures_scenes", "retrain/inference/pictures_val"):
+        add_pictures(folder / place, result.architecture.names())
     return write_report(folder)
 
 
@@ -45,13 +47,17 @@ def test_every_section_stands_on_the_page(browser, page, width, dark):
     assert browser.value("document.documentElement.scrollWidth") == width
     assert browser.value(STICKING_OUT) == []
     assert browser.complaints() == []
-    assert browser.requests() == [page.as_uri()]
+    assert [url for url in browser.requests() if not url.startswith("data:")] == [page.as_uri()]
     ground = browser.value("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(18, 22, 27)" if dark else "rgb(255, 255, 255)")
     # One drawing of each pair is shown; its texts are of a size that can be read.
-    kinds = (
-        '[...document.querySelectorAll("figure > div")].filter((d) => d.offsetHeight).map((d) => d.className)'
-    )
+    pictures = 'document.querySelectorAll(".pictures div img")'
+    assert browser.value(f"{pictures}.length") == 16
+    assert browser.value(f"[...{pictures}].every((e) => e.complete && e.naturalWidth === 300)")
+    tops = f"new Set([...{pictures}].slice(0, 4).map((e) => e.getBoundingClientRect().top)).size"
+    assert browser.value(tops) == (2 if width < 500 else 1)
+    kinds = '[...document.querySelectorAll("figure:not(.pictures) > div")]'
+    kinds += ".filter((d) => d.offsetHeight).map((d) => d.className)"
     assert browser.value(kinds) == 4 * ["narrow" if width < 500 else "wide"]
     sizes = f"{TEXTS}.map((e) => e.getBoundingClientRect().height)"
     assert min(browser.value(sizes)) >= 8.5

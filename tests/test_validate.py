@@ -65,6 +65,7 @@ MEANINGLESS = {
     "TEST.DETECTIONS_PER_IMAGE": [-1],
     "TEST.STUFF_AREA": [-1],
     "TEST.TRIM_AREAS": [[], [0, -1], ["x"]],
+    "TEST.PICTURES": [-1, 101, 1.5],
     "TEST.METRICS": [[], ["pg"], "pq"],
     "TEST.PANOPTIC_EVALUATOR": ["guess"],
     "TEST.PRECISE_BN.NUM_ITER": [0],

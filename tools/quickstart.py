@@ -40,6 +40,7 @@ from auto_panoptic.files import (  # noqa: E402
     read_json,
     write_json,
 )
+from auto_panoptic.report import report_after_search  # noqa: E402
 from auto_panoptic.training import build_config, run_command  # noqa: E402
 
 SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
@@ -273,6 +274,8 @@ def run():
         "retrained model": retrained / "model_final.pth",
         "metrics": retrained / "metrics.json",
     }
+    print("\n== report: anew, with pictures of what the retrained network predicts", flush=True)
+    report_after_search(output)
     if (page := output / "search" / "report.html").is_file():
         paths["report"] = page
     report(final_results(paths["metrics"]), paths, time.monotonic() - start)

@@ -128,6 +128,25 @@ class Overlap:
             raise UserError(f"the predicted map holds ids {unlisted[:5]} without a record in its segments.")
         return cls(pairs, truth, {p: s for p, s in predicted.items() if p in areas}, areas, true_areas)
 
+    def matches(self) -> dict:
+        """{(true id, predicted id): IoU} of the pairs of one class whose IoU exceeds 0.5, crowds left out."""
+        on_void = self.on_void()
+        found = {}
+        for g, p, n in self.pairs:
+            true, predicted = self.truth.get(g), self.predicted.get(p)
+            if true is None or predicted is None or true["category_id"] != predicted["category_id"]:
+                continue
+            if true.get("iscrowd", 0):
+                continue
+            iou = n / (self.areas[p] + self.true_areas[g] - n - on_void.get(p, 0))
+            if iou > 0.5:
+                found[g, p] = iou
+        return found
+
+    def on_void(self) -> dict:
+        """{id: pixels} of the predicted segments where the truth is void."""
+        return {p: n for g, p, n in self.pairs if g == VOID}
+
     def small_stuff(self, stuff: set, area: int) -> set:
         """Ids of the predicted stuff (category ids) whose class covers fewer than ``area`` pixels."""
         covered = {}

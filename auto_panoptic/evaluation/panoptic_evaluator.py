@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -15,6 +15,7 @@ from ..data.formats.findings import raise_first
 from ..data.formats.panoptic_json import read_panoptic_json, read_segments
 from ..data.formats.panoptic_png import check_areas, read_ids
 from ..errors import UserError
+from .gallery import Example, Gallery, class_names, write_pictures
 from .overlap import Overlap
 from .panoptic_quality import PanopticQuality
 from .predictions import PredictionWriter
@@ -28,10 +29,10 @@ class _Scores:
         self.quality = PanopticQuality(categories)
         self.stuff = StuffIoU(categories) if iou else None
 
-    def add(self, overlap: Overlap, image_id) -> None:
-        self.quality.add(overlap, image_id)
+    def add(self, overlap: Overlap, image_id) -> float:
         if self.stuff:
             self.stuff.add(overlap)
+        return self.quality.add(overlap, image_id)
 
     def merge(self, other: _Scores) -> None:
         self.quality.merge(other.quality)
@@ -70,11 +71,14 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         trim_areas: also score at these values of ``stuff_area``.
         save_predictions: write what is scored to ``output_dir``, see :class:`PredictionWriter`.
         saved_as: name of the data set in their paths, where it is not ``dataset_name``.
+        pictures: draw so many of the best and as many of the worst images into ``output_dir``.
+        operators: {site: operator} of the network, for their record.
 
     Attributes:
         quality: the :class:`PanopticQuality`; after ``evaluate``, in the main process, of all images.
         per_class: {category id: {"name", "isthing", "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU"}} likewise.
         trim_study: {area: results with "IoU_st"} of ``trim_areas``, likewise.
+        gallery: the images that are best and worst so far; None where there are to be no pictures.
     """
 
     def __init__(
@@ -89,6 +93,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         trim_areas: Sequence[int] = (),
         save_predictions: bool = False,
         saved_as: str = "",
+        pictures: int = 0,
+        operators: Mapping[str, str] | None = None,
     ):
         self._name = dataset_name
         self._distributed = distributed
@@ -113,6 +119,10 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self._categories, self._details = categories, details
         self._stuff_area, self._trim_areas = stuff_area, tuple(trim_areas)
         self._writer = PredictionWriter(output_dir, saved_as or dataset_name) if save_predictions else None
+        self._pictures, self._operators = pictures if output_dir else 0, operators
+        self._shown_as = saved_as or dataset_name
+        self._folder = f"{output_dir}/pictures_{self._shown_as.replace('/', '_')}"
+        self.gallery: Gallery | None = None
         self.reset()
 
     def _new_scores(self) -> dict:
@@ -125,6 +135,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self.quality = self._scores[None].quality
         self.per_class, self.trim_study = {}, {}
         self._seen = set()
+        self.gallery = Gallery(self._pictures) if self._pictures else None
         if self._writer:
             self._writer.records = []
 
@@ -151,18 +162,28 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 segments = self._segments_from_ids(pred)
                 pred = pred + 1
             try:
-                self._add(image_id, pred, [self._with_dataset_id(segment) for segment in segments])
+                segments = [self._with_dataset_id(segment) for segment in segments]
+                self._add(image_id, pred, segments, entry.get("file_name"))
             except UserError as error:
                 raise UserError(f"data set {self._name}, image {image_id}: {error}") from error
 
-    def _add(self, image_id, pred: np.ndarray, segments: list) -> None:
+    def _add(self, image_id, pred: np.ndarray, segments: list, file_name: str | None) -> None:
         annotation = self._truth[image_id][1]
         path = os.path.join(self._root, annotation["file_name"])
-        overlap = Overlap.of(pred, segments, self._ids(image_id, path), annotation["segments_info"])
+        truth = self._ids(image_id, path)
+        overlap = Overlap.of(pred, segments, truth, annotation["segments_info"])
         check_areas(path, image_id, overlap.true_areas, annotation["segments_info"], self._kinds)
         small = overlap.small_stuff(self._stuff_categories, self._stuff_area)
         trimmed = overlap.without(small)
-        self._scores[None].add(trimmed, image_id)
+        score = self._scores[None].add(trimmed, image_id)
+        if self.gallery and file_name:
+            gone = list(small)
+            self.gallery.offer(
+                score,
+                lambda: Example(
+                    score, image_id, file_name, np.where(np.isin(pred, gone), 0, pred), truth, trimmed
+                ),
+            )
         for area in self._trim_areas:
             study = overlap.without(overlap.small_stuff(self._stuff_categories, area))
             self._scores[area].add(study, image_id)
@@ -212,12 +233,13 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         Raises:
             UserError: an image of the data set has no prediction.
         """
-        parts = [(self._scores, self._seen, self._writer.records if self._writer else [])]
+        records, examples = (self._writer.records if self._writer else []), self.gallery
+        parts = [(self._scores, self._seen, records, examples.examples if examples else [])]
         if self._distributed and comm.get_world_size() > 1:
             parts = comm.gather(parts[0], dst=0)
             if not comm.is_main_process():
                 return None
-        seen = [images for _, images, _ in parts]
+        seen = [images for _, images, *_ in parts]
         missing = sorted(set(self._truth).difference(*seen))
         if missing:
             raise UserError(
@@ -229,7 +251,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 f"data set {self._name}: some images were evaluated by two processes; check the sampler."
             )
         merged = self._new_scores()
-        for scores, _, _ in parts:
+        for scores, *_ in parts:
             for area, part in scores.items():
                 merged[area].merge(part)
         self.quality = merged[None].quality
@@ -244,6 +266,12 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             for c in self._categories
         }
         if self._writer:
-            records = [record for _, _, part in parts for record in part]
+            records = [record for _, _, part, _ in parts for record in part]
             self._writer.finish(records, read_panoptic_json(self._metadata.panoptic_json))
+        if self._pictures:
+            gallery = Gallery(self._pictures)
+            gallery.extend([example for *_, part in parts for example in part])
+            facts = {"data_set": self._shown_as, "metrics": results, "operators": self._operators}
+            names = class_names(self._metadata, self._categories)
+            write_pictures(self._folder, gallery.chosen(), names, facts)
         return OrderedDict({"panoptic_seg": results})

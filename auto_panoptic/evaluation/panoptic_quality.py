@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import UserError
 from .bootstrap import multinomial_draws, percentile_interval, poisson_draws, resampled_totals
-from .overlap import VOID, Overlap
+from .overlap import Overlap
 
 _TP, _FP, _FN, _IOU = range(4)
 _BLOCK = 32  # images that the intervals add at once
@@ -68,8 +68,12 @@ class PanopticQuality:
         """
         self.add(Overlap.of(pred, pred_segments, gt, gt_segments), image_id)
 
-    def add(self, overlap: Overlap, image_id=None) -> None:
-        """Add one image that :class:`Overlap` has compared; otherwise as :meth:`update`."""
+    def add(self, overlap: Overlap, image_id=None) -> float:
+        """Add one image that :class:`Overlap` has compared; otherwise as :meth:`update`.
+
+        Returns:
+            its quality in percent, all segments taken as of one class; nan where it has none.
+        """
         for whose, by_id in (("true", overlap.truth), ("predicted", overlap.predicted)):
             for segment in by_id.values():
                 if segment["category_id"] not in self._index:
@@ -84,6 +88,9 @@ class PanopticQuality:
             self._totals[i] += row
         contributions = np.array(list(rows.values())).reshape(-1, 4)
         self._images.append((key, np.array(list(rows), np.int32), contributions))
+        tp, fp, fn, iou = contributions.sum(0).tolist()
+        counted = tp + fp / 2 + fn / 2
+        return 100 * iou / counted if counted else float("nan")
 
     def _match(self, overlap: Overlap) -> dict:
         """Contributions [TP, FP, FN, IoU] of one image, by class index."""
@@ -92,27 +99,19 @@ class PanopticQuality:
         def row(category_id) -> list:
             return rows.setdefault(self._index[category_id], [0, 0, 0, 0.0])
 
-        on_void = {p: n for g, p, n in overlap.pairs if g == VOID}
-        matched_gt, matched_pred, on_crowd = set(), set(), {}
+        on_void, on_crowd = overlap.on_void(), {}
         # The last crowd of a class wins, as in panopticapi.
         crowds = {s["category_id"]: g for g, s in overlap.truth.items() if s.get("iscrowd", 0)}
-        for g, p, n in overlap.pairs:
-            true, predicted = overlap.truth.get(g), overlap.predicted.get(p)
-            if true is None or predicted is None or true["category_id"] != predicted["category_id"]:
-                continue
-            category = true["category_id"]
-            if true.get("iscrowd", 0):
-                if crowds[category] == g:
-                    on_crowd[p] = n
-                continue
-            union = overlap.areas[p] + overlap.true_areas[g] - n - on_void.get(p, 0)
-            iou = n / union
-            if iou > 0.5:
-                counts = row(category)
-                counts[_TP] += 1
-                counts[_IOU] += iou
-                matched_gt.add(g)
-                matched_pred.add(p)
+        for g, p, n in overlap.pairs if crowds else ():
+            predicted = overlap.predicted.get(p)
+            if predicted is not None and crowds.get(predicted["category_id"]) == g:
+                on_crowd[p] = n
+        matches = overlap.matches()
+        for (g, _), iou in matches.items():
+            counts = row(overlap.truth[g]["category_id"])
+            counts[_TP] += 1
+            counts[_IOU] += iou
+        matched_gt, matched_pred = {g for g, _ in matches}, {p for _, p in matches}
         for g, segment in overlap.truth.items():
             if g not in matched_gt and not segment.get("iscrowd", 0):
                 row(segment["category_id"])[_FN] += 1

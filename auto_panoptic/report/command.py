@@ -15,7 +15,7 @@ from .architecture_figure import architecture_figure
 from .facts import with_operators
 from .page import NARROW, WIDE, _inline, template, write_figure, write_report
 
-USAGE = """python -m auto_panoptic.report OUTPUT_DIR [--compare other/search/ledger.jsonl ...]
+USAGE = """python -m auto_panoptic.report OUTPUT_DIR [--compare LEDGER ...] [--trained FOLDER ...]
        python -m auto_panoptic.report architecture FILE ... [--output STEM]"""
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return draw_architectures(_architecture_parser().parse_args(words[1:]))
     args = _report_parser().parse_args(words)
     _import(args.imports)
-    print(write_report(args.output_dir, args.compare))
+    print(write_report(args.output_dir, args.compare, args.trained))
 
 
 def draw_architectures(args: argparse.Namespace) -> None:
@@ -74,6 +74,12 @@ def _report_parser() -> argparse.ArgumentParser:
     help_compare = "ledger of another search, shown beside this one; may be repeated"
     parser.add_argument(
         "--compare", nargs="+", action="extend", default=[], metavar="LEDGER", help=help_compare
+    )
+    help_trained = (
+        "OUTPUT_DIR of a training of the selected architecture: show the pictures of its evaluation"
+    )
+    parser.add_argument(
+        "--trained", nargs="+", action="extend", default=[], metavar="FOLDER", help=help_trained
     )
     _add_import(parser)
     return parser

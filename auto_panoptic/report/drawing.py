@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import io
 import math
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ..pictures.drawing import font
 from .palette import LIGHT
 
 PNG_SCALE = 2  # pixels of a PNG per unit of a drawing
@@ -87,7 +85,7 @@ class Drawing:
 
 def text_width(content: str, size: float, bold: bool = False) -> float:
     """Width of a text in units."""
-    return _font(20, bold).getlength(content) * size / 20
+    return font(20, bold).getlength(content) * size / 20
 
 
 def polygon(shape: str, x: float, y: float, size: float) -> list[tuple[float, float]]:
@@ -152,17 +150,6 @@ def _svg_item(item: tuple, inline: bool) -> str:
 # ------------------------------------------------------------------ PNG
 
 
-@functools.lru_cache(maxsize=64)
-def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    """Matplotlib's DejaVu Sans; Pillow's own font where that file is not there."""
-    spec = importlib.util.find_spec("matplotlib")  # not imported: that takes half a second
-    folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" if spec else Path()
-    try:
-        return ImageFont.truetype(str(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size)
-    except OSError:
-        return ImageFont.load_default(size)
-
-
 def _png_item(pen: ImageDraw.ImageDraw, item: tuple, scale: int) -> None:
     kind = item[0]
     if kind == "rect":
@@ -190,8 +177,8 @@ def _png_item(pen: ImageDraw.ImageDraw, item: tuple, scale: int) -> None:
             pen.polygon([(a * scale, b * scale) for a, b in polygon(shape, x, y, size)], **options)
     else:
         _, (x, y), content, size, fill, anchor, bold = item
-        font = _font(round(size * scale), bold)
-        pen.text((x * scale, y * scale), content, LIGHT[fill], font, _ANCHORS[anchor] + "s")
+        shape = font(round(size * scale), bold)
+        pen.text((x * scale, y * scale), content, LIGHT[fill], shape, _ANCHORS[anchor] + "s")
 
 
 def _dashes(points: Sequence[tuple[float, float]], on=4.0, off=3.0) -> list[list[tuple[float, float]]]:

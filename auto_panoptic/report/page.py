@@ -22,6 +22,7 @@ from .candidates_figure import candidates_figure
 from .cost_figure import cost_figure
 from .drawing import Drawing
 from .facts import Search, read_search
+from .pictures import Pictures, mistake_legend, read_pictures
 from .retraining import retraining_command
 from .score_map import score_map
 
@@ -32,24 +33,30 @@ _HERE = Path(__file__).parent
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def write_report(path: str | os.PathLike, compare: Sequence[str | os.PathLike] = ()) -> Path:
+def write_report(
+    path: str | os.PathLike,
+    compare: Sequence[str | os.PathLike] = (),
+    trained: Sequence[str | os.PathLike] = (),
+) -> Path:
     """Write ``report.html`` and ``figures/`` beside a ledger; the path of the page.
 
     Args:
         path: the search's OUTPUT_DIR, or its ledger.
         compare: further ledgers, or the OUTPUT_DIRs of their searches.
+        trained: OUTPUT_DIRs of trainings of the selected architecture, whose pictures are shown.
 
     Raises:
-        UserError: see :func:`read_search`; a file cannot be written.
+        UserError: see :func:`read_search` and :func:`read_pictures`; a file cannot be written.
     """
     search = read_search(path, compare)
+    pictures = read_pictures(search, [Path(folder) for folder in trained])
     figures = search_figures(search)
     folder = search.directory / "figures"
     folder.mkdir(exist_ok=True)
     for name, (wide, _) in figures.items():
         write_figure(folder / name, wide)
     report = search.directory / "report.html"
-    write_text(report, render(search, figures))
+    write_text(report, render(search, figures, pictures))
     return report
 
 
@@ -85,7 +92,9 @@ def _selected_figure(search: Search, width: float) -> Drawing | None:
     return architecture_figure([("selected", search.selected, search.header.get("config"))], width)
 
 
-def render(search: Search, figures: dict[str, tuple[Drawing, Drawing]]) -> str:
+def render(
+    search: Search, figures: dict[str, tuple[Drawing, Drawing]], pictures: Sequence[Pictures] = ()
+) -> str:
     """The page."""
     command, is_known = retraining_command(search)
     return template("report.html").render(
@@ -93,6 +102,8 @@ def render(search: Search, figures: dict[str, tuple[Drawing, Drawing]]) -> str:
         wording=wording,
         amount=amount,
         figures={name: _inline(*pair) for name, pair in figures.items()},
+        pictures=pictures,
+        mistakes=mistake_legend(),
         columns=[m for m in METRICS if any(m in c.record["metrics"] for c in search.good)],
         rows=_rows(search),
         most_rows=MOST_ROWS,

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ from tqdm import tqdm
 from ..data import build_mapper, data_set_for
 from ..errors import UserError
 from ..evaluation import build_evaluators, panoptic_quality_of
+from ..evaluation.evaluators import panoptic_evaluator_of
+from ..evaluation.gallery import Example, Gallery
 from ..modeling import apply_architecture
 from ..modeling.calibration import calibrated
 from ..modeling.finite import finite_outputs
@@ -30,6 +32,7 @@ from .selection import ranking_metric
 # Resamples of the search images behind a candidate's uncertainty; the same for all candidates of a data set.
 BOOTSTRAP_SAMPLES = 64
 EVALUATION_BATCH = 8
+LOOKED_AT = 64  # images of which the best and the worst are drawn
 # Of several processes, each scores candidates of its own.
 EVALUATORS = {"distributed": False, "cache_ground_truth": True, "option": "--metrics"}
 # (task, metric) of Detectron2's results -> name in a record, beside those of panoptic quality.
@@ -155,17 +158,46 @@ class CandidateEvaluator:
         Raises:
             Diverged: the path's statistics or outputs are not finite.
         """
-        apply_architecture(self.model, architecture)
         start = time.perf_counter()
-        seconds = {}
-        own = calibrated(self.model, self.calibration, self.momentum) if self.calibration else None
-        with self.lean(self.model), own or contextlib.nullcontext(), contextlib.ExitStack() as stack:
-            seconds["recalibration"] = time.perf_counter() - start
-            self.model.eval()
-            stack.enter_context(finite_outputs(self.model))
+        with self._path(architecture):
+            recalibrated = time.perf_counter()
             scores = [self._score(batches, evaluators) for batches, evaluators in self.data]
-        seconds["evaluation"] = time.perf_counter() - start - seconds["recalibration"]
+        seconds = {"recalibration": recalibrated - start, "evaluation": time.perf_counter() - recalibrated}
         return _mean(scores, ranking_metric(self.metrics)), {k: round(v, 3) for k, v in seconds.items()}
+
+    @torch.inference_mode()
+    def examples(self, architecture: Architecture) -> dict[str, list[Example]]:
+        """{data set: the best and the worst of at most :data:`LOOKED_AT` of its images} of one path.
+
+        There are TEST.PICTURES of each. Data sets that are not scored by panoptic quality are left out.
+
+        Raises:
+            Diverged: the path's statistics or outputs are not finite.
+        """
+        found = {}
+        with self._path(architecture):
+            for name, (batches, evaluators) in zip(self.cfg.DATASETS.SEARCH, self.data, strict=True):
+                evaluator = panoptic_evaluator_of(evaluators)
+                if evaluator is None:
+                    continue
+                evaluator.reset()
+                evaluator.gallery = gallery = Gallery(self.cfg.TEST.PICTURES)
+                every = -(-sum(map(len, batches)) // LOOKED_AT)
+                for batch in batches[::every]:
+                    evaluator.process(batch, self.model(batch))
+                evaluator.reset()
+                found[name] = gallery.examples
+        return found
+
+    @contextlib.contextmanager
+    def _path(self, architecture: Architecture) -> Iterator[None]:
+        """The model as this path, with its own statistics, to be evaluated."""
+        apply_architecture(self.model, architecture)
+        own = calibrated(self.model, self.calibration, self.momentum) if self.calibration else None
+        with self.lean(self.model), own or contextlib.nullcontext():
+            self.model.eval()
+            with finite_outputs(self.model):
+                yield
 
     def _score(
         self, batches: list[list[dict]], evaluators: DatasetEvaluators

@@ -41,6 +41,7 @@ from .executors.ranks import Ranks, follow, leading, rank_evaluator
 from .executors.ray import RayWorkers, import_ray
 from .header import comparable, search_header, search_policy
 from .loop import run_search
+from .pictures import search_pictures
 from .selection import FITNESS, ledger_path
 from .summary import summary
 
@@ -189,4 +190,5 @@ def search(args: argparse.Namespace, cfg, make_executor) -> None:
         with make_executor() as executor:
             request = selection_request(args) if by_ranks else None
             result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed)
+            search_pictures(cfg, executor, result.architecture, result.directory)
     print(summary(result))

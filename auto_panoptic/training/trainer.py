@@ -22,6 +22,7 @@ from ..data.content import content_difference, contents
 from ..errors import Diverged, UserError
 from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
+from ..modeling.choice import Choices
 from ..modeling.finite import finite_outputs
 from ..modeling.fold import folded
 from ..validate import validate
@@ -324,4 +325,5 @@ class AutoPanopticTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg, dataset_name, output_folder=None, **options) -> DatasetEvaluators:
         """Those of TEST.METRICS; ``options`` go to :func:`build_evaluators`."""
         folder = output_folder or f"{cfg.OUTPUT_DIR}/inference"
+        options |= {"pictures": cfg.TEST.PICTURES, "operators": Choices.from_config(cfg).names}
         return build_evaluators(cfg, dataset_name, folder, tuple(cfg.TEST.METRICS), details=True, **options)

@@ -59,7 +59,7 @@ def _objects(seed: int, split: int):
     names = {number: name for name, number in scene.IDS.items() if name in scene.THINGS}
     index = 0
     while True:
-        image, ids, categories, crowds = scene.draw_scene(np.random.default_rng([seed, split, index]))
+        image, ids, categories, crowds, _ = scene.draw_scene(np.random.default_rng([seed, split, index]))
         index += 1
         for record in segment_records(ids, categories, crowds):
             if record["category_id"] in names and not record["iscrowd"] and record["area"] >= MIN_AREA:

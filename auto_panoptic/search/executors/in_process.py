@@ -28,6 +28,9 @@ class Executor(Protocol):
             UserError: as the evaluation did: not the candidate is wrong, but what all of them need.
         """
 
+    def ask(self, method: str, architecture: Architecture):
+        """What ``method`` of one evaluator answers; None if none is at hand."""
+
 
 class InProcess:
     """Evaluates one candidate after the other, in the given order, each when its outcome is asked for."""
@@ -39,6 +42,10 @@ class InProcess:
         """See :class:`Executor`."""
         for key, architecture in items:
             yield key, outcome_of(self.evaluate, architecture)
+
+    def ask(self, method: str, architecture: Architecture):
+        """See :class:`Executor`."""
+        return getattr(self.evaluate, method)(architecture)
 
 
 def outcome_of(evaluate: Evaluate, architecture: Architecture) -> dict:

@@ -43,6 +43,10 @@ class Ranks:
             outcomes = self._round([architecture for _, architecture in dealt])
             yield from zip((key for key, _ in dealt), outcomes, strict=True)
 
+    def ask(self, method: str, architecture: Architecture):
+        """See :class:`Executor`; of the main rank, while the others wait."""
+        return getattr(self._make_evaluate(), method)(architecture)
+
     def _round(self, architectures: list[Architecture]) -> list[dict]:
         comm.all_gather(architectures)
         outcomes = _play(self._make_evaluate, architectures)

@@ -77,6 +77,9 @@ class _Worker:
     def evaluate(self, architecture: Architecture) -> dict:
         return outcome_of(self._evaluate, architecture)
 
+    def ask(self, method: str, architecture: Architecture):
+        return getattr(self._evaluate, method)(architecture)
+
 
 @dataclass(eq=False)
 class _Slot:
@@ -204,6 +207,11 @@ class RayExecutor:
         finally:
             for slot, _ in pending.values():  # nobody waits for them any more
                 self._stop(slot)
+
+    def ask(self, method: str, architecture: Architecture):
+        """See :class:`Executor`; of a worker that is ready, which none is before :meth:`run`."""
+        slot = next((slot for slot in self._slots if slot.ready), None)
+        return slot and self._ray.get(slot.actor.ask.remote(method, architecture))
 
     def _hand_out(self, waiting: deque, pending: dict) -> None:
         """Give every free worker a candidate, and start those that are missing."""
