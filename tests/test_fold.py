@@ -46,6 +46,18 @@ def test_by_hand():
     assert isinstance(result[1], nn.Identity)
 
 
+def test_by_hand_in_one_layer():
+    """y = relu(2 (3x + 1 - 4) / sqrt(3 + 1) + 5) = relu(3x + 2)."""
+    layer = Conv2d(1, 1, 1, norm=nn.BatchNorm2d(1, eps=1.0), activation=nn.functional.relu)
+    values = [(layer.weight, 3), (layer.bias, 1), (layer.norm.running_mean, 4), (layer.norm.running_var, 3)]
+    for tensor, value in (*values, (layer.norm.weight, 2), (layer.norm.bias, 5)):
+        tensor.data.fill_(value)
+    result = folded(layer)
+    assert (result.weight.item(), result.bias.item(), result.norm) == (3.0, 2.0, None)
+    assert result(torch.tensor([[[[-1.0]], [[1.0]]]]).view(2, 1, 1, 1)).flatten().tolist() == [0.0, 5.0]
+    assert layer.norm is not None
+
+
 def test_a_norm_that_ends_in_an_activation_stays():
     class Rectified(nn.BatchNorm2d):
         def forward(self, x):
@@ -92,6 +104,65 @@ class Backwards(nn.Sequential):
         for layer in reversed(self):
             x = layer(x)
         return x
+
+
+class Twice(nn.Module):
+    """One convolution with two norms, and a sum that needs what a norm takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(4))
+        self.again = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        x = self.norms[1](self.convs[0](self.norms[0](self.convs[0](x))))
+        x = self.convs[1](x)
+        x = x + self.norms[2](x)
+        return self.again(self.norms[3](self.again(self.convs[2](x))))
+
+
+class Undecided(nn.Module):
+    """What it does depends on its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) if x.sum() > 0 else y
+
+
+@pytest.mark.parametrize("make", [Twice, Undecided])
+def test_what_cannot_be_folded_keeps_its_function(make):
+    network = with_statistics(make().double())
+    image = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    result = folded(network)
+    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (network, result)]
+    assert norms[0] == norms[1]
+    for x in (image, -image):
+        torch.testing.assert_close(inference(result, x), inference(network, x), rtol=0, atol=0)
+
+
+def test_a_layer_of_two_blocks_stays():
+    norm = nn.BatchNorm2d(3)
+    shared = Conv2d(3, 3, 1, norm=norm)
+    network = nn.Sequential(nn.Sequential(shared, nn.ReLU()), nn.Sequential(shared, nn.Tanh()), norm)
+    network = with_statistics(network)
+    image = torch.randn(2, 3, 5, 5)
+    assert torch.equal(inference(folded(network), image), inference(network, image))
+
+
+@pytest.mark.parametrize("block", ["BasicBlock", "Bottleneck"])
+def test_residual_blocks_of_timm(block):
+    kind = getattr(pytest.importorskip("timm.models.resnet"), block)
+    shortcut = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8))
+    network = with_statistics(kind(3, 8 // kind.expansion, downsample=shortcut).double())
+    image = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    result = folded(network)
+    assert not [m for m in result.modules() if isinstance(m, nn.BatchNorm2d)]
+    torch.testing.assert_close(inference(result, image), inference(network, image), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(

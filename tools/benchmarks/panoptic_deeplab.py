@@ -3,14 +3,14 @@
 - grouping: 100 centres, every pixel of 1025 x 2049 to the nearest;
 - post-processing: from heatmap, offsets and labels of a drawn scene to the panoptic map;
 - instances: masks, boxes and scores of that map;
-- targets: of that scene, cut to 513 x 1025 as in training.
+- targets N: of half that size, a crop of a training, with N segments: stuff, at most 11, and things.
 
 Each side runs in a process of its own: seconds of the CPU, the least of --repeats, but once for what takes
 Detectron2 long, and what the process held at most beyond its start. Both give the same maps and targets, or
 this ends with an error. The last line is one JSON object with the figures.
 
     python tools/benchmarks/panoptic_deeplab.py [--size 1025 2049] [--centers 100] [--things 60] [--repeats 5]
-        [--steps targets ...]
+        [--segments 10 25 60] [--steps targets ...]
 """
 
 import argparse
@@ -26,6 +26,7 @@ from detectron2.projects.panoptic_deeplab import post_processing as detectron2
 from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLabTargetGenerator
 from detectron2.structures import BitMasks
 
+from auto_panoptic.data.formats.panoptic_png import areas_of
 from auto_panoptic.systems.panoptic_deeplab import (
     TargetGenerator,
     group_pixels,
@@ -43,16 +44,18 @@ TARGETS = {
 STEPS = ("grouping", "post-processing", "instances", "targets")
 
 
-def scene(size: tuple[int, int], things: int) -> tuple[np.ndarray, list[dict]]:
-    """(ids, segments): bands of stuff, and rectangles of things over them."""
+def scene(size: tuple[int, int], things: int, stuff: int = 11) -> tuple[np.ndarray, list[dict]]:
+    """(ids, segments): bands of stuff, and rectangles of things over them, all of which are seen."""
     rng, (height, width) = np.random.default_rng(0), size
-    ids = np.repeat(np.arange(1, 12, dtype=np.int32), -(-height // 11))[:height, None].repeat(width, axis=1)
-    segments = [{"id": i, "category_id": 7 + i, "iscrowd": 0} for i in range(1, 12)]
-    for number in range(100, 100 + things):
+    bands = np.arange(1, stuff + 1, dtype=np.int32)
+    ids = bands.repeat(-(-height // stuff))[:height, None].repeat(width, axis=1)
+    categories = {i: 7 + i for i in range(1, stuff + 1)}
+    while len(seen := areas_of(ids)) < things + stuff:
         y, x = (int(rng.integers(0, side)) for side in size)
+        number = 100 + len(categories)
         ids[y : y + rng.integers(8, height // 4), x : x + rng.integers(8, width // 8)] = number
-        segments.append({"id": number, "category_id": int(rng.integers(0, 8)), "iscrowd": 0})
-    return ids, [segment for segment in segments if (ids == segment["id"]).any()]
+        categories[number] = int(rng.integers(0, 8))
+    return ids, [{"id": i, "category_id": categories[i], "iscrowd": 0} for i in seen]
 
 
 def labels_of(panoptic: torch.Tensor, segments: list[dict]) -> torch.Tensor:
@@ -86,10 +89,12 @@ def measure(step: str, ours: bool, args: argparse.Namespace, results) -> None:
     torch.set_num_threads(1)
     height, width = args.size
     generator = torch.Generator().manual_seed(0)
-    ids, segments = scene((height, width), args.things)
-    if step == "targets":
-        ids = np.ascontiguousarray(ids[: height // 2 + 1, : width // 2 + 1])
-        segments = [segment for segment in segments if (ids == segment["id"]).any()]
+    step, _, count = step.partition(" ")
+    if count:
+        stuff = min(int(count) // 2, CLASSES - len(THINGS))
+        ids, segments = scene((height // 2 + 1, width // 2 + 1), int(count) - stuff, stuff)
+    else:
+        ids, segments = scene((height, width), args.things)
     targets = TargetGenerator(255, THINGS, **TARGETS)(ids, segments)
     noise = torch.randn(2, *ids.shape, generator=generator)
     semantic, heatmap, offsets = targets["sem_seg"], targets["center"][None], targets["offset"] + noise
@@ -141,6 +146,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[1025, 2049])
     parser.add_argument("--centers", type=int, default=100, help="of the grouping")
     parser.add_argument("--things", type=int, default=60, help="of the scene")
+    parser.add_argument(
+        "--segments", type=int, nargs="+", default=[10, 25, 60], help="of the scenes that targets are made of"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     args = parser.parse_args()
@@ -149,7 +157,9 @@ def main() -> None:
     print(
         f"{args.size[0]} x {args.size[1]} pixels, one thread   {'ours':>20} {'Detectron2':>22} {'ratio':>8}"
     )
-    for step in args.steps:
+    steps = [s for s in args.steps if s != "targets"]
+    steps += [f"targets {count}" for count in args.segments if "targets" in args.steps]
+    for step in steps:
         sides = []
         for ours in (True, False):
             results = context.Queue()
@@ -161,7 +171,8 @@ def main() -> None:
             raise SystemExit(f"{step}: the results differ")
         ratio = sides[1]["seconds"] / sides[0]["seconds"]
         columns = (f"{side['seconds']:9.3f} s {side['peak_bytes'] / 1e6:7.0f} MB" for side in sides)
-        print(f"{step:34}", *columns, f"{ratio:7.1f}x", flush=True)
+        name = step.replace(" ", " of segments: ")
+        print(f"{name:34}", *columns, f"{ratio:7.1f}x", flush=True)
         figures[step] = {"ours": sides[0], "detectron2": sides[1], "ratio": ratio}
     print(json.dumps(figures))
 

@@ -202,9 +202,9 @@ def areas_of(ids: np.ndarray, runs: tuple | None = None) -> dict[int, int]:
     return dict(zip(values.tolist(), np.bincount(which, lengths).astype(int).tolist(), strict=True))
 
 
-def boxes_of(ids: np.ndarray) -> dict[int, tuple]:
-    """{id: tight box (x, y, width, height)} of a map (H, W), id 0 included."""
-    starts, lengths, values, which = runs_of(ids)
+def boxes_of(ids: np.ndarray, runs: tuple | None = None) -> dict[int, tuple]:
+    """{id: tight box (x, y, width, height)} of a map (H, W) and its runs, id 0 included."""
+    starts, lengths, values, which = runs or runs_of(ids)
     order = np.argsort(which, kind="stable")
     first = np.searchsorted(which[order], np.arange(len(values)))
     rows, left = np.divmod(starts[order], ids.shape[1])

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import torch
 
-from auto_panoptic.data.formats.panoptic_png import runs_of
+from auto_panoptic.data.formats.panoptic_png import boxes_of, runs_of
 
 __all__ = ["TargetGenerator"]
 
@@ -105,48 +105,58 @@ class TargetGenerator:
 
     def _heatmap(self, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """(H, W) float32: of the Gaussians around the points, rounded to pixels, the highest."""
-        reach, (height, width) = self.reach, size
-        heatmap = np.zeros((height + 2 * reach, width + 2 * reach), dtype=np.float32)
-        for y, x in points.round().astype(int):  # halves to the even neighbour, as Python rounds
-            part = heatmap[y : y + 2 * reach + 1, x : x + 2 * reach + 1]
-            np.maximum(part, self.gaussian, out=part)
-        return heatmap[reach : reach + height, reach : reach + width].copy()
+        heatmap, reach = np.zeros(size, dtype=np.float32), self.reach
+        for y, x in points.round().astype(int).tolist():  # halves to the even neighbour, as Python rounds
+            top, left = max(y - reach, 0), max(x - reach, 0)
+            part = heatmap[top : y + reach + 1, left : x + reach + 1]
+            gaussian = self.gaussian[top - y + reach :, left - x + reach :]
+            np.maximum(part, gaussian[: part.shape[0], : part.shape[1]], out=part)
+        return heatmap
 
 
 class _Runs:
-    """The runs of a map (H, W), each with a number: 1 + the position of its id in a list, or 0."""
+    """The runs of a map (H, W), each with a number: 1 + the position of its id in a list, or 0.
+
+    Arrays of the whole image are what takes the time, the fresh memory of them more than the arithmetic:
+    there are none but those that are returned.
+    """
 
     def __init__(self, ids: np.ndarray, listed: Sequence[int]):
-        self.size, self.count = ids.shape, len(listed) + 1
-        self.starts, self.lengths, values, which = runs_of(ids)
+        self.ids, self.listed = ids, listed
+        self.runs = runs_of(ids)
+        self.starts, self.lengths, values, which = self.runs
         position = {segment_id: number for number, segment_id in enumerate(listed, start=1)}
         self.numbers = np.array([position.get(value, 0) for value in values.tolist()], dtype=int)[which]
 
     def spread(self, table: np.ndarray) -> np.ndarray:
         """(H, W) of a table by number."""
-        return np.repeat(table[self.numbers], self.lengths).reshape(self.size)
+        return np.repeat(table[self.numbers], self.lengths).reshape(self.ids.shape)
 
     def areas(self) -> np.ndarray:
         """(count,) pixels of each number."""
-        return np.bincount(self.numbers, self.lengths, self.count)
+        return np.bincount(self.numbers, self.lengths, len(self.listed) + 1)
 
     def centers(self) -> np.ndarray:
         """(count, 2) mean y and x of its pixels, in exact sums."""
-        y, left = np.divmod(self.starts, self.size[1])
+        y, left = np.divmod(self.starts, self.ids.shape[1])
         x = left + (self.lengths - 1) / 2
-        sums = [np.bincount(self.numbers, place * self.lengths, self.count) for place in (y, x)]
+        sums = [np.bincount(self.numbers, at * self.lengths, len(self.listed) + 1) for at in (y, x)]
         return np.stack(sums, axis=1) / np.maximum(self.areas(), 1)[:, None]
 
     def offsets(self, centers: np.ndarray, has_center: np.ndarray) -> np.ndarray:
         """(2, H, W) float32 from each pixel to the centre of its number, 0 where that has none."""
-        offset = np.empty((2, *self.size), dtype=np.float32)
-        y = centers[self.numbers, 0] - self.starts // self.size[1]
-        y = np.where(has_center[self.numbers], y, 0).astype(np.float32)
-        offset[0] = np.repeat(y, self.lengths).reshape(self.size)
-        x = self.spread(centers[:, 1])
-        x -= np.arange(self.size[1])
-        np.multiply(x, self.spread(has_center), out=offset[1], casting="same_kind")
-        offset[1] += 0.0  # -0.0 becomes 0.0
+        offset = np.zeros((2, *self.ids.shape), dtype=np.float32)
+        boxes = boxes_of(self.ids, self.runs)
+        for number in np.flatnonzero(has_center).tolist():
+            segment_id = self.listed[number - 1]
+            if segment_id not in boxes:
+                continue  # an instance behind others
+            left, top, width, height = boxes[segment_id]
+            window = slice(top, top + height), slice(left, left + width)
+            mask, (y, x) = self.ids[window] == segment_id, centers[number]
+            down, across = y - np.arange(top, top + height), x - np.arange(left, left + width)
+            np.copyto(offset[0][window], down.astype(np.float32)[:, None], where=mask)
+            np.copyto(offset[1][window], across.astype(np.float32), where=mask)
         return offset
 
 
