@@ -12,6 +12,7 @@ from auto_panoptic.systems.panoptic_deeplab import (
     group_pixels,
     instances_of,
     panoptic_segmentation,
+    post_processing,
 )
 
 VOID = -1
@@ -61,7 +62,17 @@ def same_partition(panoptic, segments, expected):
     assert all(s["area"] == int((panoptic == s["id"]).sum()) for s in segments)
 
 
+@pytest.fixture(params=["cpu", "accelerator"])
+def grouping(request, monkeypatch):
+    """Either way of finding the nearest centre, here on a CPU, in parts of a few pixels."""
+    if request.param == "accelerator":
+        monkeypatch.setattr(post_processing, "_running_minimum", post_processing._of_distances)
+    monkeypatch.setattr(post_processing, "_DISTANCES", 1000)
+    monkeypatch.setattr(post_processing, "_CHUNK", 100)
+
+
 @pytest.mark.parametrize("first", range(0, 600, 100))
+@pytest.mark.usefixtures("grouping")
 def test_pixels_are_grouped_as_detectron2_groups_them(first):
     ties = 0
     for seed in range(first, first + 100):
@@ -76,6 +87,7 @@ def test_pixels_are_grouped_as_detectron2_groups_them(first):
     assert ties > 1000  # pixels with several nearest centres
 
 
+@pytest.mark.usefixtures("grouping")
 def test_different_squares_with_one_root_tie():
     """2800^2 + 51^2 is 2766^2 + 438^2 + 1, but in float32 the roots of both are equal."""
     centers = torch.tensor([[2800, 51], [2766, 438]])
@@ -85,6 +97,7 @@ def test_different_squares_with_one_root_tie():
     assert group_pixels(centers, offsets).item() == 1 == detectron2.group_pixels(centers, offsets).item()
 
 
+@pytest.mark.usefixtures("grouping")
 def test_grouping_by_hand():
     centers = torch.tensor([[0, 0], [0, 4], [0, 4]])
     offsets = torch.zeros(2, 1, 5)
@@ -99,6 +112,7 @@ def test_grouping_by_hand():
     assert group_pixels(centers, offsets).tolist() == [[1] * 5]
 
 
+@pytest.mark.usefixtures("grouping")
 def test_halves_are_grouped_in_float32():
     centers = torch.tensor([[0, 4094], [0, 4095]])
     offsets = torch.zeros(2, 1, 4096)

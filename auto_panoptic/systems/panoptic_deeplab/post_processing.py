@@ -77,14 +77,21 @@ def group_pixels(
 
 def _nearest(centers: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """(P,) index of the centre that is nearest to each of P places (y, x)."""
-    if y.device.type != "cpu":
-        step = max(1, _DISTANCES // len(centers))
-        parts = [
-            torch.norm(centers[:, None] - torch.stack(place, dim=-1), dim=-1).argmin(dim=0)
-            for place in zip(y.split(step), x.split(step), strict=True)
-        ]
-        return torch.cat(parts) if parts else y.long()
-    # A running minimum; in numpy, whose square root is rounded correctly, on which ties depend.
+    return (_running_minimum if y.device.type == "cpu" else _of_distances)(centers, y, x)
+
+
+def _of_distances(centers: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """For accelerators: as Detectron2 has it, in memory too, so that both round alike; but in parts."""
+    step = max(1, _DISTANCES // len(centers))
+    parts = [
+        torch.norm(centers[:, None] - torch.stack(place).T, dim=-1).argmin(dim=0)
+        for place in zip(y.split(step), x.split(step), strict=True)
+    ]
+    return torch.cat(parts) if parts else y.long()
+
+
+def _running_minimum(centers: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """For CPUs; in numpy, whose square root is rounded correctly, on which ties depend."""
     nearest = np.zeros(len(y), dtype=np.int64)
     for start in range(0, len(y), _CHUNK):
         ys, xs, best = (a[start : start + _CHUNK] for a in (y.numpy(), x.numpy(), nearest))
