@@ -1,5 +1,7 @@
 """Panoptic-DeepLab in training: Adam and the poly schedule, fair cycles, and every command."""
 
+import json
+
 import pytest
 import torch
 import yaml
@@ -7,7 +9,15 @@ from deeplab_util import OPS, SEPARABLE, deeplab_cfg, scene
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.utils.events import EventStorage
 from modeling_util import make_model
-from toy import PREFIX, ROOT, dataset_entries, final_checkpoint, final_results, through_the_commands
+from toy import (
+    PREFIX,
+    ROOT,
+    dataset_entries,
+    final_checkpoint,
+    final_results,
+    run_script,
+    through_the_commands,
+)
 
 from auto_panoptic.explore import Ledger
 from auto_panoptic.space import Architecture
@@ -107,6 +117,23 @@ TOY = {
     },
     "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 4, "WARMUP_ITERS": 1, "CHECKPOINT_PERIOD": 2},
 }
+
+
+def test_centres_may_be_learnt_from_whole_objects(tmp_path, shapes, forget_data_sets):
+    """The first step with either annotation: objects under others have other centres, labels are the same."""
+    (split,) = (entry for entry in dataset_entries(shapes) if entry["name"] == f"{PREFIX}_nas_train")
+    whole = str(shapes / "annotations/whole_instances_nas_train.json")
+    data = {"COCO_PANOPTIC": [{**split, "instances_json": whole}], "TRAIN": [split["name"]], "TEST": []}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump({**TOY, "DATASETS": data}))
+    losses = {}
+    for source in ("panoptic", "instance"):
+        options = ("OUTPUT_DIR", tmp_path / source, "MODEL.PANOPTIC_DEEPLAB.GT_SOURCE", source)
+        run_script("train_net", "--config-file", tmp_path / "toy.yaml", *options, "SOLVER.MAX_ITER", 1)
+        losses[source] = json.loads((tmp_path / source / "metrics.json").read_text().splitlines()[0])
+    panoptic, instance = losses.values()
+    assert instance["loss_sem_seg"] == panoptic["loss_sem_seg"] > 0
+    assert instance["loss_center"] != panoptic["loss_center"]
+    assert instance["loss_offset"] != panoptic["loss_offset"]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from toy import toy_space
 
 from auto_panoptic.errors import run_command
 from auto_panoptic.explore import Ledger
+from auto_panoptic.modeling import meta_model, space_of
 from auto_panoptic.report import palette, report_after_search, write_report
 from auto_panoptic.report.architecture_figure import _lines
 from auto_panoptic.report.axes import amount, ticks
@@ -176,6 +177,24 @@ def test_a_file_of_ones_own_and_an_unknown_network(tmp_path, command):
     lanes = lanes_of(Architecture.load(path))
     assert [[lane["sites"] for lane in row] for row in lanes] == [["stem"], ["top"]]
     assert all(lane["apart"] and lane["parallel"] for row in lanes for lane in row)
+
+
+def test_a_panoptic_deeplab_is_drawn_branch_by_branch(tmp_path, command):
+    """The sites of its quick configs, from the backbone to the heads of centres and offsets."""
+    space = space_of(meta_model(read(FOLDER / "quick/panoptic_deeplab_supernet.yaml")))
+    architecture = space.architecture([i % len(site.ops) for i, site in enumerate(space.sites)])
+    architecture.save(tmp_path / "deep.json")
+    lanes = lanes_of(architecture)
+    drawn = [[lane.get("sites", "box") for lane in row] for row in lanes]
+    assert drawn == [["backbone"], ["box"], ["decoder"], ["center", "offset"], ["box"]]
+    config = {"MODEL": {"META_ARCHITECTURE": "AutoPanopticDeepLab", "SHUFFLENET": {"STAGE_REPEATS": [2, 8]}}}
+    assert lanes_of(architecture, config) == lanes and stages_of(lanes[0][0], 10, config) == [2, 8]
+    assert command("architecture", tmp_path / "deep.json", "--output", tmp_path / "deep")[0] == 0
+    page = Page((tmp_path / "deep.html").read_text())
+    boxes = [tip for tip in page.tips if ": " in tip]
+    assert sorted(boxes) == sorted(2 * [f"{site}: {op}" for site, op in architecture.names().items()])
+    for name in ("Decoders: semantic stages and head", "Centre head", "Offset head", "grouped by centres"):
+        assert name in page.text["architecture"]
 
 
 def test_the_layout_is_that_of_the_model():
