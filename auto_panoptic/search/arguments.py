@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..errors import UserError
+from ..errors import UserError, at_least
 from ..explore import POLICY_REGISTRY
 from ..explore.budget import parse_amount
 from ..explore.estimators import ESTIMATORS
@@ -14,6 +14,7 @@ from .selection import Request
 # others.
 ACCEPTABLE = ("config", "content", "data", "libraries", "metrics", "versions", "weights")
 METRICS = ("pq", "ap", "miou")
+CONTROLS = 4
 
 
 def refuse(message: str) -> None:
@@ -40,6 +41,36 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ray-address", metavar="ADDRESS", help="with --workers: join this Ray cluster (auto, or host:port)")
 
 
+def add_finals_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --finals, --final-steps and --controls."""
+    add = parser.add_argument_group("finals").add_argument
+    add("--finals", type=int, metavar="K", help="then train the K best for a while; the best is the answer")
+    steps = "optimizer steps of a whole training (default: SOLVER.MAX_ITER)"
+    add("--final-steps", type=int, metavar="N", help=steps)
+    what = f"random networks of equal cost to compare with (default: {CONTROLS})"
+    add("--controls", type=int, metavar="C", help=what)
+
+
+def check_finals(args: argparse.Namespace, processes: int) -> None:
+    """Raise UserError for what is wrong with these options."""
+    if args.finals is None:
+        for option, given in (("--final-steps", args.final_steps), ("--controls", args.controls)):
+            if given is not None:
+                raise UserError(f"{option} is an option of the finals: add --finals K")
+        return
+    if args.rescore:
+        raise UserError("--finals trains networks, --rescore evaluates nothing: leave one of them out")
+    at_least("--finals", args.finals, 1)
+    for option, given, least in (("--final-steps", args.final_steps, 1), ("--controls", args.controls, 0)):
+        if given is not None:
+            at_least(option, given, least)
+    if processes > 1:
+        raise UserError(
+            "--finals trains one network per worker: use --workers N instead of --num-gpus, --num-machines "
+            "and torchrun"
+        )
+
+
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --rescore, --estimator, --max-macs, --max-params and --pareto."""
     add = parser.add_argument_group("selection").add_argument
@@ -61,6 +92,7 @@ def rescore_parser() -> argparse.ArgumentParser:
     for option in ("--num-gpus", "--num-machines", "--machine-rank", "--dist-url"):
         parser.add_argument(option, help=argparse.SUPPRESS)
     add_search_arguments(parser)
+    add_finals_arguments(parser)
     add_selection_arguments(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options")
     return parser

@@ -26,11 +26,14 @@ from ..training.run_folder import check_room, only_run
 from ..training.zoo import trust_pickle
 from .again import rescore_command
 from .arguments import (
+    CONTROLS,
     METRICS,
+    add_finals_arguments,
     add_search_arguments,
     add_selection_arguments,
     asks_for_selection,
     check_continuation,
+    check_finals,
     refuse,
     selection_request,
 )
@@ -39,6 +42,16 @@ from .costs import origin, store_tables
 from .executors.in_process import InProcess
 from .executors.ranks import Ranks, follow, leading, rank_evaluator
 from .executors.ray import RayWorkers, import_ray
+from .final_training import FOLDER, FinalTraining, ray_trainings
+from .finals import (
+    Finals,
+    FinalsRequest,
+    contenders,
+    evaluated_candidates,
+    finals_header,
+    open_journal,
+    write_finals,
+)
 from .header import comparable, search_header, search_policy
 from .loop import run_search
 from .pictures import search_pictures
@@ -73,6 +86,7 @@ def parser(epilog: str | None = None) -> argparse.ArgumentParser:
     p.error = refuse
     p.set_defaults(config_file="configs/supernet_coco.yaml")
     add_search_arguments(p)
+    add_finals_arguments(p)
     add_selection_arguments(p)
     return p
 
@@ -82,6 +96,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.eval_only:
         raise UserError("--eval-only is an option of train_net.py: a search evaluates candidates")
     check_continuation(args)
+    check_finals(args, processes(args))
     metrics = args.metrics.split(",")
     if not set(metrics) & set(FITNESS) or not set(metrics) <= set(METRICS):
         raise UserError(
@@ -191,4 +206,26 @@ def search(args: argparse.Namespace, cfg, make_executor) -> None:
             request = selection_request(args) if by_ranks else None
             result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed)
             search_pictures(cfg, executor, result.architecture, result.directory)
-    print(summary(result))
+        print(summary(result))
+        if args.finals is not None:
+            print("\n".join(hold_finals(args, cfg, ledger, result)))
+
+
+def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result) -> list[str]:
+    """Train the finalists of a finished search; what a person reads of it."""
+    controls = CONTROLS if args.controls is None else args.controls
+    request = FinalsRequest(args.finals, controls, args.final_steps or cfg.SOLVER.MAX_ITER)
+    evaluated = evaluated_candidates(ledger, args.costs.space)
+    finalists, controls = contenders(request, result, evaluated, args.costs)
+    header = finals_header(ledger, request, finalists, controls, cfg.SOLVER)
+    training = FinalTraining(cfg, args.weights, result.directory / FOLDER, args.metrics)
+    with (
+        open_journal(result.directory, header) as journal,
+        ray_trainings(training, args.workers, args.ray_address)
+        if args.workers is not None
+        else contextlib.nullcontext(InProcess(training)) as executor,
+    ):
+        finals = Finals(request, journal, executor, args.retry_failed, training.clean)
+        found = finals.run(finalists, controls)
+    write_finals(result.directory, request, found, finalists, controls, args.costs)
+    return found.lines()

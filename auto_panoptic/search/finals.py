@@ -1,0 +1,339 @@
+"""The finals of a search: its best architectures are trained for a short while, beside random ones.
+
+A supernet's score stands for that of a trained network; whether it does is measured here. Finalists are
+trained from their path's weights by successive halving, scored on the search images, and the best becomes
+architecture.json. Trained anew from other seeds, it is then compared with random architectures of equal
+cost: it was not chosen by these trainings, so chance is on neither side.
+
+Every training is a line of search/finals.jsonl; search/finals.json says what came of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import UserError
+from ..explore import Ledger
+from ..explore.comparison import Difference, found_against_random
+from ..explore.controls import random_of_equal_cost
+from ..files import plain, write_json
+from ..space import Architecture, CostTables, SearchSpace
+from .executors.in_process import Executor
+from .final_training import FOLDER, Final
+from .loop import checked
+from .selection import SearchResult, fitness_name, fitness_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinalsRequest:
+    """What is asked for.
+
+    Attributes:
+        finalists: architectures with the highest predicted score, beside the best candidate.
+        controls: random architectures.
+        steps: of a whole training.
+        seeds: trainings of a network that is compared.
+    """
+
+    finalists: int
+    controls: int
+    steps: int
+    seeds: int = 2
+
+
+@dataclass
+class Contender:
+    """A network of the finals.
+
+    Attributes:
+        architecture: what is trained.
+        roles: why it is there.
+        trained: what its trainings came to, in their order.
+    """
+
+    architecture: Architecture
+    roles: list[str]
+    trained: list[dict] = field(default_factory=list)
+
+    def scores(self, steps: int, seeds: Sequence[int], fitness: str) -> list[float | None]:
+        """Fitness by seed, None where the training failed."""
+        found = {(t["steps"], t["seed"]): t for t in self.trained}
+        return [found[steps, seed]["metrics"].get(fitness) for seed in seeds]
+
+
+@dataclass(frozen=True)
+class FinalsResult:
+    """The winner, and how it compares.
+
+    Attributes:
+        winner: its architecture is the search's answer.
+        fitness: the metric, in percent.
+        score: mean of the winner's compared trainings.
+        difference: to the random architectures; None without them.
+        trainings: how many there were.
+    """
+
+    winner: Contender
+    fitness: str
+    score: float
+    difference: Difference | None
+    trainings: int
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        lines = [
+            f"Finals: {self.trainings} trainings; the best network is {', '.join(self.winner.roles)}, "
+            f"{self.fitness} {self.score:.1f} on the search images"
+        ]
+        if d := self.difference:
+            by = f"{d.mean:+.1f} {self.fitness} [{d.low:+.1f}, {d.high:+.1f}]"
+            lines.append(
+                {
+                    "above": f"The found network beats random ones of equal cost by {by}",
+                    "below": f"The found network is WORSE than random ones of equal cost: {by}",
+                    "undecided": f"The found network is NOT shown to beat random ones of equal cost: {by}",
+                }[d.verdict]
+            )
+        return lines
+
+
+def evaluated_candidates(ledger: Ledger, space: SearchSpace) -> list[tuple[Architecture, float]]:
+    """(architecture, fitness) of the candidates that did not fail, in the order of cycle and index."""
+    last = {(r["cycle"], r["index"]): r for r in ledger.records}
+    name = fitness_name(ledger.header)
+    pairs = [(r["architecture"], fitness_of(r, name)) for _, r in sorted(last.items())]
+    return [(Architecture.from_indices(space, a), score) for a, score in pairs if score is not None]
+
+
+def contenders(request: FinalsRequest, result: SearchResult, candidates, costs: CostTables):
+    """(finalists, controls) of a finished search.
+
+    The finalists are the selection, the candidates with the next highest predicted scores within its limits,
+    and the best candidate.
+
+    Args:
+        candidates: (architecture, fitness) of those that were evaluated, in their order.
+        costs: of the space.
+
+    Raises:
+        UserError: there are fewer candidates than finalists asked for, or too few random architectures.
+    """
+    unique = {architecture: score for architecture, score in reversed(candidates)}
+    if request.finalists > len(unique):
+        raise UserError(
+            f"--finals {request.finalists}: the search has {len(unique)} different candidates; ask for at "
+            "most so many, or evaluate more"
+        )
+    found = {result.architecture: ["the selection"]}
+    limits = result.selection.limits if result.selection else {}
+    allowed = [a for a in unique if _within(costs.cost(a), limits)]
+    if result.selection:
+        scores = result.selection.scores
+
+        def predicted(architecture: Architecture) -> float:
+            return sum(scores[site][name] for site, name in architecture.names().items())
+    else:
+        predicted = unique.__getitem__
+    for place, architecture in enumerate(sorted(allowed, key=predicted, reverse=True), start=1):
+        if len(found) == request.finalists:
+            break
+        found.setdefault(architecture, [f"candidate {place} by predicted score"])
+    if allowed:
+        found.setdefault(max(allowed, key=unique.__getitem__), []).append("the best candidate")
+    macs = costs.cost(result.architecture).macs
+    seed = int(hashlib.sha256(json.dumps(result.architecture.indices()).encode()).hexdigest()[:8], 16)
+    controls = random_of_equal_cost(costs, macs, request.controls, seed, found) if request.controls else []
+    return (
+        [Contender(architecture, roles) for architecture, roles in found.items()],
+        [Contender(a, [f"random {i}"]) for i, a in enumerate(controls, start=1)],
+    )
+
+
+def _within(cost, limits: Mapping) -> bool:
+    pairs = ((cost.macs, limits.get("max_macs")), (cost.params, limits.get("max_params")))
+    return all(limit is None or value <= limit for value, limit in pairs)
+
+
+def rounds(finalists: int, steps: int) -> list[tuple[int, int]]:
+    """(how many are trained, for how many steps) of successive halving, until two are left and trained whole.
+
+    One finalist needs no round.
+    """
+    numbers = []
+    while finalists > 1:
+        numbers.append(finalists)
+        if finalists == 2:
+            break
+        finalists = -(-finalists // 2)
+    return [(n, max(1, steps >> (len(numbers) - 1 - i))) for i, n in enumerate(numbers)]
+
+
+class Finals:
+    """Trains, and decides; the state lies in the journal."""
+
+    def __init__(
+        self,
+        request: FinalsRequest,
+        journal: Ledger,
+        executor: Executor,
+        retry_failed: bool = False,
+        clean: Callable[[Final], None] = lambda final: None,
+    ):
+        """``clean`` is called with every training that is in the journal."""
+        self.request, self.journal, self.executor = request, journal, executor
+        self.retry_failed, self.clean = retry_failed, clean
+        self.fitness = fitness_name(journal.header)
+        self.records = {_key(r["architecture"], r["steps"], r["seed"]): r for r in journal.records}
+
+    def run(self, finalists: list[Contender], controls: list[Contender]) -> FinalsResult:
+        """See the module.
+
+        Raises:
+            UserError: all trainings failed that the result would need.
+        """
+        request, left = self.request, finalists
+        plan = rounds(len(finalists), request.steps)
+        chosen_by = range(request.seeds)
+        compared = range(request.seeds, 2 * request.seeds)
+        total = sum(n * (request.seeds if n == 2 else 1) for n, _ in plan)
+        total += request.seeds * (1 + len(controls))
+        with tqdm(total=total, unit="training", desc="finals", file=sys.stderr) as bar:
+            for size, steps in plan:
+                left = left[:size]
+                seeds = chosen_by if size == 2 else chosen_by[:1]
+                self._train(left, steps, seeds, bar)
+                left = sorted(left, key=lambda c: -self._mean(c, steps, seeds))  # stable
+            winner = left[0]
+            self._train([winner, *controls], request.steps, compared, bar)
+        score = self._mean(winner, request.steps, compared)
+        if score == -math.inf:
+            raise UserError(
+                f'{self.journal.path}: a training of the best finalist failed, see its "error"; repeat it '
+                "with --resume --retry-failed"
+            )
+        return FinalsResult(winner, self.fitness, score, self._compare(winner, controls, compared), total)
+
+    def _mean(self, contender: Contender, steps: int, seeds) -> float:
+        scores = contender.scores(steps, seeds, self.fitness)
+        return -math.inf if None in scores else sum(scores) / len(scores)
+
+    def _compare(self, winner: Contender, controls: list[Contender], seeds) -> Difference | None:
+        steps = self.request.steps
+        good = [c for c in controls if None not in c.scores(steps, seeds, self.fitness)]
+        if len(good) < len(controls):
+            failed = len(controls) - len(good)
+            logger.warning("%d of %d random networks failed: the others count", failed, len(controls))
+        if not good:
+            return None
+        scores = [np.array(c.scores(steps, seeds, self.fitness)) for c in (winner, *good)]
+        boots = [c.scores(steps, seeds, "bootstrap") for c in (winner, *good)]
+        resampled = None
+        if self.fitness == "PQ" and all(samples for row in boots for samples in row):
+            resampled = np.array(boots[0]), np.array(boots[1:])
+        return found_against_random(scores[0], np.array(scores[1:]), resampled)
+
+    def _train(self, those: list[Contender], steps: int, seeds: Sequence[int], bar: tqdm) -> None:
+        """Every network from every seed, unless the journal has it."""
+        jobs = {}
+        for final in (Final(c.architecture, steps, seed) for c in those for seed in seeds):
+            jobs[_key(final.indices(), steps, final.seed)] = final
+        waiting = {}
+        for key, final in jobs.items():
+            record = self.records.get(key)
+            if record is None or (self.retry_failed and record["status"] == "failed"):
+                waiting[key] = final
+        bar.update(len(jobs) - len(waiting))
+        for key, outcome in self.executor.run(list(waiting.items())) if waiting else ():
+            final = jobs[key]
+            record = {"architecture": final.indices(), "steps": steps, "seed": final.seed}
+            self.records[key] = self.journal.append({**record, **checked(outcome, self.fitness)})
+            self.clean(final)
+            bar.update()
+            shown = fitness_of(self.records[key], self.fitness)
+            bar.set_postfix({self.fitness: "failed" if shown is None else f"{shown:.1f}"})
+        for contender in those:
+            indices = contender.architecture.indices()
+            contender.trained += [self.records[_key(indices, steps, seed)] for seed in seeds]
+
+
+def _key(indices: dict, steps: int, seed: int) -> str:
+    return json.dumps([indices, steps, seed], sort_keys=True)
+
+
+def finals_header(search: Ledger, request: FinalsRequest, finalists, controls, solver: Mapping) -> dict:
+    """What identifies finals: the search as it stands, who takes part, how they are trained."""
+    identity = {"search": search.header, "evaluated": [r["architecture"] for r in search.records]}
+    digest = hashlib.sha256(json.dumps(plain(identity), sort_keys=True).encode()).hexdigest()[:16]
+    return {
+        "search": digest,
+        "fitness": fitness_name(search.header),
+        "steps": request.steps,
+        "seeds": request.seeds,
+        "finalists": [c.architecture.indices() for c in finalists],
+        "controls": [c.architecture.indices() for c in controls],
+        "solver": plain(dict(solver)),
+    }
+
+
+def open_journal(directory: Path, header: dict) -> Ledger:
+    """The journal beside the ledger, continued if it is of these finals.
+
+    Raises:
+        UserError: it is of others.
+    """
+    path = directory / f"{FOLDER}.jsonl"
+    if path.is_file() and path.stat().st_size:
+        there = Ledger(path)
+        if changed := [key for key in header if plain(header[key]) != there.header.get(key)]:
+            raise UserError(
+                f"{path}: holds {len(there.records)} trainings of other finals ({', '.join(changed)} "
+                f"differ): ask for the same as before, or move it and {directory / FOLDER} away"
+            )
+    return Ledger.open(path, header, resume=True)
+
+
+def write_finals(directory: Path, request: FinalsRequest, result: FinalsResult, finalists, controls, costs):
+    """search/finals.json, and the winner as search/architecture.json; returns the winner's architecture."""
+
+    def row(contender: Contender) -> dict:
+        trained = [
+            {"steps": t["steps"], "seed": t["seed"], result.fitness: fitness_of(t, result.fitness)}
+            for t in contender.trained
+        ]
+        cost = costs.cost(contender.architecture)._asdict()
+        return {
+            "roles": contender.roles,
+            "architecture": contender.architecture.indices(),
+            **cost,
+            "trained": trained,
+        }
+
+    difference = result.difference and {**result.difference._asdict(), "verdict": result.difference.verdict}
+    summary = {"fitness": result.fitness, "score": result.score, "over_random": difference}
+    content = {
+        "steps": request.steps,
+        "seeds": request.seeds,
+        "winner": result.winner.architecture.indices(),
+        **summary,
+        "finalists": [row(c) for c in finalists],
+        "controls": [row(c) for c in controls],
+    }
+    write_json(directory / f"{FOLDER}.json", plain(content))
+    before = Architecture.load(directory / "architecture.json").provenance
+    found = result.winner.architecture
+    provenance = {**before, FOLDER: plain({"roles": result.winner.roles, **summary})}
+    found = Architecture(found.space, found.choices, provenance)
+    found.save(directory / "architecture.json")
+    return found

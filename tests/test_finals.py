@@ -1,0 +1,174 @@
+"""The finals of a search: who takes part, successive halving, and the same end after every interruption."""
+
+import json
+
+import numpy as np
+import pytest
+from test_search import FREE, HEADER, SPACE, Evaluate, search, utility
+
+from auto_panoptic.errors import UserError
+from auto_panoptic.explore import Ledger
+from auto_panoptic.search import Request, ledger_path
+from auto_panoptic.search.final_training import Final
+from auto_panoptic.search.finals import (
+    Finals,
+    FinalsRequest,
+    contenders,
+    evaluated_candidates,
+    finals_header,
+    open_journal,
+    rounds,
+    write_finals,
+)
+from auto_panoptic.space import Cost, CostTables
+
+COSTS = CostTables(SPACE, {"stem": Cost(1000, 7)}, FREE)
+REQUEST = FinalsRequest(finalists=4, controls=3, steps=8, seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("finalists", "expected"),
+    [
+        (1, []),
+        (2, [(2, 100)]),
+        (3, [(3, 50), (2, 100)]),
+        (5, [(5, 25), (3, 50), (2, 100)]),
+        (8, [(8, 25), (4, 50), (2, 100)]),
+    ],
+)
+def test_half_go_on_with_twice_the_steps(finalists, expected):
+    assert rounds(finalists, 100) == expected
+
+
+def test_a_training_has_at_least_one_step():
+    assert rounds(16, 3) == [(16, 1), (8, 1), (4, 1), (2, 3)]
+
+
+class Train:
+    """Scores as a supernet's path, but for the noise of steps and seed; stops where told to."""
+
+    def __init__(self, kill_at=None, fail=lambda final: False, backwards=False, worth=utility):
+        self.calls, self.kill_at, self.fail, self.backwards, self.worth = [], kill_at, fail, backwards, worth
+
+    def run(self, items):
+        items = list(items)
+        for key, final in reversed(items) if self.backwards else items:
+            if len(self.calls) == self.kill_at:
+                raise KeyboardInterrupt
+            self.calls.append(final)
+            if self.fail(final):
+                yield key, {"status": "failed", "metrics": {}, "seconds": {}, "error": "diverged"}
+                continue
+            rng = np.random.default_rng([final.seed, final.steps])
+            score = self.worth(final.architecture) + final.steps + rng.normal() / 10
+            metrics = {"PQ": score, "bootstrap": (score + rng.normal(size=64) / 100).tolist()}
+            yield key, {"status": "ok", "metrics": metrics, "seconds": {"training": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """(folder, result, ledger) of a search."""
+    folder = tmp_path_factory.mktemp("searched")
+    result, _ = search(folder, Evaluate(), costs=COSTS, request=Request("ridge"))
+    return result, Ledger(ledger_path(folder))
+
+
+def hold(folder, found, train, request=REQUEST, retry_failed=False):
+    result, ledger = found
+    (folder / "search").mkdir(exist_ok=True)
+    result.architecture.save(folder / "search/architecture.json")
+    who = contenders(request, result, evaluated_candidates(ledger, SPACE), COSTS)
+    header = finals_header(ledger, request, *who, {"BASE_LR": 0.1})
+    with open_journal(folder / "search", header) as journal:
+        came = Finals(request, journal, train, retry_failed).run(*who)
+    write_finals(folder / "search", request, came, *who, COSTS)
+    return came, who
+
+
+def files(folder):
+    return [(folder / "search" / name).read_bytes() for name in ("finals.json", "architecture.json")]
+
+
+def test_who_takes_part(found):
+    result, ledger = found
+    finalists, controls = contenders(REQUEST, result, evaluated_candidates(ledger, SPACE), COSTS)
+    assert finalists[0].architecture == result.architecture and "the selection" in finalists[0].roles
+    best = max(ledger.records, key=lambda r: r["metrics"]["PQ"])["architecture"]
+    assert [c.architecture.indices() for c in finalists if "the best candidate" in c.roles] == [best]
+    assert 4 <= len(finalists) <= 5  # the best candidate may be one of the others
+    assert len({c.architecture for c in (*finalists, *controls)}) == len(finalists) + 3
+    scores = result.selection.scores
+    predicted = [sum(scores[s][n] for s, n in c.architecture.names().items()) for c in finalists[:4]]
+    assert predicted == sorted(predicted, reverse=True)
+    with pytest.raises(UserError, match="--finals 5000: the search has 72 different candidates"):
+        contenders(FinalsRequest(5000, 0, 1), result, evaluated_candidates(ledger, SPACE), COSTS)
+
+
+def test_the_best_network_wins_and_is_compared_by_other_trainings(found, tmp_path):
+    train = Train()
+    came, (finalists, controls) = hold(tmp_path, found, train)
+    expected = max(finalists, key=lambda c: utility(c.architecture))
+    assert came.winner is expected and came.difference.verdict == "above"
+    difference = utility(expected.architecture) - np.mean([utility(c.architecture) for c in controls])
+    assert came.difference.mean == pytest.approx(difference, abs=0.3)
+    seeds = {
+        c: {f.seed for f in train.calls if f.architecture == c} for c in {f.architecture for f in train.calls}
+    }
+    assert seeds[expected.architecture] == {0, 1, 2, 3} and seeds[controls[0].architecture] == {2, 3}
+    assert len(train.calls) == came.trainings
+    content = json.loads((tmp_path / "search/finals.json").read_text())
+    assert content["winner"] == expected.architecture.indices() and content["score"] == came.score
+    saved = json.loads((tmp_path / "search/architecture.json").read_text())
+    assert saved["backbone"] == content["winner"]["backbone"]
+    assert saved["provenance"]["finals"]["over_random"] == content["over_random"]
+    assert "beats random ones of equal cost by" in came.lines()[-1]
+
+
+def test_a_search_that_did_not_pay_says_so(found, tmp_path):
+    came, _ = hold(tmp_path, found, Train(worth=lambda architecture: 40.0))
+    assert came.difference.verdict == "undecided"
+    assert "NOT shown to beat random ones of equal cost" in came.lines()[-1]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_killed_anywhere_and_in_any_order_it_ends_the_same(found, tmp_path, backwards):
+    (tmp_path / "whole").mkdir()
+    came, _ = hold(tmp_path / "whole", found, Train())
+    for kill_at in range(0, came.trainings, 3):
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        first, second = Train(kill_at, backwards=backwards), Train(backwards=backwards)
+        with pytest.raises(KeyboardInterrupt):
+            hold(folder, found, first)
+        hold(folder, found, second)
+        assert files(folder) == files(tmp_path / "whole")
+        assert len(first.calls) + len(second.calls) == came.trainings
+        assert not set(first.calls) & set(second.calls)
+
+
+def test_failed_trainings_lose_and_may_be_repeated(found, tmp_path):
+    (tmp_path / "whole").mkdir(), (tmp_path / "failing").mkdir()
+    came, (finalists, _) = hold(tmp_path / "whole", found, Train())
+    best = came.winner.architecture
+    without, _ = hold(tmp_path / "failing", found, Train(fail=lambda final: final.architecture == best))
+    assert without.winner.architecture != best
+    again, _ = hold(tmp_path / "failing", found, Train(), retry_failed=True)
+    assert again.winner.architecture == best
+    everything = Train(fail=lambda final: True)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="a training of the best finalist failed"):
+        hold(tmp_path / "none", found, everything)
+
+
+def test_finals_of_others_are_not_continued(found, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        hold(tmp_path, found, Train(kill_at=3))
+    with pytest.raises(UserError, match=r"holds 3 trainings of other finals \(steps differ\)"):
+        hold(tmp_path, found, Train(), FinalsRequest(4, 3, 16, 2))
+
+
+def test_a_training_has_a_folder_of_its_own():
+    one, other = (SPACE.architecture([i] + [0] * (len(SPACE.sites) - 1)) for i in (0, 1))
+    folders = {Final(a, steps, seed).folder for a in (one, other) for steps in (1, 2) for seed in (0, 1)}
+    assert len(folders) == 8
+    assert HEADER["space"] == SPACE.to_dict()
