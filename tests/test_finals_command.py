@@ -1,0 +1,125 @@
+"""search_net.py --finals on tiny data: killed and resumed, with workers, and wrong use."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from toy import ROOT, error_line, make_config, run_script, write_config
+
+from auto_panoptic.search import final_training
+from auto_panoptic.training import hooks
+
+FINALS = ("--finals", 2, "--controls", 2, "--final-steps", 3)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, shapes):
+    """A folder with a trained supernet, and a search of it."""
+    folder = tmp_path_factory.mktemp("finals")
+    config = write_config(folder / "toy.yaml", shapes, SOLVER={"BASE_LR": 0.05})
+    run_script("train_net", "--config-file", config, "OUTPUT_DIR", folder / "supernet")
+    return folder
+
+
+def search(world, name, *arguments):
+    weights = ("--weights", world / "supernet/model_final.pth")
+    where = ("OUTPUT_DIR", world / name)
+    run_script("search_net", "--config-file", world / "toy.yaml", *weights, "--cycles", 1, *arguments, *where)
+    return outputs(world / name) if "--finals" in arguments else None
+
+
+def outputs(folder):
+    return [(folder / "search" / name).read_text() for name in ("finals.json", "architecture.json")]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_as_one_run(world, capsys, monkeypatch):
+    whole = search(world, "whole", *FINALS)
+    assert "random ones of equal cost" in capsys.readouterr().out
+    content = json.loads(whole[0])
+    assert (len(content["controls"]), content["steps"], content["seeds"]) == (2, 3, 2)
+    assert all(t["PQ"] is not None for row in content["finalists"] for t in row["trained"])
+    assert not list((world / "whole/search/finals").iterdir())  # trainings that count are deleted
+    macs = [row["macs"] for row in content["controls"]]
+    winner = next(r for r in content["finalists"] if r["architecture"] == content["winner"])
+    assert macs == pytest.approx([winner["macs"]] * 2, rel=0.05)
+
+    # Stopped within the third training, after its first step, and then resumed.
+    steps = iter(range(7))
+    stop = hooks.Interruption.after_step
+
+    def after_step(self):
+        if next(steps, None) == 6:
+            signal.raise_signal(signal.SIGTERM)
+        stop(self)
+
+    monkeypatch.setattr(hooks.Interruption, "after_step", after_step)
+    with pytest.raises(SystemExit) as end:
+        search(world, "stopped", *FINALS)
+    assert end.value.code == 143 and "--resume continues" in capsys.readouterr().err
+    left = list((world / "stopped/search/finals").iterdir())
+    assert [(folder / "model_interrupted.pth").is_file() for folder in left] == [True]
+    monkeypatch.undo()
+    assert search(world, "stopped", *FINALS, "--resume") == whole
+
+    # A finished search may have finals later, with the same end.
+    search(world, "later")
+    assert search(world, "later", *FINALS, "--resume") == whole
+
+
+@pytest.mark.slow
+def test_workers_end_as_one_process(world):
+    pytest.importorskip("ray")
+    alone = search(world, "alone", *FINALS)
+    command = [sys.executable, str(ROOT / "search_net.py"), "--config-file", str(world / "toy.yaml")]
+    command += ["--weights", str(world / "supernet/model_final.pth"), "--cycles", "1", "--workers", "2"]
+    command += [*map(str, FINALS), "OUTPUT_DIR", str(world / "workers")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert outputs(world / "workers") == alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--controls", 2), "--controls is an option of the finals: add --finals K"),
+        (("--final-steps", 2), "--final-steps is an option of the finals: add --finals K"),
+        (("--finals", 0), "--finals is 0; expected a whole number of at least 1"),
+        (("--finals", 2, "--final-steps", 0), "--final-steps is 0; expected a whole number of at least 1"),
+        (("--finals", 2, "--controls", -1), "--controls is -1; expected a whole number of at least 0"),
+        (("--finals", 2, "--num-gpus", 2), "--finals trains one network per worker: use --workers N"),
+    ],
+)
+def test_wrong_use(capfd, tmp_path, shapes, arguments, message):
+    config = write_config(tmp_path / "toy.yaml", shapes)
+    with pytest.raises(SystemExit) as end:
+        run_script("search_net", "--config-file", config, *arguments)
+    assert end.value.code == 2 and message in error_line(capfd)
+    assert not (tmp_path / "output").exists()
+
+
+def test_rescoring_trains_nothing(capfd):
+    with pytest.raises(SystemExit) as end:
+        run_script("search_net", "--rescore", "--finals", 2)
+    assert end.value.code == 2 and "--rescore evaluates nothing" in error_line(capfd)
+
+
+def test_the_schedule_keeps_its_shape(shapes, tmp_path):
+    cfg = make_config(
+        tmp_path,
+        shapes,
+        "SOLVER.MAX_ITER",
+        240,
+        "SOLVER.STEPS",
+        "(200, 225)",
+        "SOLVER.WARMUP_ITERS",
+        20,
+        "SEED",
+        0,
+    )
+    final = final_training.Final(None, 120, 3)
+    made = final_training.final_config(cfg, "supernet.pth", final, tmp_path / "x")
+    assert (made.SOLVER.MAX_ITER, made.SOLVER.STEPS, made.SOLVER.WARMUP_ITERS) == (120, (100, 112), 12)
+    assert (made.SEED, made.MODEL.WEIGHTS, made.DATASETS.TEST) == (4000, "supernet.pth", ())
