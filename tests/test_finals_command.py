@@ -69,6 +69,14 @@ def test_killed_and_resumed_it_ends_as_one_run(world, capsys, monkeypatch):
     assert search(world, "later", *FINALS, "--resume") == whole
 
 
+def test_more_finalists_than_candidates_are_refused_before_the_search(world, capfd):
+    with pytest.raises(SystemExit) as end:
+        search(world, "many", "--finals", 13)
+    assert end.value.code == 2
+    assert "--finals 13: the search has 12 candidates; ask for at most so many" in error_line(capfd)
+    assert not (world / "many").exists()
+
+
 @pytest.mark.slow
 def test_workers_end_as_one_process(world):
     pytest.importorskip("ray")

@@ -162,7 +162,9 @@ def check_search(args: argparse.Namespace, cfg) -> CostTables:
             raise UserError(
                 f"--metrics has {unknown[0]}, data set {name} is evaluated by {', '.join(possible)}"
             )
-    search_policy(cfg, costs.space)
+    policy = search_policy(cfg, costs.space)
+    if (args.finals or 0) > (most := policy.cycles * policy.models):
+        raise UserError(f"--finals {args.finals}: the search has {most} candidates; ask for at most so many")
     return costs
 
 
