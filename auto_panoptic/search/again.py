@@ -7,7 +7,7 @@ import os
 
 from ..explore import Ledger
 from ..explore.budget import check_budget
-from .arguments import check_continuation, rescore_parser, selection_request
+from .arguments import check_continuation, check_finals, rescore_parser, selection_request
 from .costs import origin, store_tables, stored_tables
 from .records import recorded_space
 from .selection import ledger_path, select_again
@@ -26,6 +26,7 @@ def rescore_command(args: argparse.Namespace | None = None) -> str | None:
     """
     args = args or rescore_parser().parse_args()
     check_continuation(args)
+    check_finals(args)
     if os.environ.get("RANK", "0") != "0":
         return None
     found = origin(args.config_file, args.opts)

@@ -51,7 +51,7 @@ def add_finals_arguments(parser: argparse.ArgumentParser) -> None:
     add("--controls", type=int, metavar="C", help=what)
 
 
-def check_finals(args: argparse.Namespace, processes: int) -> None:
+def check_finals(args: argparse.Namespace, processes: int = 1) -> None:
     """Raise UserError for what is wrong with these options."""
     if args.finals is None:
         for option, given in (("--final-steps", args.final_steps), ("--controls", args.controls)):
