@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy import TOY_NET, make_config, toy_space
 
 from auto_panoptic.errors import UserError
@@ -169,6 +170,21 @@ def test_the_audit_is_written_periodically_and_at_the_end(tmp_path, shapes):
     audited = {k: {key: v for key, v in x.items() if "fairness" in key} for k, x in lines(tmp_path).items()}
     assert audited == {19: FAIR, 21: FAIR}
     assert [line["passes"] for line in lines(tmp_path).values()] == [40, 44]
+    board = EventAccumulator(str(tmp_path / "output"), {"images": 0})
+    board.Reload()
+    assert [event.step for event in board.Images("fairness/passes")] == [9, 19, 21]
+    assert {"total_loss", "lr", "passes", *FAIR} <= set(board.Tags()["scalars"])
+
+
+def test_the_picture_of_the_counts_shows_an_unequal_row():
+    """Cells of equal counts have one colour; in the second row the first operator ran twice as often."""
+    counter = PassCounter(SearchSpace((ChoiceSite("a.0", ("r4", "r8")), ChoiceSite("a.1", ("r4", "r8")))))
+    counter.add([[0, 0], [1, 0], [0, 1]] * 2 + [[1, 0], [1, 1]] * 1)
+    assert counter.counts.tolist() == [[4, 4], [5, 3]]
+    picture = counter.picture().permute(1, 2, 0).numpy()
+    rows = [picture[start + 1] for start in (3, 21)]
+    grounds = [{tuple(c) for c in row.tolist() if tuple(c) != (255, 255, 255)} for row in rows]
+    assert [len(colours) for colours in grounds] == [1, 2] and grounds[0] < grounds[1]
 
 
 def test_counts_go_on_after_a_resume(tmp_path, shapes):

@@ -207,6 +207,9 @@ def test_two_ranks_search_as_one_process(tmp_path, shapes):
     assert records(tmp_path / "two") == records(tmp_path / "one")
     for name in ("scoreboard.json", "architecture.json"):
         assert (tmp_path / "two/search" / name).read_bytes() == (tmp_path / "one/search" / name).read_bytes()
+    pictures = [sorted((tmp_path / run / "search").glob("pictures_*/*")) for run in ("one", "two")]
+    contents = [[path.read_bytes() for path in run] for run in pictures]
+    assert len(contents[0]) > 8 and contents[0] == contents[1]
     assert "3 candidates" in (tmp_path / "logs/0.log").read_text()
     assert "candidates" not in (tmp_path / "logs/1.log").read_text()
     with contextlib.ExitStack() as stack:  # one line, in the main rank

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from pipeline_run import run_pipeline
+from report_util import Page
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from auto_panoptic.explore import Ledger
+from auto_panoptic.report import write_report
 from auto_panoptic.space import Architecture
 
 pytestmark = pytest.mark.slow  # twice the whole way, a minute on two cores
@@ -75,6 +78,24 @@ def test_all_metrics_are_reported(runs):
 def test_evaluating_the_checkpoint_gives_what_training_reported(runs):
     _, found, _ = runs
     assert found["evaluated"] == found["retrained"]
+
+
+def test_every_evaluation_leaves_pictures_which_the_report_shows(runs):
+    """Of the path, of the retrained network and of its evaluation; TensorBoard has those of the training."""
+    folder = runs[0]
+    places = ("search", "retrain/inference", "evaluated/inference")
+    sites = json.loads((folder / "search/architecture.json").read_text())["sites"]
+    for place in places:
+        (record,) = (folder / place).glob("pictures_*/pictures.json")
+        assert json.loads(record.read_text())["operators"] == sites
+        assert len(list(record.parent.glob("best_1_*"))) == 4
+    text = Page(write_report(folder).read_text()).text["pictures"]
+    for title in ("network trained in evaluated, ", "network trained in retrain, ", "path of the supernet, "):
+        assert title in text
+    board = EventAccumulator(str(folder / "retrain"), {"images": 0})
+    board.Reload()
+    assert any(tag.endswith("/best 1") for tag in board.Tags()["images"])
+    assert {"panoptic_seg/PQ", "total_loss", "lr"} <= set(board.Tags()["scalars"])
 
 
 def test_the_same_seed_gives_the_same_bits(runs):

@@ -210,6 +210,8 @@ def test_scores_are_those_of_one_process_and_nothing_stays(script):
     found = json.loads(output.splitlines()[-1])
     assert found["workers"] == found["in_process"]
     assert len({metrics["mIoU"] for metrics in found["workers"]}) == 3
+    assert found["asked_early"] is None  # no worker is ready yet
+    assert found["examples"][0] == found["examples"][1] != []
     assert found["in_place"] and found["threads"] >= 1
     assert commands(found["session"]) == {}
 

@@ -83,7 +83,9 @@ def toy_search(folder: Path, shapes: Path) -> dict:
     torch.save({"model": model.state_dict(), "space": None}, weights)
     items = list(enumerate(fair_cycle(SearchSpace.from_config(cfg), seed=2, cycle=0)[:3]))
     with RayWorkers(cfg, weights, ("pq", "miou"), 2) as workers:
+        asked_early = workers.ask("examples", items[0][1])
         found = dict(workers.run(items))
+        asked = workers.ask("examples", items[0][1])
         ray = workers._ray
         session = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1].name
         threads = workers.threads
@@ -92,7 +94,10 @@ def toy_search(folder: Path, shapes: Path) -> dict:
         in_place = not sample.flags.writeable and not sample.flags.owndata
         del shared, sample
     evaluate = CandidateEvaluator(cfg, model, ("pq", "miou"))
+    (drawn,), (expected,) = asked.values(), evaluate.examples(items[0][1]).values()
     return {
+        "asked_early": asked_early,
+        "examples": [[(e.image_id, e.score) for e in examples] for examples in (drawn, expected)],
         "workers": [found[key]["metrics"] for key, _ in items],
         "in_process": [evaluate(architecture)[0] for _, architecture in items],
         "session": session,

@@ -9,12 +9,14 @@ from itertools import chain, islice, repeat
 import numpy as np
 import torch
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 from ..errors import UserError
 from ..explore import passes_per_iteration
 from ..files import plain
+from ..pictures.table import draw_counts
 from ..signals import Interrupted
 from ..space import SearchSpace
 
@@ -82,6 +84,14 @@ class PassCounter:
                 result[f"fairness/{group}_most"] = float(own.max())
         return result
 
+    def picture(self) -> torch.Tensor:
+        """(3, H, W) uint8: a table of the activations, a row for each site."""
+        rows = [
+            (site.name, site.names, counts[: len(site.names)].tolist())
+            for site, counts in zip(self.space.sites, self.counts, strict=True)
+        ]
+        return torch.from_numpy(draw_counts(rows).transpose(2, 0, 1).copy())
+
     def state_dict(self) -> dict:
         return {
             "space": self.space.fingerprint,
@@ -106,7 +116,8 @@ class PassCounter:
 class FairnessAudit(HookBase):
     """Check the counts, which are part of the checkpoint, after every iteration.
 
-    metrics.json gets ``passes`` in every iteration, the shares every ``period`` iterations and at the end.
+    metrics.json gets ``passes`` in every iteration, the shares every ``period`` iterations and at the end;
+    then TensorBoard also gets a table of all counts.
     """
 
     def __init__(self, counter: PassCounter, period: int):
@@ -124,6 +135,9 @@ class FairnessAudit(HookBase):
         storage.put_scalar("passes", self.counter.passes, smoothing_hint=False)
         if done % self.period == 0 or done == self.trainer.max_iter:
             storage.put_scalars(**self.counter.summary(), smoothing_hint=False)
+            has_choice = self.counter.space.cycle_length > 1
+            if has_choice and comm.is_main_process():  # which alone writes pictures, and so forgets them
+                storage.put_image("fairness/passes", self.counter.picture())
 
 
 class Interruption(HookBase):
