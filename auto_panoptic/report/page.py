@@ -22,6 +22,7 @@ from .candidates_figure import candidates_figure
 from .cost_figure import cost_figure
 from .drawing import Drawing
 from .facts import Search, read_search
+from .finals import finals_figure, read_finals
 from .pictures import Pictures, mistake_legend, read_pictures
 from .retraining import retraining_command
 from .score_map import score_map
@@ -81,15 +82,17 @@ def write_figure(path: Path, drawing: Drawing) -> None:
 def search_figures(search: Search) -> dict[str, tuple[Drawing, Drawing]]:
     """{name: the drawing, wide and narrow}; without those for which there are no data."""
     makers = {"score_map": score_map, "candidates": candidates_figure, "costs": cost_figure}
-    makers["architecture"] = _selected_figure
+    makers |= {"finals": finals_figure, "architecture": _answer_figure}
     drawn = {name: (make(search, WIDE), make(search, NARROW)) for name, make in makers.items()}
     return {name: pair for name, pair in drawn.items() if pair[0] is not None}
 
 
-def _selected_figure(search: Search, width: float) -> Drawing | None:
+def _answer_figure(search: Search, width: float) -> Drawing | None:
     if search.selected is None:
         return None
-    return architecture_figure([("selected", search.selected, search.header.get("config"))], width)
+    finals = read_finals(search)
+    name, answer = ("best of the finals", finals.winner) if finals else ("selected", search.selected)
+    return architecture_figure([(name, answer, search.header.get("config"))], width)
 
 
 def render(
@@ -102,6 +105,7 @@ def render(
         wording=wording,
         amount=amount,
         figures={name: _inline(*pair) for name, pair in figures.items()},
+        finals=read_finals(search),
         pictures=pictures,
         mistakes=mistake_legend(),
         columns=[m for m in METRICS if any(m in c.record["metrics"] for c in search.good)],

@@ -10,12 +10,11 @@ from .facts import Search
 _UP = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
-def found(search: Search) -> str:
-    """What was found, and how sure it is."""
+def found(search: Search, trained: str = "") -> str:
+    """What was found, and how sure it is; ``trained``: what the finals say of it."""
     sentences = [_scored(search), _range(search), _selected(search), *_limits(search), *_decided(search)]
-    sentences.append(
-        "What the selected network is worth shows when it is trained." if search.selected else ""
-    )
+    if search.selected:
+        sentences.append(trained or "What the selected network is worth shows when it is trained.")
     return " ".join(filter(None, sentences))
 
 

@@ -30,6 +30,7 @@ from ..files import plain, write_json
 from ..space import Architecture, CostTables, SearchSpace
 from .executors.in_process import Executor
 from .final_training import FOLDER, Final
+from .finals_text import verdict_line
 from .loop import checked
 from .selection import SearchResult, fitness_name, fitness_of
 
@@ -97,15 +98,8 @@ class FinalsResult:
             f"Finals: {self.trainings} trainings; the best network is {', '.join(self.winner.roles)}, "
             f"{self.fitness} {self.score:.1f} on the search images"
         ]
-        if d := self.difference:
-            by = f"{d.mean:+.1f} {self.fitness} [{d.low:+.1f}, {d.high:+.1f}]"
-            lines.append(
-                {
-                    "above": f"The found network beats random ones of equal cost by {by}",
-                    "below": f"The found network is WORSE than random ones of equal cost: {by}",
-                    "undecided": f"The found network is NOT shown to beat random ones of equal cost: {by}",
-                }[d.verdict]
-            )
+        if self.difference:
+            lines.append(verdict_line(self.fitness, *self.difference))
         return lines
 
 
