@@ -1,5 +1,8 @@
 """The configs of Panoptic-DeepLab: the supplement's networks, their sizes, and its tables in MODEL_ZOO.md."""
 
+import runpy
+import shlex
+
 import pytest
 from deeplab_util import HEADS
 from test_configs import FOLDER, needs_timm, read, stated
@@ -70,6 +73,18 @@ def test_a_decoder_changes_one_line():
             assert stated(path).keys() - {"OUTPUT_DIR"} == {f"{NODE}.INSTANCE_SCORE"}
     path = FOLDER / "panoptic_deeplab/coco_X71_instance_annotation.yaml"
     assert stated(path).keys() - {"OUTPUT_DIR"} == {f"{NODE}.GT_SOURCE"}
+
+
+def test_the_benchmark_compares_systems_of_equal_cost():
+    """One operator at each place, widths as the study has them; within 5 %."""
+    networks = runpy.run_path(str(FOLDER.parent / "tools/benchmarks/systems.py"))["NETWORKS"]
+    macs = {}
+    for name, network in networks.items():
+        config, *options = shlex.split(network)
+        cfg = read(config.removeprefix("configs/"), *options)
+        macs[name] = cost_of(cfg, (128, 160))[1]
+    assert macs.keys() == {"auto_panoptic", "unified", "panoptic_deeplab"}
+    assert max(macs.values()) < 1.05 * min(macs.values())
 
 
 # ------------------------------------------------------------------ settings

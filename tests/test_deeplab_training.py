@@ -1,6 +1,7 @@
 """Panoptic-DeepLab in training: Adam and the poly schedule, fair cycles, and every command."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -134,6 +135,20 @@ def test_centres_may_be_learnt_from_whole_objects(tmp_path, shapes, forget_data_
     assert instance["loss_sem_seg"] == panoptic["loss_sem_seg"] > 0
     assert instance["loss_center"] != panoptic["loss_center"]
     assert instance["loss_offset"] != panoptic["loss_offset"]
+
+
+def test_a_command_without_timm_ends_in_one_line(tmp_path, shapes, forget_data_sets, monkeypatch, capsys):
+    data = {"COCO_PANOPTIC": dataset_entries(shapes), "TRAIN": [f"{PREFIX}_nas_train"], "TEST": []}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump({**TOY, "DATASETS": data}))
+    for module in [m for m in sys.modules if m.partition(".")[0] == "timm"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    options = ("OUTPUT_DIR", tmp_path / "run", "MODEL.BACKBONE.NAME", "build_hrnet_backbone")
+    with pytest.raises(SystemExit) as end:
+        run_script("train_net", "--config-file", tmp_path / "toy.yaml", *options)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install timm" in error and "'deeplab'" in error
 
 
 @pytest.fixture(scope="module")
