@@ -24,7 +24,7 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     # ------------------------------------------------------------------ architecture search
     cfg.NAS = CN()
     # "" builds the supernet. A path to an architecture file, or a name under configs/architectures,
-    # builds the fixed model with one operator per site.
+    # builds the fixed model with one operator per site; so does json: with the text of one.
     cfg.NAS.ARCHITECTURE = ""
     # Seed of the fair cycles, in supernet training and in the search.
     cfg.NAS.SEED = 0

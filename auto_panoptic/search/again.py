@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
+from ..errors import UserError
 from ..explore import Ledger
 from ..explore.budget import check_budget
+from ..files import BUNDLE
+from ..space import load_names
 from .arguments import check_continuation, check_finals, rescore_parser, selection_request
 from .costs import origin, store_tables, stored_tables
 from .records import recorded_space
@@ -45,5 +50,17 @@ def rescore_command(args: argparse.Namespace | None = None) -> str | None:
     with Ledger.open(path, header, resume=True) as ledger:  # not while a search is writing
         if key and not is_stored:
             store_tables(path.parent, key, tables)
-        print(summary(select_again(ledger, tables, request)))
+        before = _selected(path.parent)
+        result = select_again(ledger, tables, request)
+        if result.architecture.names() != before:
+            (path.parent / BUNDLE).unlink(missing_ok=True)  # its weights are the other path's
+        print(summary(result))
     return output_dir
+
+
+def _selected(directory: Path) -> Mapping[str, str]:
+    """{site: operator} of the selection so far; empty if there is none."""
+    try:
+        return load_names(directory / "architecture.json")
+    except UserError:
+        return {}
