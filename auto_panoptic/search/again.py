@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import UserError
-from ..explore import Ledger
+from ..explore import POLICY_REGISTRY, Ledger
 from ..explore.budget import check_budget
 from ..files import BUNDLE
 from ..space import load_names
@@ -44,9 +44,11 @@ def rescore_command(args: argparse.Namespace | None = None) -> str | None:
 
         cfg = search_config(args)
         tables, output_dir = configured_costs(cfg), cfg.OUTPUT_DIR
-    path, request = ledger_path(output_dir), selection_request(args)
-    check_budget(tables, request.max_macs, request.max_params)
+    path = ledger_path(output_dir)
+    check_budget(tables, args.max_macs, args.max_params)
     header = recorded_space(path, tables.space)
+    policy = POLICY_REGISTRY.get(header["policy"])  # None: of a module that this process has not read
+    request = selection_request(args, policy.selects if policy else "ranks")
     with Ledger.open(path, header, resume=True) as ledger:  # not while a search is writing
         if key and not is_stored:
             store_tables(path.parent, key, tables)

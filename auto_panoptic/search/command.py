@@ -26,6 +26,7 @@ from ..space import CostTables
 from ..training import build_config, check_unread, check_weights, launch_processes, processes
 from ..training.run_folder import check_room, only_run
 from ..training.zoo import trust_pickle
+from ..validate import flat
 from .again import rescore_command
 from .arguments import (
     CONTROLS,
@@ -36,6 +37,9 @@ from .arguments import (
     asks_for_selection,
     check_continuation,
     check_finals,
+    check_length,
+    cycles_asked,
+    length_asked,
     refuse,
     selection_request,
 )
@@ -142,6 +146,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--eval-only is an option of train_net.py: a search evaluates candidates")
     check_continuation(args)
     check_finals(args, processes(args))
+    check_length(args)
     metrics = args.metrics.split(",")
     if not set(metrics) & set(FITNESS) or not set(metrics) <= set(METRICS):
         raise UserError(
@@ -178,8 +183,9 @@ def search_config(args: argparse.Namespace):
     cfg = build_config(args.config_file, args.opts + (["NAS.POLICY", args.policy] if args.policy else []))
     cfg.defrost()
     cycles, models = POLICY_REGISTRY.of(cfg.NAS.POLICY).cycle_keys()
-    for key, value in ((cycles, args.cycles), (models, args.models_per_cycle)):
-        cfg.merge_from_list([key, value] if value is not None else [])
+    cfg.merge_from_list([] if args.models_per_cycle is None else [models, args.models_per_cycle])
+    number = cycles_asked(args, max(1, dict(flat(cfg.NAS, "NAS."))[models]))
+    cfg.merge_from_list([] if number is None else [cycles, number])
     cfg.freeze()
     if cfg.NAS.ARCHITECTURE:
         raise UserError('NAS.ARCHITECTURE is set: a search needs the supernet; set it to ""')
@@ -192,8 +198,7 @@ def search_config(args: argparse.Namespace):
 def check_search(args: argparse.Namespace, cfg) -> CostTables:
     """What may be wrong before anything is written; the costs of the supernet."""
     costs = configured_costs(cfg)
-    request = selection_request(args)
-    check_budget(costs, request.max_macs, request.max_params)
+    check_budget(costs, args.max_macs, args.max_params)
     check_weights(cfg, args.weights)
     if costs.space.cardinality == 1:
         raise UserError(
@@ -210,6 +215,7 @@ def check_search(args: argparse.Namespace, cfg) -> CostTables:
     policy = search_policy(cfg, costs.space)
     if (args.finals or 0) > (most := policy.cycles * policy.models):
         raise UserError(f"--finals {args.finals}: the search has {most} candidates; ask for at most so many")
+    selection_request(args, policy.selects)
     return costs
 
 
@@ -236,8 +242,8 @@ def executor_of_one(args: argparse.Namespace, cfg):
 def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
     """Search, select, and print what came of it."""
     policy = search_policy(cfg, args.costs.space)
-    header = search_header(cfg, policy, args.weights, args.metrics)
-    by_ranks = policy.selects == "ranks" or asks_for_selection(args)
+    header = search_header(cfg, policy, args.weights, args.metrics, length_asked(args))
+    by_scores = policy.selects != "best" or asks_for_selection(args)
     path = ledger_path(cfg.OUTPUT_DIR)
     options = {"resume": args.resume, "allow_changed": args.accept, "comparable": comparable}
     with (
@@ -251,8 +257,8 @@ def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
         check_ground_truth(cfg)
         (path.parent / BUNDLE).unlink(missing_ok=True)  # of an earlier selection
         with make_executor() as executor:
-            request = selection_request(args) if by_ranks else None
-            result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed)
+            request = selection_request(args, policy.selects) if by_scores else None
+            result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed, args.budget)
             search_pictures(cfg, executor, result.architecture, result.directory)
         bundle = write_path_bundle(cfg, args.weights, result)
         print(summary(result) + (f"\n{'bundle':<13} {bundle}" if bundle else ""))
