@@ -23,8 +23,8 @@ from auto_panoptic.training.schedule import build_lr_scheduler
 FOLDER = ROOT / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 RUNNABLE = [path for path in CONFIGS if not path.name.startswith("Base-")]
-# Those of the paper's experiments; the others serve small machines and the ImageNet stage.
-EXPERIMENTS = [path for path in RUNNABLE if path.parent.name not in ("quick", "pretrain")]
+# Those of the paper's experiments; the others serve small machines, own data and the ImageNet stage.
+EXPERIMENTS = [path for path in RUNNABLE if path.parent.name not in ("own", "quick", "pretrain")]
 PANOPTIC_FPN = [path for path in EXPERIMENTS if path.parent.name not in ("unified", "panoptic_deeplab")]
 OF_THE_DATA = {"MODEL.WEIGHTS", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.PANOPTIC_DEEPLAB.GT_SOURCE"}
 
@@ -42,7 +42,8 @@ SPACES = {
     ("7ab47a450d3f", 56): "baselines/auto_panoptic_plain_coco",
     ("ab1b93f0dab4", 3): "baselines/panoptic_fpn_d_ade20k baselines/panoptic_fpn_d_coco",
     ("36efe382d45f", 10): "pretrain/quick_imagenet",
-    ("d8fa9f7be1f5", 26): "quick/retrain quick/supernet",
+    ("d8fa9f7be1f5", 26): "quick/retrain quick/supernet own/cpu_retrain own/cpu_supernet",
+    ("202c3ea9f553", 56): "own/retrain own/supernet",
     ("65865f02a8c9", 50): "unified/searched_coco unified/supernet_coco",
     ("b598b2431756", 6): "unified/coco_R50 unified/coco_R50_variant_B",
     ("57b6c4d547cc", 4): """unified/cityscapes_R50 unified/cityscapes_R50_maskfree
@@ -354,7 +355,7 @@ def test_what_reports_the_papers_numbers_merges_as_the_reference_code():
     assert detectron2 == {
         "supernet_coco.yaml",
         "supernet_ade20k.yaml",
-        *(p for p in methods if "quick/" in p),
+        *(p for p in methods if p.startswith(("quick/", "own/"))),
     }
     assert set(methods.values()) == {"detectron2", "reference"}
 

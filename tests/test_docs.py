@@ -27,7 +27,7 @@ PATHS = re.compile(
 MADE = ("datasets/shapes", "datasets/coco", "datasets/derived", "my_model.py", "my_ops.py")
 MADE += ("prepare_panoptic_fpn.py", "prepare_ade20k_pan_seg.py", "prepare_ade20k_ins_seg.py")
 MADE += ("createPanopticImgs.py",)
-OWN_CONFIGS = ("my.yaml", "my_ops.yaml")
+OWN_CONFIGS = ("my.yaml", "my_ops.yaml", "output/my/retrain/config.yaml")
 TEXTS = [ROOT / name for name in ("README.md", "MODEL_ZOO.md", "CONTRIBUTING.md", "datasets/README.md")]
 TEXTS += sorted((ROOT / "docs").glob("*.md"))
 # What a shell script of a page does besides starting commands.
@@ -67,7 +67,8 @@ def test_comments_name_existing_files(path):
     text = path.read_text()
     assert missing_paths(text) == []
     assert missing_architectures(text) == []
-    written = {read(config).OUTPUT_DIR for config in RUNNABLE} | {"output/quickstart/search"}
+    written = {read(config).OUTPUT_DIR for config in RUNNABLE}
+    written |= {"output/quickstart/search", "output/own/search"}
     written |= {f"{folder}/search" for folder in written}
     folders = {folder.rpartition("/")[0] for folder in re.findall(r"output/[\w/]+\.\w+", text)}
     assert folders <= written
