@@ -145,10 +145,11 @@ def test_what_cannot_be_folded_keeps_its_function(make):
         torch.testing.assert_close(inference(result, x), inference(network, x), rtol=0, atol=0)
 
 
-def test_a_layer_of_two_blocks_stays():
-    norm = nn.BatchNorm2d(3)
-    shared = Conv2d(3, 3, 1, norm=norm)
-    network = nn.Sequential(nn.Sequential(shared, nn.ReLU()), nn.Sequential(shared, nn.Tanh()), norm)
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_layer_of_two_blocks_stays(inside):
+    shared = Conv2d(3, 3, 1, norm=nn.BatchNorm2d(3) if inside else None)
+    norms = [shared.norm, shared.norm] if inside else [nn.BatchNorm2d(3), nn.BatchNorm2d(3)]
+    network = nn.Sequential(*(nn.Sequential(shared, norm, nn.Tanh()) for norm in norms))
     network = with_statistics(network)
     image = torch.randn(2, 3, 5, 5)
     assert torch.equal(inference(folded(network), image), inference(network, image))

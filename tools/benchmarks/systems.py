@@ -1,7 +1,8 @@
 """One training step and one inference of whole networks beside each other: time and memory.
 
 Each network runs in a process of its own, in turns, on the same images of its training set, from random
-weights that a few steps have moved. The median over steps and repeats counts; memory is the process's peak.
+weights that a few steps have moved. The median over steps and repeats counts, with one thread of the seconds
+that it computes; memory is the process's peak.
 Multiply-adds and parameters are those of the layers that run, for the first of the images; a searched layer
 has its first operator. The last line is one JSON object with the ratios to the first network.
 
@@ -52,11 +53,13 @@ FIGURES = {
 
 def median_seconds(call, items) -> float:
     """Median time of calls with each of the items; the first two only warm up."""
+    # Of one thread the seconds that it computes, whatever else the machine does.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times = []
     for item in items:
-        start = time.perf_counter()
+        start = clock()
         call(item)
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times[2:])
 
 
