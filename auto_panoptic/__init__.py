@@ -13,7 +13,13 @@ from .version import __version__
 if sys.platform == "win32":
     raise ImportError("Auto-Panoptic runs on Linux and macOS; on Windows install it in WSL 2")
 
-_HOMES = {"add_auto_panoptic_config": ".config", "register_coco_panoptic": ".data", "train": ".training"}
+_HOMES = {
+    "search": ".search",  # the room itself, which can be called
+    "add_auto_panoptic_config": ".config",
+    "load": ".bundle",
+    "register_coco_panoptic": ".data",
+    "train": ".training",
+}
 __all__ = ["__version__", *_HOMES]
 
 
@@ -22,4 +28,5 @@ def __getattr__(name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name], __name__), name)
+    home = import_module(_HOMES[name], __name__)
+    return home if name == "search" else getattr(home, name)

@@ -24,13 +24,13 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     # ------------------------------------------------------------------ architecture search
     cfg.NAS = CN()
     # "" builds the supernet. A path to an architecture file, or a name under configs/architectures,
-    # builds the fixed model with one operator per site.
+    # builds the fixed model with one operator per site; so does json: with the text of one.
     cfg.NAS.ARCHITECTURE = ""
     # Seed of the fair cycles, in supernet training and in the search.
     cfg.NAS.SEED = 0
-    # How a search chooses its candidates: "path_priority", or one of the baselines "random" and "evolution".
-    # The settings of each are in NAS.CYCLES and NAS.MODELS_PER_CYCLE, NAS.RANDOM and NAS.EVOLUTION; their
-    # meaning and defaults: explore/policies.py.
+    # How a search chooses its candidates: "path_priority" (paper), "posterior", or one of the baselines
+    # "random" and "evolution". The settings of each are in NAS.CYCLES and NAS.MODELS_PER_CYCLE,
+    # NAS.POSTERIOR, NAS.RANDOM and NAS.EVOLUTION; their meaning and defaults: explore/policies.py.
     cfg.NAS.POLICY = "path_priority"
     POLICY_REGISTRY.add_config(cfg.NAS, CN)
     # How evaluated candidates are ranked: "exact", or "reference" as the reference code does (PQ to two

@@ -39,15 +39,9 @@ def _read(path: str, above: tuple[str, ...], found: list[dict], room: list[int])
         raise UserError(f"{path}: a config with its bases has at most {most}; name a smaller one")
     try:
         with open(path, "rb") as stream:
-            content = _plain_values(stream.read(SIZE + 1))
-    except yaml.constructor.ConstructorError as error:
-        place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = f"{path}: {error.problem}{place}; a config holds plain values, no code is run"
-        raise UserError(f"{problem}: write a list or a number instead") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OSError) as error:
+            content = read_text(stream.read(SIZE + 1), path)
+    except OSError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no config; expected YAML with KEY: VALUE lines")
     bases = content.get("_BASE_", [])
     bases = bases if isinstance(bases, list) else [bases]
     found.append(content)
@@ -58,7 +52,22 @@ def _read(path: str, above: tuple[str, ...], found: list[dict], room: list[int])
         _read(base, (*above, path), found, room)
 
 
-def _plain_values(text: bytes):
+def read_text(text: bytes | str, source: str) -> dict:
+    """Content of the text of one YAML file, ``source``; UserError as :func:`read_files`."""
+    try:
+        content = _plain_values(text)
+    except yaml.constructor.ConstructorError as error:
+        place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = f"{source}: {error.problem}{place}; a config holds plain values, no code is run"
+        raise UserError(f"{problem}: write a list or a number instead") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{source}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: holds no config; expected YAML with KEY: VALUE lines")
+    return content
+
+
+def _plain_values(text: bytes | str):
     """What a YAML text says; ValueError if a key is no text or stands twice, or aliases hold too much."""
     loader = yaml.SafeLoader(text)
     node = loader.get_single_node()

@@ -23,6 +23,10 @@ from pathlib import Path
 from .errors import UserError, disk_problem
 
 PARTIAL = ".partial-"  # how the names of half-written files begin
+BUNDLE = "bundle.pth"  # of a network with all that it needs to predict, in OUTPUT_DIR and in search/
+_PACKAGE = Path(__file__).resolve().parent
+# What holds configs/ and the commands: a folder of the installed package, or the checkout.
+HOME = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parent
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

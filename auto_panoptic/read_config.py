@@ -13,17 +13,23 @@ from difflib import SequenceMatcher
 from detectron2.config import CfgNode, get_cfg
 
 from .config import add_auto_panoptic_config
-from .config_files import read_files
+from .config_files import read_files, read_text
 from .errors import UserError
+from .files import HOME
 from .validate import defaults, shortened, validate
 
 
 def find_config(config_file: str) -> str:
-    """Path of a config: the file itself, or that of this name in Detectron2's model zoo; else UserError."""
+    """Path of a config: the file itself, or that of this name here or in Detectron2's model zoo.
+
+    Names of ours begin with configs/, and are known in any folder. UserError if there is none.
+    """
     if not config_file:
         raise UserError("--config-file is missing; give one, for example configs/quick/supernet.yaml")
     if os.path.isfile(config_file):
         return config_file
+    if config_file.startswith("configs/") and (HOME / config_file).is_file():
+        return str(HOME / config_file)
     from detectron2 import model_zoo  # needs torch
 
     try:
@@ -31,6 +37,19 @@ def find_config(config_file: str) -> str:
     except RuntimeError:
         remedy = "see configs/, or name one of Detectron2's model zoo"
         raise UserError(f"--config-file: no file {config_file!r}; {remedy}") from None
+
+
+def given_config(config: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
+    """A copy of a config that a program has made, with ``opts``; every value is checked.
+
+    Raises:
+        UserError: as :func:`read_config`; our keys were not added.
+    """
+    if "NAS" not in config:
+        raise UserError("the config lacks NAS: call add_auto_panoptic_config(cfg) before you merge files")
+    cfg = config.clone()
+    cfg.defrost()
+    return with_options(cfg, _split_imports(opts)[0])
 
 
 def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -48,28 +67,64 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             another type or one that means nothing; a module that cannot be imported.
     """
     path = find_config(config_file)
-    flags = [opt for opt in opts if str(opt).startswith("--")]  # argparse gives the rest of the line to opts
-    if flags:
-        raise UserError(f"{flags[0]} stands after KEY VALUE pairs: options come before them")
+    opts, named = _split_imports(opts)
     own, *bases = read_files(path)
-    cfg = get_cfg()
-    if other := [file["VERSION"] for file in (own, *bases) if file.get("VERSION", 2) != cfg.VERSION]:
+    if other := [file["VERSION"] for file in (own, *bases) if file.get("VERSION", 2) != 2]:
         raise UserError(f"{config_file}: VERSION is {shortened(other[0])}; expected 2, Detectron2's today")
-    add_auto_panoptic_config(cfg)
     modules = _imports(config_file, own.get("IMPORTS"))
     for base in bases:
         if missing := set(_imports(config_file, base.get("IMPORTS"))) - set(modules):
             problem = f"{config_file}: a base of it has IMPORTS {min(missing)}, which only"
             names = ", ".join(sorted({*modules, *missing}))
             raise UserError(f"{problem} the config you name may do: add IMPORTS: [{names}] there")
-    opts = list(opts)
+    cfg = _defaults_with(import_modules(modules if named is None else named))
+    _merge(cfg, config_file, lambda: cfg.merge_from_file(path, allow_unsafe=False))
+    return with_options(cfg, opts)
+
+
+def config_of_text(text: str, source: str, opts: Sequence[str] = ()) -> CfgNode:
+    """As :func:`read_config`, of the ``text`` of a config without bases that another file, ``source``, holds.
+
+    That cannot make a program import anything: modules of its IMPORTS must have been imported, or ``opts``
+    name them.
+
+    Raises:
+        UserError: as :func:`read_config`; a module was not imported.
+    """
+    opts, named = _split_imports(opts)
+    content = read_text(text, source)
+    modules = _imports(source, content.get("IMPORTS"))
+    if missing := [name for name in modules if name not in {*sys.modules, *(named or ())}]:
+        problem = f"{source}: its network needs the module {missing[0]}, which only you may import"
+        raise UserError(f"{problem}: import it before, or add IMPORTS [{','.join(modules)}] to the options")
+    cfg = _defaults_with(import_modules(modules))
+    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(content)))
+    return with_options(cfg, opts)
+
+
+def _defaults_with(modules: Iterable) -> CfgNode:
+    """Detectron2's defaults with our keys, and those of ``modules``."""
+    cfg = get_cfg()
+    add_auto_panoptic_config(cfg)
+    for module in modules:
+        if hasattr(module, "add_config"):
+            module.add_config(cfg)
+    return cfg
+
+
+def _split_imports(opts: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """``opts`` with a value of IMPORTS that a config takes, and the modules that it names; None: no such."""
+    if flags := [opt for opt in opts if str(opt).startswith("--")]:  # argparse gives the rest to opts
+        raise UserError(f"{flags[0]} stands after KEY VALUE pairs: options come before them")
+    opts, modules = list(opts), None
     for place in range(0, len(opts) - 1, 2):
         if opts[place] == "IMPORTS":
             modules = opts[place + 1] = _imports("command line", opts[place + 1])
-    for module in import_modules(modules):
-        if hasattr(module, "add_config"):
-            module.add_config(cfg)
-    _merge(cfg, config_file, lambda: cfg.merge_from_file(path, allow_unsafe=False))
+    return opts, modules
+
+
+def with_options(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
+    """``cfg`` with the ``KEY VALUE`` pairs ``opts``, in place; every value is checked. UserError if wrong."""
     for key in opts[: len(opts) // 2 * 2 : 2]:
         if key not in _keys(cfg):
             raise _unknown(cfg, "command line", key)

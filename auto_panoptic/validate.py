@@ -171,6 +171,10 @@ RULES: dict[str, Rule] = {
     "TEST.METRICS": several(choice("pq", "ap", "miou"), least=1),
     "TEST.TRIM_AREAS": several(whole(0), least=1),
     "TEST.PICTURES": whole(0, 100),
+    "NAS.ARCHITECTURE": Rule(
+        lambda v: _one_line(v) or (isinstance(v, str) and v.isprintable() and v.startswith("json:")),
+        "a path, a name under configs/architectures, or json: with the text of such a file, in one line",
+    ),
     "SEED": whole(-1, 2**32 - 1 - 10**4),  # the rank is added
     "VERSION": choice(2),
     "OUTPUT_DIR": Rule(lambda v: TEXT.allows(v) and "://" not in v, "a folder of this machine"),

@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 
 import auto_panoptic.systems  # noqa: F401  registers the components
 from auto_panoptic import add_auto_panoptic_config
+from auto_panoptic.modeling import choice_blocks
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -46,9 +47,12 @@ def make_cfg(*options, config="supernet_coco.yaml", small=True):
 
 
 def make_model(cfg, seed=0):
-    """The model of ``cfg``, initialised from ``seed``."""
+    """The model of ``cfg``, initialised from ``seed``, a supernet on its first path."""
     torch.manual_seed(seed)
-    return build_model(cfg)
+    model = build_model(cfg)
+    for block in choice_blocks(model).values():
+        block.select(block.active)
+    return model
 
 
 def make_input(height=64, width=64, boxes=((4, 4, 40, 40), (10, 20, 60, 60)), seed=0, sem_classes=5):

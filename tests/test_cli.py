@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -214,6 +215,17 @@ def test_no_cycles(capfd, tmp_path, toy, weights):
         (("--policy", "evolution", "--cycles", "0"), "NAS.EVOLUTION.GENERATIONS is 0"),
         (("--policy", "evolution", "--models-per-cycle", "0"), "NAS.EVOLUTION.POPULATION is 0"),
         (("--cycles", "0", "NAS.POLICY", "evolution"), "NAS.EVOLUTION.GENERATIONS is 0"),
+        (
+            ("--evaluations", "100"),
+            "--evaluations 100: a cycle has 12 candidates and is evaluated whole; give 96",
+        ),
+        (("--policy", "random", "--evaluations", "10"), "--evaluations 10: a cycle has 300 candidates"),
+        (("--budget", "1h", "--cycles", "2"), "--cycles and --budget both say how long to search"),
+        (("--budget", "60"), "--budget: '60': expected a time, e.g. 30m, 2h, 1h30m or 90s"),
+        (
+            ("--within-noise", "--estimator", "mean"),
+            "--within-noise needs standard errors, which --estimator mean",
+        ),
         (("--max-macs", "3.5X"), "--max-macs: '3.5X': expected a positive number"),
         (("NAS.SEED", "1", "--resume"), "--resume stands after KEY VALUE pairs: options come before them"),
         (("--cycles", "many"), "--cycles: invalid int value: 'many'; --help shows the options"),
@@ -278,7 +290,7 @@ def test_a_search_that_exists_is_not_touched(capfd, tmp_path, toy, weights):
 
 def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch):
     """Each policy through the command, on a stand-in for the images; continued, retried, changes accepted."""
-    calls, failing = [], []
+    calls, failing, pause = [], [], [0]
 
     class Evaluate:
         def __init__(self, cfg, model, metrics):
@@ -286,6 +298,7 @@ def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch):
 
         def __call__(self, architecture):
             calls.append(architecture)
+            time.sleep(pause[0])
             if len(calls) in failing:
                 raise RuntimeError("out of memory")
             return {"PQ": float(sum(map(len, architecture.choices)))}, {}
@@ -318,6 +331,13 @@ def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch):
     changed = ("--resume", "--cycles", 2, "--accept", "config", "--accept", "data", "INPUT.MIN_SIZE_TEST", 96)
     assert run("path_priority", *changed) == 12
     assert run("path_priority", *changed[:-2], "--retry-failed") == 2
+    failing.clear()
+    assert run("posterior", "--evaluations", 24, "--within-noise") == 24
+    assert run("posterior", "--evaluations", 36, "--within-noise", "--resume") == 12
+    ledger = Ledger(tmp_path / "posterior/search/ledger.jsonl")
+    assert ledger.header["asked"] == {"evaluations": 24} and len(ledger.records) == 36
+    pause[0] = 0.2
+    assert run("random", "--models-per-cycle", 7, "--budget", "2s", "--resume") in (7, 14)
 
 
 def test_the_commands_as_processes(tmp_path, toy):

@@ -26,15 +26,18 @@ ROOMS = (
     "systems",
     "training",
     "search",
+    "bundle",
     "report",
 )
 LEVEL = {room: i for i, room in enumerate(ROOMS)}
 # The only imports against the order, inside functions: the keys of the systems and policies, the published
-# operators, the space of a config's model and the paper's costs under their public names.
+# operators, the space of a config's model and the paper's costs under their public names; the report of a
+# search in Python.
 FORWARDS = {
     ("config.py", "explore"),
     ("config.py", "space"),
     ("config.py", "systems"),
+    ("search/command.py", "report"),
     ("space/cost.py", "systems"),
     ("space/space.py", "modeling"),
 }

@@ -6,7 +6,7 @@ from detectron2.utils.events import EventStorage
 from modeling_util import make_cfg, make_input, num_params
 from torch import nn
 
-from auto_panoptic.modeling import ChoiceBlock, Choices
+from auto_panoptic.modeling import ChoiceBlock, Choices, choice_blocks
 from auto_panoptic.space import HEAD_OPS, Architecture, resolve_architecture_path
 from auto_panoptic.systems.panoptic_fpn.box_head import GroupNormBoxHead
 from auto_panoptic.systems.panoptic_fpn.mask_head import SearchableMaskHead
@@ -80,6 +80,8 @@ def test_loss_is_the_binary_cross_entropy_of_the_own_class():
     inputs = make_input(boxes=((0, 0, 28, 28), (4, 4, 60, 60)))["instances"]
     inputs.proposal_boxes = inputs.gt_boxes  # masks fill their boxes: every target is 1
     x = torch.randn(2, 64, 14, 14)
+    for block in choice_blocks(head).values():
+        block.select(block.active)
     with EventStorage():
         loss = head(x, [inputs])["loss_mask"]
     own = torch.stack([head.layers(x)[0, 0], head.layers(x)[1, 1]])

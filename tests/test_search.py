@@ -88,7 +88,8 @@ def results(folder):
 
 def search(folder, evaluate=None, resume=False, header=HEADER, space=SPACE, executor=None, **settings):
     evaluate = evaluate or Evaluate()
-    options = {key: settings.pop(key) for key in ("retry_failed", "costs", "request") if key in settings}
+    kept = ("retry_failed", "costs", "request", "seconds")
+    options = {key: settings.pop(key) for key in kept if key in settings}
     accept = settings.pop("accept", ())
     policy = search_policy(make_cfg(folder, **settings), space)
     with Ledger.open(ledger_path(folder), header, resume=resume, allow_changed=accept) as ledger:

@@ -42,7 +42,7 @@ def candidates_of(cycles, models, policy, space=SPACE):
 # ------------------------------------------------------------------ order of arrival
 
 
-@pytest.mark.parametrize("policy", ["path_priority", "random", "evolution"])
+@pytest.mark.parametrize("policy", ["path_priority", "random", "evolution", "posterior"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_order_of_arrival_changes_nothing(tmp_path, policy, seed):
     """Also with failures, duplicates (the space has 144 architectures) and bootstrap noise."""

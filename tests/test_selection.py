@@ -427,6 +427,7 @@ def test_arguments():
 
 def test_simulated_searches_run_and_order_the_estimators():
     command = [sys.executable, TOOLS / "simulate_search.py", "--seeds", "12", "--budgets", "60", "240"]
+    command += ["--searches", "published", "posterior"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     figures = json.loads(done.stdout.splitlines()[-1])
     rules = {name: {b: v["mean"] for b, v in row.items()} for name, row in figures["rules"].items()}
@@ -435,3 +436,4 @@ def test_simulated_searches_run_and_order_the_estimators():
     assert rules["random, best"]["240"] < ranks["240"]
     assert all(row["240"] > row["60"] for row in rules.values())
     assert rules["random, best"]["240"] < rules["evolution, best"]["240"] < ridge["240"]
+    assert rules["posterior, ridge"]["240"] > ridge["240"] + 1

@@ -32,9 +32,8 @@ from matplotlib.figure import Figure
 from auto_panoptic.data import data_set_for
 from auto_panoptic.modeling.choice import meta_model
 from auto_panoptic.modeling.finite import finite_outputs
-from auto_panoptic.search.candidate import path_statistics
 from auto_panoptic.training import build_config, check_unread
-from demo import Predictor, read_photo
+from demo import predictor_of, read_photo
 from train_net import Trainer, check_evaluation
 
 
@@ -72,12 +71,12 @@ def in_mode(cfg, mode: str):
 
 
 @torch.no_grad()
-def predict(cfg, photo: np.ndarray, name: str, points: list[tuple[int, int]]):
+def predict(cfg, metadata, photo: np.ndarray, name: str, points: list[tuple[int, int]]):
     """The outputs by way of inference, "panoptic" first, and (P, H, W) affinities of the points."""
-    predictor = Predictor(in_mode(cfg, "panoptic"))
+    predictor, ready = predictor_of(in_mode(cfg, "panoptic"), metadata)
     inputs, model = predictor.inputs(photo, name), predictor.model
     outputs = {}
-    with path_statistics(cfg, model, predictor.space), finite_outputs(model):
+    with ready, finite_outputs(model):
         outputs["panoptic"], maps = model([inputs])[0], model.affinity_of(inputs, points).cpu().numpy()
         if cfg.MODEL.MASK_ON:
             merging = Trainer.build_model(in_mode(cfg, "heuristic")).eval()
@@ -145,7 +144,7 @@ def run() -> None:
     check_evaluation(cfg)
     both = in_mode(cfg, "heuristic") if cfg.MODEL.MASK_ON else cfg  # reads what both ways of inference read
     check_unread(both, args.config_file, opts, Trainer)
-    photo = read_photo(args.input, cfg.INPUT.FORMAT)
+    photo = read_photo(args.input)
     height, width = photo.shape[:2]
     for x, y in points:
         if not (0 <= x < width and 0 <= y < height):
@@ -154,8 +153,8 @@ def run() -> None:
     if not Path(metadata.panoptic_json).is_file():
         DatasetCatalog.get(name)  # makes it
 
-    outputs, maps = predict(cfg, photo, str(args.input), points)
-    rgb = photo[:, :, ::-1] if cfg.INPUT.FORMAT == "BGR" else photo
+    outputs, maps = predict(cfg, metadata, photo, str(args.input), points)
+    rgb = photo[:, :, ::-1]
     boxes = with_boxes(rgb, outputs["panoptic"]["instances"], cfg.MODEL.UNIFIED.SCORE_THRESH_TEST, metadata)
     panels = [("detections", boxes, None, points)]
     panels += [

@@ -3,6 +3,7 @@
 
     python tools/simulate_search.py
     python tools/simulate_search.py --seeds 20 --pairs 0 --budgets 60
+    python tools/simulate_search.py --seeds 30 --budgets 60 120 240 480 --journal output/searches.jsonl
 
 The surrogate. Fitness = main effects + effects of pairs of neighbouring sites + noise.
   main    one effect per operator: standard normal times the site's scale, which is the absolute value of a
@@ -17,8 +18,12 @@ pairs. So sigma, the unit of all results, is the standard deviation of the true 
 Rules. path_priority evaluates fair cycles of 12 and takes the best operator of every site by ranks (the
 paper), mean or ridge. random takes the best of uniformly random candidates; evolution, the paper's baseline
 of 20 generations of 50 with DetNAS's shares, the best of its own. At other budgets its population is a
-twentieth of the budget, so that it always has 20 generations. The best is so by measured fitness, noise
-included. All rules see the same surrogate and budgets; the estimators also the same evaluations.
+twentieth of the budget, so that it always has 20 generations. linas takes the best of a search with
+predictors; see linas.py. The best is so by measured fitness, noise included. posterior is the policy of that
+name: two fair cycles, then rounds of 12 drawn from the posterior of the ridge regression, by which it also
+selects. All rules see the same surrogate and budgets; the estimators also the same evaluations.
+
+With --journal every finished search is kept in a file; a run that was ended continues from there.
 """
 
 import argparse
@@ -31,6 +36,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from linas import linas  # noqa: E402
 
 from auto_panoptic.explore import POLICY_REGISTRY  # noqa: E402
 from auto_panoptic.explore.estimators import ESTIMATORS, mean_scores, ridge_scores  # noqa: E402
@@ -91,17 +98,21 @@ def evolve(space, surrogate, budget, noise, seed, rng):
     history, best = [], (-np.inf, 0.0)
     for generation in range(GENERATIONS):
         candidates = policy.candidates(generation, history)
-        index = np.array([[site.names.index(c) for site, c in zip(space.sites, a.choices, strict=True)]
-                          for a in candidates])  # fmt: skip
-        true = surrogate(index)
+        true = surrogate(indices(space, candidates))
         measured = true + noise * rng.normal(size=len(true))
         history.append(list(zip(candidates, measured.tolist(), strict=True)))
         best = max(best, (float(measured.max()), float(true[measured.argmax()])))
     return best[1]
 
 
-def simulate(space, budgets, evolutions, pairs, noise, seed):
-    """One search of every rule: {(rule, budget): true fitness of the selection}, plus the oracle's."""
+def indices(space, architectures):
+    """(n, sites) operator indices."""
+    names = [{name: i for i, name in enumerate(site.names)} for site in space.sites]
+    return np.array([[t[c] for t, c in zip(names, a.choices, strict=True)] for a in architectures])
+
+
+def published(space, budgets, evolutions, pairs, noise, seed):
+    """The paper's rules and baselines: {(rule, budget): true fitness of the selection}."""
     sizes = [len(site.ops) for site in space.sites]
     rng = np.random.default_rng([seed, 1])
     surrogate = Surrogate(sizes, pairs, rng)
@@ -111,7 +122,7 @@ def simulate(space, budgets, evolutions, pairs, noise, seed):
     fitness = surrogate(fair) + noise * rng.normal(size=largest)
     drawn = surrogate(uniform) + noise * rng.normal(size=largest)
 
-    results = {"oracle": surrogate.oracle()}
+    results = {}
     board = Scoreboard(space)
     for n in range(length, largest + 1, length):
         cycle = slice(n - length, n)
@@ -125,12 +136,77 @@ def simulate(space, budgets, evolutions, pairs, noise, seed):
             "ridge": ridge_scores(fair[:n], fitness[:n], sizes),
         }
         for name in ESTIMATORS:
-            selected = np.array([[s.argmax() for s in scores[name]]])
-            results[f"path_priority, {name}", n] = float(surrogate(selected)[0])
+            results[f"path_priority, {name}", n] = float(surrogate(best_of(scores[name]))[0])
         results["random, best", n] = float(surrogate(uniform[[drawn[:n].argmax()]])[0])
     for n in evolutions:
         results["evolution, best", n] = evolve(space, surrogate, n, noise, seed, rng)
     return results
+
+
+def best_of(scores):
+    """(1, sites) indices of the operators with the highest scores."""
+    return np.array([[s.argmax() for s in scores]])
+
+
+def posterior(space, budgets, evolutions, pairs, noise, seed):
+    """As :func:`published`: the policy of that name."""
+    sizes = [len(site.ops) for site in space.sites]
+    surrogate = Surrogate(sizes, pairs, np.random.default_rng([seed, 1]))
+    rng = np.random.default_rng([seed, 2])
+    policy_type = POLICY_REGISTRY.of("posterior")
+    settings = {key.lower(): value for key, value in policy_type.keys.items()}
+    policy = policy_type(space, seed, settings)
+    history, results = [], {}
+    choices, fitness = np.zeros((0, len(sizes)), dtype=np.int64), np.zeros(0)
+    while len(fitness) < max(budgets):
+        candidates = policy.candidates(len(history), history)
+        new = indices(space, candidates)
+        measured = surrogate(new) + noise * rng.normal(size=len(new))
+        history.append(list(zip(candidates, measured.tolist(), strict=True)))
+        choices, fitness = np.concatenate((choices, new)), np.r_[fitness, measured]
+        if len(fitness) in budgets:
+            selected = best_of(ridge_scores(choices, fitness, sizes))
+            results["posterior, ridge", len(fitness)] = float(surrogate(selected)[0])
+    return results
+
+
+def predictors(space, budgets, evolutions, pairs, noise, seed):
+    """As :func:`published`: the search after LINAS."""
+    sizes = [len(site.ops) for site in space.sites]
+    surrogate = Surrogate(sizes, pairs, np.random.default_rng([seed, 1]))
+    rng = np.random.default_rng([seed, 3])
+    found = linas(lambda table: surrogate(table) + noise * rng.normal(size=len(table)), sizes, budgets, rng)
+    return {("linas, best", n): float(surrogate(choices[None])[0]) for n, choices in found.items()}
+
+
+SEARCHES = {"published": published, "posterior": posterior, "linas": predictors}
+
+
+def run_all(space, args, evolutions):
+    """Per seed the results of all searches, and the oracle's; those of the journal are not run again."""
+    known = {}
+    if args.journal and args.journal.exists():
+        for line in args.journal.read_text().splitlines():
+            entry = json.loads(line)
+            known[json.dumps(entry["key"])] = entry["results"]
+    runs = []
+    for seed in range(args.seeds):
+        sizes = [len(site.ops) for site in space.sites]
+        surrogate = Surrogate(sizes, args.pairs, np.random.default_rng([seed, 1]))
+        run = {("oracle", 0): surrogate.oracle()}
+        for name in args.searches:
+            key = [name, seed, args.pairs, args.noise, args.budgets, evolutions]
+            results = known.get(json.dumps(key))
+            if results is None:
+                found = SEARCHES[name](space, args.budgets, evolutions, args.pairs, args.noise, seed)
+                results = [[*where, value] for where, value in found.items()]
+                if args.journal:
+                    args.journal.parent.mkdir(parents=True, exist_ok=True)
+                    with args.journal.open("a") as stream:
+                        stream.write(json.dumps({"key": key, "results": results}) + "\n")
+            run |= {(rule, budget): value for rule, budget, value in results}
+        runs.append(run)
+    return runs
 
 
 def main():
@@ -151,6 +227,10 @@ def main():
         nargs="*",
         help="those of the evolution (default: of each budget the nearest multiple of 20; 996 -> 1000)",
     )
+    p.add_argument(
+        "--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="which (default: all)"
+    )
+    p.add_argument("--journal", type=Path, metavar="FILE", help="keep finished searches here, and continue")
     args = p.parse_args()
     space = SearchSpace.default()
     length = space.cycle_length
@@ -166,16 +246,14 @@ def main():
         p.error(f"--evolution-budgets {evolutions}: expected multiples of {GENERATIONS}, its generations")
 
     start = time.perf_counter()
-    runs = [
-        simulate(space, args.budgets, evolutions, args.pairs, args.noise, seed) for seed in range(args.seeds)
-    ]
+    runs = run_all(space, args, evolutions)
     table = {}
     for key in runs[0]:
         values = np.array([run[key] for run in runs])
         table[key] = (values.mean(), values.std(ddof=1) / np.sqrt(len(values)))
 
-    rules = list(dict.fromkeys(key[0] for key in table if key != "oracle"))
-    oracle = table.pop("oracle")
+    oracle = table.pop(("oracle", 0))
+    rules = list(dict.fromkeys(rule for rule, _ in table))
     print(f"True fitness of the selection in sigma, mean of {args.seeds} searches (standard error)")
     print(f"pair effects {args.pairs:g} of the variance, noise {args.noise:g} sigma; best main effects reach "
           f"{oracle[0]:.2f} ({oracle[1]:.2f})")  # fmt: skip

@@ -10,12 +10,14 @@ from .fairness import (
 )
 from .ledger import Ledger
 from .policies import POLICY_REGISTRY, Policy, path_priority_candidates
+from .posterior_sampling import PosteriorSampling
 from .scoreboard import Scoreboard
 
 __all__ = [
     "POLICY_REGISTRY",
     "Ledger",
     "Policy",
+    "PosteriorSampling",
     "Scoreboard",
     "cycle_indices",
     "fair_cycle",

@@ -121,6 +121,37 @@ def best_under_budget(
     return point
 
 
+def cheapest_near(
+    scores: Sequence[np.ndarray],
+    costs: CostTables,
+    best: Sequence[int],
+    allowance: float,
+    max_macs: int | None = None,
+    max_params: int | None = None,
+) -> Point:
+    """The choice with the fewest MACs whose total score is at most ``allowance`` below that of ``best``.
+
+    Of equally many MACs that with the highest score wins. It keeps the limits, which ``best``, operator
+    indices, keeps. Scores count as in :func:`best_under_budget`. ``exact`` says whether it is proved that
+    none has fewer MACs; ``bound`` is the score of ``best``.
+    """
+    limits = _limits(max_macs, max_params)
+    allowed, tables, fixed = _tables(scores, costs)
+    values, scale, _ = _integers([s[a] for s, a in zip(scores, allowed, strict=True)])
+    start = np.array([np.searchsorted(a, i) for a, i in zip(allowed, best, strict=True)], dtype=np.int64)
+    columns = [COSTS.index(name) for name in limits]
+    missed = [v.max() - v for v in values]
+    used = [np.column_stack((m, t[:, columns])) for m, t in zip(missed, tables, strict=True)]
+    most = sum((u.max(axis=0) for u in used), np.zeros(1 + len(columns), dtype=np.int64))
+    behind = sum(int(m[i]) for m, i in zip(missed, start, strict=True))
+    rooms = [behind + int(max(allowance, 0) * scale), *(limits[COSTS[c]] - fixed[c] for c in columns)]
+    room = np.array([min(r, int(m)) for r, m in zip(rooms, most, strict=True)], dtype=np.int64)
+    saved = [t[:, 0].max() - t[:, 0] for t in tables]
+    picked, _, exact = _solve(saved, used, room, start)
+    ceiling = sum(float(row[i]) for row, i in zip(scores, best, strict=True))
+    return _point(scores, allowed, tables, fixed, picked, ceiling, exact)
+
+
 def pareto_front(scores: Sequence[np.ndarray], costs: CostTables) -> list[Point]:
     """All choices that no other one matches in score with fewer MACs, or in MACs with more score.
 

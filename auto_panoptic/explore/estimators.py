@@ -129,7 +129,7 @@ def ridge_scores(choices: np.ndarray, fitness: np.ndarray, sizes: Sequence[int])
     weights = np.zeros(n)
     if n > 1 and values.sum() > 0:
         rotated = vectors.T @ centred
-        penalty = _penalty(values, rotated)
+        penalty, _ = ridge_penalty(values, rotated)
         weights = vectors @ (rotated / (values + penalty))
     scores = []
     for column, size in zip(choices.T, sizes, strict=True):
@@ -139,15 +139,20 @@ def ridge_scores(choices: np.ndarray, fitness: np.ndarray, sizes: Sequence[int])
     return scores
 
 
-def _penalty(values: np.ndarray, rotated: np.ndarray) -> float:
-    """Highest restricted likelihood over the grid; of equal ones the largest penalty."""
+def ridge_penalty(values: np.ndarray, rotated: np.ndarray) -> tuple[float, float]:
+    """The penalty of :data:`PENALTIES` with the highest restricted likelihood; of equal ones the largest.
+
+    ``values`` are the eigenvalues of the centred Gram matrix, ``rotated`` the fitness along its eigenvectors.
+    Returned with it is the misfit: over the number of values it is the variance of an effect.
+    """
     grid = PENALTIES * values.mean()
     total = values + grid[:, None]
     misfit = (rotated**2 / total).sum(axis=1)
     if not misfit.any():  # all candidates are equal
-        return grid[-1]
+        return grid[-1], 0.0
     loss = len(values) * np.log(misfit) + np.log(total).sum(axis=1)
-    return grid[len(grid) - 1 - np.argmin(loss[::-1])]
+    best = len(grid) - 1 - np.argmin(loss[::-1])
+    return grid[best], misfit[best]
 
 
 def _seen(column: np.ndarray, size: int, scores: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ class Policy:
         keys: {config key: default}, the first two being the numbers of cycles and of models in each. Whole
             numbers are at least 1, others shares from 0 to 1.
         uses_history: whether candidates depend on how earlier cycles scored.
-        selects: what is selected in the end: by "ranks" of paths, or the "best" evaluated candidate.
+        selects: what is selected in the end: by the estimator of that name, or the "best" candidate.
         space, seed: what to search, and the seed of all draws.
         cycles: number of cycles (generations).
         models: candidates of a cycle, at most.
@@ -147,8 +147,39 @@ class RandomSearch(Policy):
         return [self.space.random(rng) for _ in range(self.models)]
 
 
+class Breeding(Policy):
+    """Cycles of new architectures that depend on how earlier ones scored. No architecture occurs twice."""
+
+    uses_history = True
+
+    def _draw(self, draw: Callable[[], tuple], quota: int, found: dict, visited: set) -> None:
+        """Add up to ``quota`` new results of ``draw`` to ``found`` and ``visited``."""
+        wanted = len(found) + quota
+        for _ in range(ATTEMPTS * quota):
+            if len(found) == wanted or len(visited) == self.space.cardinality:
+                return
+            choices = draw()
+            if choices not in visited:
+                visited.add(choices)
+                found[choices] = None
+
+    def _filled(self, cycle: int, rng: np.random.Generator, found: dict, visited: set) -> list[Architecture]:
+        """The cycle: ``found``, then random models; a warning if the space has no more."""
+        self._draw(lambda: self._random(rng), self.models - len(found), found, visited)
+        if len(found) < self.models:
+            logging.getLogger(__name__).warning(
+                "generation %d has %d of %d candidates: %d of the space's %d architectures are taken",
+                *(cycle, len(found), self.models, len(visited), self.space.cardinality),
+            )
+        return [Architecture(self.space, choices) for choices in found]
+
+    def _random(self, rng: np.random.Generator) -> tuple[str, ...]:
+        indices = rng.integers([len(site.ops) for site in self.space.sites])
+        return tuple(site.names[i] for site, i in zip(self.space.sites, indices, strict=True))
+
+
 @POLICY_REGISTRY.register
-class Evolution(Policy):
+class Evolution(Breeding):
     """Generations of mutants, crossings and random models (paper, after DetNAS and SPOS).
 
     Generation 0 is random. Every later one holds, in this order,
@@ -173,7 +204,6 @@ class Evolution(Policy):
         "CROSSOVER": 0.4,
         "MUTATION_PROBABILITY": 0.1,
     }
-    uses_history = True
 
     def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
         super().__init__(space, seed, settings)
@@ -197,28 +227,7 @@ class Evolution(Policy):
         if parents:
             self._draw(lambda: self._mutant(rng, parents), self.settings["mutation"], found, visited)
             self._draw(lambda: self._crossing(rng, parents), self.settings["crossover"], found, visited)
-        self._draw(lambda: self._random(rng), self.models - len(found), found, visited)
-        if len(found) < self.models:
-            logging.getLogger(__name__).warning(
-                "generation %d has %d of %d candidates: %d of the space's %d architectures are taken",
-                *(cycle, len(found), self.models, len(visited), self.space.cardinality),
-            )
-        return [Architecture(self.space, choices) for choices in found]
-
-    def _draw(self, draw: Callable[[], tuple], quota: int, found: dict, visited: set) -> None:
-        """Add up to ``quota`` new results of ``draw`` to ``found`` and ``visited``."""
-        wanted = len(found) + quota
-        for _ in range(ATTEMPTS * quota):
-            if len(found) == wanted or len(visited) == self.space.cardinality:
-                return
-            choices = draw()
-            if choices not in visited:
-                visited.add(choices)
-                found[choices] = None
-
-    def _random(self, rng: np.random.Generator) -> tuple[str, ...]:
-        indices = rng.integers([len(site.ops) for site in self.space.sites])
-        return tuple(site.names[i] for site, i in zip(self.space.sites, indices, strict=True))
+        return self._filled(cycle, rng, found, visited)
 
     def _mutant(self, rng: np.random.Generator, parents: list) -> tuple[str, ...]:
         parent = parents[rng.integers(len(parents))]

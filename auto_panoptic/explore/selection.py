@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from ..errors import UserError
 from ..space import Architecture, CostTables, SearchSpace
-from .budget import Point, best_under_budget, pareto_front
+from .budget import Point, best_under_budget, cheapest_near, pareto_front
 from .estimators import ESTIMATORS, Cycles, Observations, observations, operator_scores
 from .intervals import LEVEL, block_numbers, operator_effects
+from .posterior import RidgePosterior
 from .scoreboard import Scoreboard, best_operators
 
 
@@ -36,6 +38,9 @@ class Selection:
             where few sites are decided, those may be wrong more often than one in twenty.
         disagreements: {site: {estimator: operator}} for the sites where the estimators, without limits,
             choose differently.
+        trade: with ``within_noise`` what was given up for fewer MACs, else None: {"best": {site: operator} of
+            the highest score, "score", "macs", "params" of it, "standard_error" of its score, "given_up": how
+            much less the selection scores, "interval": that with its 95 % interval by the posterior}.
     """
 
     architecture: Architecture
@@ -48,6 +53,7 @@ class Selection:
     limits: Mapping[str, int | None]
     verdicts: Mapping[str, dict]
     disagreements: Mapping[str, Mapping[str, str]]
+    trade: Mapping | None = None
 
     @property
     def decided(self) -> int:
@@ -68,6 +74,7 @@ class Selection:
             "verdicts": dict(self.verdicts),
             "decided": self.decided,
             "disagreements": {site: dict(row) for site, row in self.disagreements.items()},
+            **({"trade": dict(self.trade)} if self.trade else {}),
         }
 
 
@@ -79,8 +86,14 @@ def select(
     max_macs: int | None = None,
     max_params: int | None = None,
     mode: str = "exact",
+    within_noise: bool = False,
 ) -> Selection:
     """Select the architecture with the highest total score, within the limits if there are any.
+
+    With ``within_noise`` it is the cheapest one whose total score is not below that by more than its standard
+    error: the one-standard-error rule of model selection. The cheapest has the fewest MACs, of equally many
+    the highest score. The standard error is that of the best architecture's predicted fitness above the mean
+    candidate, by :class:`RidgePosterior`; scores must be those of ``ridge``, therefore.
 
     Operators of equal score are ordered by :func:`best_operators`: by mean fitness, then lower index. Where a
     limit forbids that choice, see :func:`best_under_budget` for ties.
@@ -93,10 +106,13 @@ def select(
         costs: of the space; needed with a limit.
         max_macs, max_params: limits for the whole network, inclusive.
         mode: of the scoreboard, for ``ranks``.
+        within_noise: take the cheapest within a standard error of the best.
 
     Raises:
         UserError: no candidate was evaluated; no architecture is within the limits; unknown estimator.
     """
+    if within_noise and estimator != "ridge":
+        raise ValueError("within_noise needs the standard errors of ridge")
     ranked = Scoreboard.of(space, cycles, mode).select()
     data = observations(space, cycles)
     scores = {name: operator_scores(space, cycles, name, data, mode) for name in {*ESTIMATORS, estimator}}
@@ -107,12 +123,19 @@ def select(
     bound, exact = _total(used, indices), True
     if costs is not None:
         _check_costs(space, costs)
-    if max_macs is not None or max_params is not None:
+    if within_noise or max_macs is not None or max_params is not None:
         if costs is None:
-            raise ValueError("a limit needs costs")
+            raise ValueError("a limit, or the cheapest, needs costs")
         if not _fits(costs.cost(indices), max_macs, max_params):
             point = best_under_budget(used, costs, max_macs, max_params)
             indices, bound, exact = list(point.indices), point.bound, point.exact
+    trade = None
+    if within_noise:
+        best, posterior = indices, ridge_posterior(space, data)
+        error = posterior.standard_error(best)
+        point = cheapest_near(used, costs, best, error, max_macs, max_params)
+        indices, exact = list(point.indices), exact and point.exact
+        trade = _trade(space, costs, posterior, best, indices) | {"score": _total(used, best)}
     architecture = space.architecture(indices)
     cost = costs.cost(architecture) if costs is not None else None
     if cost is not None and not _fits(cost, max_macs, max_params):
@@ -132,16 +155,61 @@ def select(
             for i, site in enumerate(space.sites)
             if len({favourites[name][i] for name in ESTIMATORS}) > 1
         },
+        trade,
     )
+
+
+def ridge_posterior(space: SearchSpace, data: Observations) -> RidgePosterior:
+    """That of the evaluated candidates."""
+    return RidgePosterior(data.choices[data.ok], data.fitness[data.ok], [len(s.ops) for s in space.sites])
+
+
+def _trade(space, costs, posterior, best: list[int], chosen: list[int]) -> dict:
+    """See :class:`Selection`."""
+    given_up, interval = _lead(posterior, best, chosen)
+    return {
+        "best": space.architecture(best).names(),
+        **costs.cost(best)._asdict(),
+        "standard_error": posterior.standard_error(best),
+        "given_up": given_up,
+        "interval": interval,
+    }
+
+
+def _lead(
+    posterior: RidgePosterior, first: Sequence[int], second: Sequence[int]
+) -> tuple[float, list[float]]:
+    """By how much the fitness of one architecture is predicted to be above another's, and its interval."""
+    lead, error = posterior.difference(first, second)
+    half = float(ndtri((1 + LEVEL) / 2)) * error
+    return lead, [lead - half, lead + half]
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A point of the score-against-MACs front.
+
+    Attributes:
+        point: the choice, its score and costs.
+        behind: by how much its fitness is predicted to be below that of the last point, whose score is the
+            highest, by :class:`RidgePosterior` whatever scored the operators.
+        interval: that with its 95 % interval.
+    """
+
+    point: Point
+    behind: float
+    interval: list[float]
 
 
 def front(
     space: SearchSpace, cycles: Cycles, estimator: str, costs: CostTables, mode: str = "exact"
-) -> list[Point]:
+) -> list[FrontPoint]:
     """The score-against-MACs front of the candidates' scores; see :func:`pareto_front`."""
     _check_costs(space, costs)
     data = observations(space, cycles)
-    return pareto_front(operator_scores(space, cycles, estimator, data, mode), costs)
+    points = pareto_front(operator_scores(space, cycles, estimator, data, mode), costs)
+    posterior, best = ridge_posterior(space, data), points[-1].indices
+    return [FrontPoint(point, *_lead(posterior, best, point.indices)) for point in points]
 
 
 def _total(scores: list[np.ndarray], indices: list[int]) -> float:

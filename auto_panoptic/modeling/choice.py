@@ -13,15 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from auto_panoptic.errors import UserError, first_line
 from auto_panoptic.space import (
+    TEXT,
     Architecture,
     ChoiceSite,
     OpSpec,
     SearchSpace,
     load_names,
+    names_in,
     op,
     resolve_architecture_path,
 )
@@ -49,6 +52,7 @@ class ChoiceBlock(nn.Module):
         self.ops = tuple(ops) or tuple(op(name) for name in candidates)
         self.candidates = nn.ModuleDict(candidates)
         self._active = next(iter(candidates))
+        self._chosen = len(candidates) == 1
         self.register_load_state_dict_post_hook(check_complete)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -78,14 +82,32 @@ class ChoiceBlock(nn.Module):
                 f"site {self.site!r} has no operator {op_name!r}; this model holds "
                 f"{sorted(self.candidates)}. A fixed model runs only its own architecture"
             )
-        self._active = op_name
+        self._active, self._chosen = op_name, True
 
     def forward(self, *args):
-        """Run the active candidate on ``args``; the others take no part in the graph."""
+        """Run the active candidate on ``args``; the others take no part in the graph.
+
+        Raises:
+            UserError: a trainer runs it and has selected none of several, as Detectron2's own.
+        """
+        if self.training and not self._chosen and _in_a_trainer():
+            raise UserError(
+                "this config builds a supernet, and no path of it was chosen; train it with train_net.py or "
+                "AutoPanopticTrainer, which draw the paths, or add NAS.ARCHITECTURE FILE"
+            )
         return self.candidates[self._active](*args)
 
     def extra_repr(self) -> str:
         return f"site={self.site!r}, active={self._active!r}"
+
+
+def _in_a_trainer() -> bool:
+    """Whether a training loop of Detectron2 is running."""
+    try:
+        get_event_storage()
+    except AssertionError:
+        return False
+    return True
 
 
 def check_complete(module: nn.Module, incompatible) -> None:
@@ -119,9 +141,11 @@ class Choices:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Choices:
-        """Those of ``NAS.ARCHITECTURE``, whose file is read once."""
+        """Those of ``NAS.ARCHITECTURE``: of a file, which is read once, or of its text."""
         if not cfg.NAS.ARCHITECTURE:
             return cls()
+        if cfg.NAS.ARCHITECTURE.startswith(TEXT):
+            return cls(names_in(cfg.NAS.ARCHITECTURE), "NAS.ARCHITECTURE")
         path = resolve_architecture_path(cfg.NAS.ARCHITECTURE)
         return cls(load_names(path), str(path))
 

@@ -209,11 +209,11 @@ def _selected(run: Run) -> dict:
     mode = run.header.get("scoreboard", "exact")
     board = Scoreboard.of(run.space, run.cycles, mode)
     policy = POLICY_REGISTRY.get(run.policy)
-    by_ranks = policy is not None and policy.selects == "ranks"
+    by_scores = policy is not None and policy.selects != "best"
     stored = _stored(run.path.with_name("scoreboard.json"))
     stated = stored.get("selection")
     table = board.table()
-    if not by_ranks and not stated:
+    if not by_scores and not stated:
         table = {site: [{**row, "score": None} for row in rows] for site, rows in table.items()}
     if run.best is None:
         return {"table": table}
@@ -227,14 +227,14 @@ def _selected(run: Run) -> dict:
         stored, stated = {}, None
     if stated is not None:
         chosen = {"selected": run.space.architecture(stated["selected"]), "selection": stated}
-    elif by_ranks:
-        found = select(run.space, run.cycles, mode=mode)
+    elif by_scores:
+        found = select(run.space, run.cycles, policy.selects, mode=mode)
         chosen = {"selected": found.architecture, "selection": plain(found.to_json())}
     else:
         chosen = {"selected": run.best.architecture}
     ranking = stored["ranking"] if "ranking" in stored else _ranking(run)
     provenance = _provenance(run, chosen["selected"])
-    final = bool(stored) and (stated is not None or not by_ranks)
+    final = bool(stored) and (stated is not None or not by_scores)
     return {"table": table, "ranking": ranking, "final": final, "provenance": provenance, **chosen}
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from ..config_files import read_files
 from ..errors import UserError
+from ..files import HOME
 from ..validate import flat
 from .facts import Search
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = HOME / "configs"
 _FIXED = re.compile(r"^\s+ARCHITECTURE: *[^\s\"']", re.M)
 
 

@@ -109,6 +109,8 @@ def _selected(search: Search) -> str:
     by = {"ranks": "the most points", "mean": "the highest mean", "ridge": "the highest estimated effect"}
     how = by.get(search.selection["estimator"], f"the best score by {search.selection['estimator']}")
     within = " as far as the limits allow" if any(search.selection["limits"].values()) else ""
+    if search.selection.get("trade"):
+        within += ", cheaper ones taken where that lies within a standard error"
     candidate = search.selected_candidate
     known = (
         f"It was itself a candidate, with {search.fitness} {candidate.fitness:.2f}."

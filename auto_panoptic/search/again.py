@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
-from ..explore import Ledger
+from ..errors import UserError
+from ..explore import POLICY_REGISTRY, Ledger
 from ..explore.budget import check_budget
+from ..files import BUNDLE
+from ..space import load_names
 from .arguments import check_continuation, check_finals, rescore_parser, selection_request
 from .costs import origin, store_tables, stored_tables
 from .records import recorded_space
@@ -39,11 +44,25 @@ def rescore_command(args: argparse.Namespace | None = None) -> str | None:
 
         cfg = search_config(args)
         tables, output_dir = configured_costs(cfg), cfg.OUTPUT_DIR
-    path, request = ledger_path(output_dir), selection_request(args)
-    check_budget(tables, request.max_macs, request.max_params)
+    path = ledger_path(output_dir)
+    check_budget(tables, args.max_macs, args.max_params)
     header = recorded_space(path, tables.space)
+    policy = POLICY_REGISTRY.get(header["policy"])  # None: of a module that this process has not read
+    request = selection_request(args, policy.selects if policy else "ranks")
     with Ledger.open(path, header, resume=True) as ledger:  # not while a search is writing
         if key and not is_stored:
             store_tables(path.parent, key, tables)
-        print(summary(select_again(ledger, tables, request)))
+        before = _selected(path.parent)
+        result = select_again(ledger, tables, request)
+        if result.architecture.names() != before:
+            (path.parent / BUNDLE).unlink(missing_ok=True)  # its weights are the other path's
+        print(summary(result))
     return output_dir
+
+
+def _selected(directory: Path) -> Mapping[str, str]:
+    """{site: operator} of the selection so far; empty if there is none."""
+    try:
+        return load_names(directory / "architecture.json")
+    except UserError:
+        return {}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from ..errors import UserError, at_least
 from ..explore import POLICY_REGISTRY
 from ..explore.budget import parse_amount
 from ..explore.estimators import ESTIMATORS
 from .selection import Request
+from .time_budget import parse_time
 
 # Header keys of a ledger whose change may be accepted. With another space, seed or policy the candidates are
 # others.
 ACCEPTABLE = ("config", "content", "data", "libraries", "metrics", "versions", "weights")
 METRICS = ("pq", "ap", "miou")
 CONTROLS = 4
+MOST_CYCLES = 10**6  # that a policy may have
+LENGTHS = ("cycles", "evaluations", "budget")  # options that say how long to search
 
 
 def refuse(message: str) -> None:
@@ -33,6 +37,9 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cycles", type=int, metavar="T", help=f"search cycles, or generations (default: {default})")
     default = keys.format("MODELS_PER_CYCLE", "MODELS_PER_CYCLE", "POPULATION")
     add("--models-per-cycle", type=int, metavar="E", help=f"candidates of a cycle (default: {default})")
+    add("--evaluations", type=int, metavar="N", help="instead of --cycles: so many candidates in all")
+    what = "instead of --cycles: as many whole cycles as end in this time, e.g. 30m or 1h30m"
+    add("--budget", type=_parsed(parse_time, "--budget"), metavar="TIME", help=what)
     add("--metrics", default="pq", help="of pq, miou, ap; the first of pq and miou ranks (default: pq)")
     add("--retry-failed", action="store_true", help="with --resume: evaluate failed candidates again")
     may = f"with --resume: may differ from the recorded search ({', '.join(ACCEPTABLE)}); may be repeated"
@@ -72,15 +79,17 @@ def check_finals(args: argparse.Namespace, processes: int = 1) -> None:
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --rescore, --estimator, --max-macs, --max-params and --pareto."""
+    """Add --rescore, --estimator, --max-macs, --max-params, --within-noise and --pareto."""
     add = parser.add_argument_group("selection").add_argument
     add("--rescore", action="store_true", help="select anew from the ledger in OUTPUT_DIR, evaluate nothing")
     what = "what scores the operators: ranks (paper), mean fitness, ridge regression (default: ranks)"
     add("--estimator", choices=ESTIMATORS, help=what)
     for option, example in (("--max-macs", "3.5G"), ("--max-params", "24M")):
         limit = f"limit for the whole network, e.g. {example}; selects the best architecture within it"
-        add(option, type=_amount(option), metavar="N", help=limit)
-    add("--pareto", action="store_true", help="write search/pareto.json: score against MACs")
+        add(option, type=_parsed(parse_amount, option), metavar="N", help=limit)
+    what = "the architecture with the fewest MACs whose score is within a standard error of the best"
+    add("--within-noise", action="store_true", help=f"select {what} (implies --estimator ridge)")
+    add("--pareto", action="store_true", help="show, and write to search/pareto.json, score against MACs")
 
 
 def rescore_parser() -> argparse.ArgumentParser:
@@ -100,11 +109,59 @@ def rescore_parser() -> argparse.ArgumentParser:
 
 def asks_for_selection(args: argparse.Namespace) -> bool:
     """Whether any option asks for another selection than the policy's own."""
-    return bool(args.rescore or args.estimator or args.max_macs or args.max_params or args.pareto)
+    limits = args.max_macs or args.max_params
+    return bool(args.rescore or args.estimator or limits or args.within_noise or args.pareto)
 
 
-def selection_request(args: argparse.Namespace) -> Request:
-    return Request(args.estimator or "ranks", args.max_macs, args.max_params, args.pareto)
+def selection_request(args: argparse.Namespace, selects: str = "ranks") -> Request:
+    """How the arguments ask to select from a search whose policy ``selects`` so.
+
+    Raises:
+        UserError: --within-noise by scores that have no standard error.
+    """
+    estimator = args.estimator or (selects if selects in ESTIMATORS else "ranks")
+    if args.within_noise:
+        if args.estimator not in (None, "ridge"):
+            raise UserError(
+                f"--within-noise needs standard errors, which --estimator {args.estimator} does not have: "
+                "leave out --estimator, or use ridge"
+            )
+        estimator = "ridge"
+    return Request(estimator, args.max_macs, args.max_params, args.pareto, args.within_noise)
+
+
+def check_length(args: argparse.Namespace) -> None:
+    """Raise UserError for more than one option that says how long to search, or for no evaluation."""
+    given = [name for name in LENGTHS if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"--{given[0]} and --{given[1]} both say how long to search: leave one of them out")
+    if args.evaluations is not None:
+        at_least("--evaluations", args.evaluations, 1)
+
+
+def length_asked(args: argparse.Namespace) -> dict[str, int]:
+    """The option that says how long to search, --budget in seconds; empty for the config's cycles."""
+    return {name: value for name in LENGTHS if (value := getattr(args, name)) is not None}
+
+
+def cycles_asked(args: argparse.Namespace, each: int) -> int | None:
+    """How many cycles of ``each`` candidates the arguments ask for; None if they do not say.
+
+    Raises:
+        UserError: --evaluations is no number of whole cycles.
+    """
+    if args.budget is not None:
+        return MOST_CYCLES
+    if args.evaluations is None:
+        return args.cycles
+    cycles, rest = divmod(args.evaluations, each)
+    if rest:
+        few = f"{cycles * each} or " if cycles else ""
+        raise UserError(
+            f"--evaluations {args.evaluations}: a cycle has {each} candidates and is evaluated whole; give "
+            f"{few}{(cycles + 1) * each}, or cycles of another size with --models-per-cycle"
+        )
+    return cycles
 
 
 def check_continuation(args: argparse.Namespace) -> None:
@@ -116,10 +173,12 @@ def check_continuation(args: argparse.Namespace) -> None:
         raise UserError(f"--accept {unknown[0]}: expected one of {', '.join(ACCEPTABLE)}")
 
 
-def _amount(option: str):
+def _parsed(read: Callable[[str, str], int], option: str) -> Callable[[str], int]:
+    """``read`` for a parser, which names the option itself."""
+
     def parse(text: str) -> int:
         try:
-            return parse_amount(text, option)
+            return read(text, option)
         except UserError as error:
             raise argparse.ArgumentTypeError(str(error).removeprefix(f"{option} is ")) from error
 

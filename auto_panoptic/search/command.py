@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from collections.abc import Sequence
 from functools import partial
 
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -17,13 +19,14 @@ from ..evaluation import check_metrics
 from ..evaluation.evaluators import metrics_of
 from ..explore import POLICY_REGISTRY, Ledger
 from ..explore.budget import check_budget
-from ..files import disk_errors
+from ..files import BUNDLE, disk_errors
 from ..modeling.counting import configured_costs
 from ..signals import resumable
 from ..space import CostTables
 from ..training import build_config, check_unread, check_weights, launch_processes, processes
 from ..training.run_folder import check_room, only_run
 from ..training.zoo import trust_pickle
+from ..validate import flat
 from .again import rescore_command
 from .arguments import (
     CONTROLS,
@@ -34,9 +37,13 @@ from .arguments import (
     asks_for_selection,
     check_continuation,
     check_finals,
+    check_length,
+    cycles_asked,
+    length_asked,
     refuse,
     selection_request,
 )
+from .bundle import write_path_bundle
 from .candidate import load_evaluator
 from .costs import origin, store_tables
 from .executors.in_process import InProcess
@@ -55,7 +62,7 @@ from .finals import (
 from .header import comparable, search_header, search_policy
 from .loop import run_search
 from .pictures import search_pictures
-from .selection import FITNESS, ledger_path
+from .selection import FITNESS, SearchResult, ledger_path
 from .summary import summary
 
 
@@ -66,9 +73,17 @@ def search_command(epilog: str | None = None) -> str | None:
         OUTPUT_DIR, in the first process of the first machine.
     """
     args = parser(epilog).parse_args()
-    check_arguments(args)
     if args.rescore:
+        check_arguments(args)
         return rescore_command(args)
+    cfg = prepared(args)
+    launch_processes(main, args, cfg)
+    return cfg.OUTPUT_DIR if args.machine_rank == 0 and os.environ.get("RANK", "0") == "0" else None
+
+
+def prepared(args: argparse.Namespace) -> CfgNode:
+    """The config of a search, with everything that can be wrong found before anything is written."""
+    check_arguments(args)
     args.metrics = tuple(args.metrics.split(","))
     cfg = search_config(args)
     args.weights = args.weights or cfg.MODEL.WEIGHTS or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
@@ -76,8 +91,42 @@ def search_command(epilog: str | None = None) -> str | None:
     if args.trust_pickle:
         trust_pickle(args.weights)
     args.costs = check_search(args, cfg)
-    launch_processes(main, args, cfg)
-    return cfg.OUTPUT_DIR if args.machine_rank == 0 and os.environ.get("RANK", "0") == "0" else None
+    return cfg
+
+
+def search_here(config: str | os.PathLike | CfgNode, options: Sequence = (), **arguments) -> SearchResult:
+    """``auto_panoptic.search``: search in this process, as ``search_net.py`` does, its report included.
+
+    Args:
+        config: path of a YAML file, or a config; ``options`` are ``KEY, VALUE`` pairs that override it.
+        arguments: those of the command: ``weights="model_final.pth"``, ``resume=True``, ``cycles=5``,
+            ``max_macs="250G"``; a list for an option that may be repeated.
+
+    Returns:
+        the selected ``architecture``, the ``directory`` of the files, and what the choice rests on.
+
+    Raises:
+        UserError: a mistake in the config, the arguments, the data or the weights.
+    """
+    words = []
+    for name, value in arguments.items():
+        for item in value if isinstance(value, list | tuple) else [value]:
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if item is True else [] if item in (None, False) else [f"{option}={item}"]
+    args = parser().parse_args(words)
+    args.config_file = config if isinstance(config, CfgNode) else str(config)
+    args.opts = [str(option) for option in options]
+    if args.rescore or processes(args) > 1:
+        raise UserError("in Python a search runs in one process and evaluates: use the command search_net.py")
+    result = main(args, prepared(args))
+    from ..report import report_after_search
+
+    report_after_search(str(result.directory.parent))
+    return result
+
+
+def _name(args: argparse.Namespace) -> str:
+    return "the config" if isinstance(args.config_file, CfgNode) else args.config_file
 
 
 def parser(epilog: str | None = None) -> argparse.ArgumentParser:
@@ -97,6 +146,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--eval-only is an option of train_net.py: a search evaluates candidates")
     check_continuation(args)
     check_finals(args, processes(args))
+    check_length(args)
     metrics = args.metrics.split(",")
     if not set(metrics) & set(FITNESS) or not set(metrics) <= set(METRICS):
         raise UserError(
@@ -133,13 +183,14 @@ def search_config(args: argparse.Namespace):
     cfg = build_config(args.config_file, args.opts + (["NAS.POLICY", args.policy] if args.policy else []))
     cfg.defrost()
     cycles, models = POLICY_REGISTRY.of(cfg.NAS.POLICY).cycle_keys()
-    for key, value in ((cycles, args.cycles), (models, args.models_per_cycle)):
-        cfg.merge_from_list([key, value] if value is not None else [])
+    cfg.merge_from_list([] if args.models_per_cycle is None else [models, args.models_per_cycle])
+    number = cycles_asked(args, max(1, dict(flat(cfg.NAS, "NAS."))[models]))
+    cfg.merge_from_list([] if number is None else [cycles, number])
     cfg.freeze()
     if cfg.NAS.ARCHITECTURE:
         raise UserError('NAS.ARCHITECTURE is set: a search needs the supernet; set it to ""')
     if any(holds_classes(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.SEARCH)):
-        raise UserError(f"{args.config_file} is of classified images; a search needs segmented ones")
+        raise UserError(f"{_name(args)} is of classified images; a search needs segmented ones")
     check_unread(cfg, args.config_file, args.opts)
     return cfg
 
@@ -147,12 +198,11 @@ def search_config(args: argparse.Namespace):
 def check_search(args: argparse.Namespace, cfg) -> CostTables:
     """What may be wrong before anything is written; the costs of the supernet."""
     costs = configured_costs(cfg)
-    request = selection_request(args)
-    check_budget(costs, request.max_macs, request.max_params)
+    check_budget(costs, args.max_macs, args.max_params)
     check_weights(cfg, args.weights)
     if costs.space.cardinality == 1:
         raise UserError(
-            f"{args.config_file}: every site has one operator, there is nothing to search; list at least two "
+            f"{_name(args)}: every site has one operator, there is nothing to search; list at least two "
             "in NAS.SPACE.BACKBONE_OPS, NAS.SPACE.HEAD_OPS or MODEL.CROSS_ATTENTION.RATIOS"
         )
     check_metrics(cfg, args.metrics)
@@ -165,12 +215,13 @@ def check_search(args: argparse.Namespace, cfg) -> CostTables:
     policy = search_policy(cfg, costs.space)
     if (args.finals or 0) > (most := policy.cycles * policy.models):
         raise UserError(f"--finals {args.finals}: the search has {most} candidates; ask for at most so many")
+    selection_request(args, policy.selects)
     return costs
 
 
 @resumable()
-def main(args: argparse.Namespace, cfg) -> None:
-    """One process of the search; with several, the first leads the others."""
+def main(args: argparse.Namespace, cfg) -> SearchResult | None:
+    """One process of the search; with several, the first leads the others, and has the result."""
     setup_logger(name="auto_panoptic", abbrev_name="search", distributed_rank=comm.get_rank())
     if comm.get_world_size() == 1:
         return search(args, cfg, partial(executor_of_one, args, cfg))
@@ -178,7 +229,7 @@ def main(args: argparse.Namespace, cfg) -> None:
     if not comm.is_main_process():
         return follow(make_evaluate)
     with leading():
-        search(args, cfg, lambda: contextlib.nullcontext(Ranks(make_evaluate)))
+        return search(args, cfg, lambda: contextlib.nullcontext(Ranks(make_evaluate)))
 
 
 def executor_of_one(args: argparse.Namespace, cfg):
@@ -188,11 +239,11 @@ def executor_of_one(args: argparse.Namespace, cfg):
     return contextlib.nullcontext(InProcess(load_evaluator(cfg, args.weights, args.metrics)))
 
 
-def search(args: argparse.Namespace, cfg, make_executor) -> None:
+def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
     """Search, select, and print what came of it."""
     policy = search_policy(cfg, args.costs.space)
-    header = search_header(cfg, policy, args.weights, args.metrics)
-    by_ranks = policy.selects == "ranks" or asks_for_selection(args)
+    header = search_header(cfg, policy, args.weights, args.metrics, length_asked(args))
+    by_scores = policy.selects != "best" or asks_for_selection(args)
     path = ledger_path(cfg.OUTPUT_DIR)
     options = {"resume": args.resume, "allow_changed": args.accept, "comparable": comparable}
     with (
@@ -204,13 +255,16 @@ def search(args: argparse.Namespace, cfg, make_executor) -> None:
             store_tables(path.parent, found[0], args.costs)
         log_ids(cfg)
         check_ground_truth(cfg)
+        (path.parent / BUNDLE).unlink(missing_ok=True)  # of an earlier selection
         with make_executor() as executor:
-            request = selection_request(args) if by_ranks else None
-            result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed)
+            request = selection_request(args, policy.selects) if by_scores else None
+            result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed, args.budget)
             search_pictures(cfg, executor, result.architecture, result.directory)
-        print(summary(result))
+        bundle = write_path_bundle(cfg, args.weights, result)
+        print(summary(result) + (f"\n{'bundle':<13} {bundle}" if bundle else ""))
         if args.finals is not None:
             print("\n".join(hold_finals(args, cfg, ledger, result)))
+    return result
 
 
 def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result) -> list[str]:

@@ -16,12 +16,15 @@ from ..space import CostTables
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def origin(config_file: str, opts: list[str]) -> tuple[str, str] | None:
+def origin(config_file: str | dict, opts: list[str]) -> tuple[str, str] | None:
     """What the costs of a config follow from, without building the config.
 
     That is a digest of the files, the options, this package and the version of Detectron2; and OUTPUT_DIR,
-    which does not count. None where they do not tell all: the config has modules of IMPORTS, or is at fault.
+    which does not count. None where they do not tell all: the config has modules of IMPORTS, or is at fault;
+    or a program has made it.
     """
+    if isinstance(config_file, dict):
+        return None
     try:
         files = read_files(config_file)
         options = dict(zip(opts[::2], opts[1::2], strict=True))

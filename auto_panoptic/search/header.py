@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import detectron2
 import numpy
@@ -34,13 +34,20 @@ def search_policy(cfg, space: SearchSpace) -> Policy:
     return POLICY_REGISTRY.of(cfg.NAS.POLICY).from_config(cfg, space)
 
 
-def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("pq",)) -> dict:
+def search_header(
+    cfg,
+    policy: Policy,
+    weights: str,
+    metrics: Sequence[str] = ("pq",),
+    asked: Mapping[str, int] | None = None,
+) -> dict:
     """First line of the ledger: everything that the candidates and their scores depend on.
 
     "config" holds the settings, of which :func:`comparable` says what must be the same in a resumed search.
     Of the data, DATASETS.SEARCH and, where statistics are recalibrated, DATASETS.TRAIN count: "data" is of
     their panoptic JSON files, "content" also of PNGs and photographs (:func:`.content`). The fitness
     among the metrics ("pq", "ap", "miou") is stated where it is not PQ, NAS.SCOREBOARD where not "exact".
+    "asked" is what the command line said of the length of the search, which may be another when resumed.
     """
     recalibration = cfg.NAS.BN_RECALIBRATION
     training = cfg.DATASETS.TRAIN if recalibration.ENABLED else ()
@@ -65,15 +72,20 @@ def search_header(cfg, policy: Policy, weights: str, metrics: Sequence[str] = ("
         "versions": {"auto_panoptic": __version__, "torch": torch.__version__},
         "libraries": {m.__name__: m.__version__ for m in (detectron2, numpy, PIL)},  # decode, resize, paste
     }
-    stated = {"fitness": (ranking_metric(metrics), "PQ"), "scoreboard": (cfg.NAS.SCOREBOARD, "exact")}
+    stated = {
+        "fitness": (ranking_metric(metrics), "PQ"),
+        "scoreboard": (cfg.NAS.SCOREBOARD, "exact"),
+        "asked": (dict(asked or {}), {}),
+    }
     return header | {key: value for key, (value, default) in stated.items() if value != default}
 
 
 def comparable(header: dict) -> dict:
-    """A header with no more of its config than what the scores follow from.
+    """A header without what was asked, and with no more of its config than what the scores follow from.
 
     A key that the header lacks, as it came later, counts with its default.
     """
+    header = {key: value for key, value in header.items() if key != "asked"}
     if not isinstance(header.get("config"), dict):
         return header
     known = plain(defaults())

@@ -13,10 +13,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import UserError
 from ..explore import Ledger, Policy
+from ..explore.estimators import ESTIMATORS
 from ..space import Architecture, CostTables
 from .executors.in_process import Executor
 from .records import check_content
 from .selection import Request, SearchResult, fitness_name, fitness_of, write_selection
+from .time_budget import TimeBudget
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ def run_search(
     costs: CostTables | None = None,
     request: Request | None = None,
     retry_failed: bool = False,
+    seconds: float | None = None,
 ) -> SearchResult:
     """Evaluate the candidates of ``policy`` and select.
 
@@ -47,6 +50,8 @@ def run_search(
         executor: evaluates the candidates.
         costs: of the space; each record then has "macs" and "params".
         request: how to select in the end; by default as the policy says.
+        seconds: take only the cycles that end in this time, all runs of the search together; see
+            :class:`TimeBudget`. A cycle that was begun is finished. Each record then has "elapsed".
         retry_failed: evaluate failed candidates again. With a policy that breeds from earlier results only
             those of the last generation begun: the generations after the others would no longer be theirs.
 
@@ -55,14 +60,19 @@ def run_search(
             :func:`write_selection` and :meth:`Executor.run`.
     """
     check_content(ledger, policy.space)
-    return _Search(policy, ledger, costs).run(executor, request, retry_failed)
+    clock = None if seconds is None else TimeBudget(seconds, ledger.records)
+    if request is None and policy.selects in ESTIMATORS and policy.selects != "ranks":
+        request = Request(policy.selects)
+    return _Search(policy, ledger, costs, clock).run(executor, request, retry_failed)
 
 
 class _Search:
     """The state of :func:`run_search`."""
 
-    def __init__(self, policy: Policy, ledger: Ledger, costs: CostTables | None):
-        self.policy, self.ledger, self.costs = policy, ledger, costs
+    def __init__(
+        self, policy: Policy, ledger: Ledger, costs: CostTables | None, clock: TimeBudget | None = None
+    ):
+        self.policy, self.ledger, self.costs, self.clock = policy, ledger, costs, clock
         self.fitness = fitness_name(ledger.header)
         self.next_write = -math.inf
         self.cycles: list[list[Architecture]] = []
@@ -78,17 +88,30 @@ class _Search:
             logging_redirect_tqdm([package] if package.handlers else []),  # lines above the bar, not in it
             tqdm(unit="candidate", desc="search", file=sys.stderr, mininterval=0.5) as bar,
         ):
-            # Only a policy that breeds has to wait for the last candidate of a cycle.
-            step = 1 if self.policy.uses_history else self.policy.cycles
+            # Only policies that breed, and the clock, have to wait for the last candidate of a cycle.
+            step = 1 if self.policy.uses_history or self.clock else self.policy.cycles
             for first in range(0, self.policy.cycles, step):
+                if (total := self._cycles_in_time()) == first:
+                    break
                 items = self._next_cycles(first, first + step, retry_failed)
                 known = sum(map(len, self.cycles))
-                bar.total = known + (self.policy.cycles - len(self.cycles)) * self.policy.models
+                bar.total = known + (total - len(self.cycles)) * self.policy.models
                 bar.update(known - len(items) - bar.n)
                 self._evaluate(items, executor, bar)
         if len(self.ledger.records) == before:
             logger.warning("Nothing is left to evaluate: the ledger holds all %d candidates", done)
         return self._write(request)
+
+    def _cycles_in_time(self) -> int:
+        """How many cycles there will be, those named so far included."""
+        done = len(self.cycles)
+        if self.clock is None:
+            return self.policy.cycles
+        if self.records and done <= self.last_begun:  # what was begun is finished
+            return self.last_begun + 1
+        if done and len({a.choices for cycle in self.cycles for a in cycle}) == self.policy.space.cardinality:
+            return done
+        return min(self.policy.cycles, self.clock.cycles(done))
 
     def _next_cycles(self, first: int, stop: int, retry_failed: bool) -> dict[Place, Architecture]:
         """Name the candidates of these cycles; return those that are to be evaluated."""
@@ -151,6 +174,8 @@ class _Search:
     def _record(self, place: Place, architecture: Architecture, outcome: dict, bar: tqdm) -> dict:
         base = {"cycle": place[0], "index": place[1], "architecture": architecture.indices()}
         size = self.costs.cost(architecture)._asdict() if self.costs else {}
+        if self.clock:
+            size["elapsed"] = round(self.clock.elapsed, 3)
         record = self.ledger.append({**base, **checked(outcome, self.fitness), **size})
         self.records[place] = record
         scores = [r["metrics"][self.fitness] for r in self.records.values() if r["status"] == "ok"]

@@ -48,6 +48,8 @@ def _check(record: dict, space: SearchSpace, models: float, fitness: str) -> Non
     Architecture.from_indices(space, record["architecture"])
     one_of("status", record["status"], ("ok", "failed"))
     _expect(isinstance(record["metrics"], dict), "metrics are no mapping")
+    times = (*record.get("seconds", {}).values(), record.get("elapsed", 0))
+    _expect(all(_number(t) and t >= 0 for t in times), "times are no numbers")
     if record["status"] == "ok":
         score = record["metrics"][fitness]
         _expect(_number(score) and abs(score) < 1e6, f"{fitness} is {score!r:.60}; expected percent")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..explore import Ledger, Scoreboard
-from ..explore.selection import Selection, front, select
+from ..explore.selection import FrontPoint, Selection, front, select
 from ..files import write_json
 from ..space import Architecture, CostTables, SearchSpace
 from .noise import RankingNoise, ranking_noise
@@ -27,15 +27,17 @@ class Request:
     """How to select: see :func:`~auto_panoptic.explore.selection.select`.
 
     Attributes:
-        estimator, max_macs, max_params: its arguments.
-        pareto: also write pareto.json, a list of {"macs", "params", "score", "architecture": the index
-            lists}, ascending in MACs and score.
+        estimator, max_macs, max_params, within_noise: its arguments.
+        pareto: also write pareto.json, a list of {"macs", "params", "score", "behind", "interval",
+            "architecture": the index lists}, ascending in MACs and score; see
+            :class:`~auto_panoptic.explore.selection.FrontPoint`.
     """
 
     estimator: str = "ranks"
     max_macs: int | None = None
     max_params: int | None = None
     pareto: bool = False
+    within_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class SearchResult:
         evaluated, failed: numbers of candidates.
         noise: how much the ranking means; None without bootstrap samples.
         selection: what the choice rests on; None where the best candidate was taken.
+        front: the content of pareto.json, if it was asked for.
     """
 
     architecture: Architecture
@@ -56,6 +59,7 @@ class SearchResult:
     failed: int
     noise: RankingNoise | None
     selection: Selection | None = None
+    front: list[dict] | None = None
 
 
 def ledger_path(output_dir: str) -> Path:
@@ -104,9 +108,11 @@ def write_selection(
     board = Scoreboard.of(space, pairs, mode)
     table, selected, selection, extra = board.table(), board.select(), None, {}
     if request is not None:
-        selection = select(space, pairs, request.estimator, costs, request.max_macs, request.max_params, mode)
+        limits = (request.max_macs, request.max_params)
+        selection = select(space, pairs, request.estimator, costs, *limits, mode, request.within_noise)
         selected = selection.architecture
         extra = {"estimator": selection.estimator, **selection.limits, **(selection.cost or {})}
+        extra |= {"within_noise": True} if request.within_noise else {}
     elif best:
         selected = max(good, key=lambda pair: pair[1][fitness])[0]
         table = {site: [{**row, "score": None} for row in rows] for site, rows in table.items()}
@@ -128,11 +134,15 @@ def write_selection(
     write_json(directory / "scoreboard.json", content)
     Architecture(space, selected.choices, provenance).save(directory / "architecture.json")
     if points is not None:
-        rows = [{key: getattr(point, key) for key in ("macs", "params", "score")} for point in points]
-        for row, point in zip(rows, points, strict=True):
-            row["architecture"] = space.architecture(point.indices).indices()
-        write_json(directory / "pareto.json", rows)
-    return SearchResult(selected, directory, len(good), total - len(good), noise, selection)
+        points = [_front_row(space, found) for found in points]
+        write_json(directory / "pareto.json", points)
+    return SearchResult(selected, directory, len(good), total - len(good), noise, selection, points)
+
+
+def _front_row(space: SearchSpace, found: FrontPoint) -> dict:
+    row = {key: getattr(found.point, key) for key in ("macs", "params", "score")}
+    row |= {"behind": found.behind, "interval": found.interval}
+    return row | {"architecture": space.architecture(found.point.indices).indices()}
 
 
 def select_again(ledger: Ledger, costs: CostTables, request: Request) -> SearchResult:

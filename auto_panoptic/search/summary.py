@@ -9,6 +9,8 @@ from .selection import SearchResult
 
 FILES = (("architecture", "architecture.json"), ("scoreboard", "scoreboard.json"), ("ledger", "ledger.jsonl"))
 
+FRONT_ROWS = 10
+
 
 def summary(result: SearchResult) -> str:
     """Selected operators part by part, what the choice rests on, and where the files are."""
@@ -21,6 +23,8 @@ def summary(result: SearchResult) -> str:
         lines.append(result.noise.sentence())
     if result.selection:
         lines += selection_lines(result.selection)
+    if result.front:
+        lines += front_lines(result.front)
     lines += [f"{name:<13} {result.directory / file}" for name, file in FILES]
     return "\n".join(lines)
 
@@ -31,7 +35,9 @@ def selection_lines(selection: Selection) -> list[str]:
     within = f" with {' and '.join(limits)}" if limits else ""
     bound = f" (upper bound {selection.bound:.6g})" if limits else ""
     lines = [f"Selected by {selection.estimator}{within}: total score {selection.score:.6g}{bound}"]
-    if not selection.exact:
+    if selection.trade:
+        lines += trade_lines(selection)
+    elif not selection.exact:
         gap = selection.bound - selection.score
         lines.append(f"NOT PROVED THE BEST: best found, its total score at most {gap:.3g} below the best")
     if selection.cost:
@@ -44,6 +50,34 @@ def selection_lines(selection: Selection) -> list[str]:
         lines.append(f"{len(selection.disagreements)} of {total} sites: the estimators disagree")
         for site, ops in selection.disagreements.items():
             lines.append(f"  {site:<18} " + ", ".join(f"{name} {op}" for name, op in ops.items()))
+    return lines
+
+
+def trade_lines(selection: Selection) -> list[str]:
+    """What --within-noise gave up, and what it saved."""
+    trade, (low, high) = selection.trade, selection.trade["interval"]
+    saved = {name: trade[name] - selection.cost[name] for name in ("macs", "params")}
+    shares = (f"{n:+,} {what} ({n / max(trade[key], 1):+.0%})" for key, what, n in (
+        ("macs", "MACs", -saved["macs"]), ("params", "parameters", -saved["params"])))  # fmt: skip
+    lines = [
+        f"The cheapest within a standard error, {trade['standard_error']:.2f}, of the best, which scores "
+        f"{trade['score']:.6g} with {trade['macs']:,} MACs",
+        f"  given up: {trade['given_up']:.2f} [{low:.2f}, {high:.2f}] by prediction; "
+        f"against the best: {', '.join(shares)}",
+    ]
+    return lines if selection.exact else [*lines, "NOT PROVED THE CHEAPEST: the cheapest that was found"]
+
+
+def front_lines(front: list[dict]) -> list[str]:
+    """At most FRONT_ROWS points of the front, spread over it, with what each is predicted to lack."""
+    step = max(1, -(-(len(front) - 1) // (FRONT_ROWS - 1)))
+    shown = [*front[:-1][::step], front[-1]]
+    lines = [f"{len(shown)} of the {len(front)} points of score against MACs, all in pareto.json"]
+    lines.append(f"{'MACs':>20} {'parameters':>14} {'score':>10}   below the best, 95 % interval")
+    for p in shown:
+        low, high = p["interval"]
+        lack = f"{p['behind']:.2f} [{low:.2f}, {high:.2f}]"
+        lines.append(f"{p['macs']:>20,} {p['params']:>14,} {p['score']:>10.5g}   {lack}")
     return lines
 
 

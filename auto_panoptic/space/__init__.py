@@ -1,6 +1,6 @@
 """What is searched: sites, operators, architectures and their cost. Pure data, no torch."""
 
-from .architecture_file import load_names, resolve_architecture_path
+from .architecture_file import TEXT, as_text, load_names, names_in, resolve_architecture_path
 from .cost import Cost, CostTables, backbone_cost
 from .ops import BACKBONE_OPS, HEAD_OPS, INTER_OPS, OpSpec, domain, op, ratio_op, register_ops
 from .space import Architecture, ChoiceSite, SearchSpace
@@ -15,9 +15,12 @@ __all__ = [
     "CostTables",
     "OpSpec",
     "SearchSpace",
+    "TEXT",
+    "as_text",
     "backbone_cost",
     "domain",
     "load_names",
+    "names_in",
     "op",
     "ratio_op",
     "register_ops",

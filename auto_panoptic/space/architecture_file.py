@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import read_json, write_text
+from ..files import HOME, read_json, write_text
 from .ops import op
 from .space import Architecture, ChoiceSite, SearchSpace, part_of
 
-ARCHITECTURES_DIR = Path(__file__).resolve().parents[2] / "configs" / "architectures"
+TEXT = "json:"  # begins an architecture in place of the path of its file
+ARCHITECTURES_DIR = HOME / "configs" / "architectures"
 
 
 def resolve_architecture_path(name: str | os.PathLike) -> Path:
@@ -80,6 +81,22 @@ def load_names(path: str | os.PathLike) -> Mapping[str, str]:
     return _names_of_version(Path(path), version)
 
 
+def as_text(names: Mapping[str, str]) -> str:
+    """An architecture, {site: operator name}, as a value of NAS.ARCHITECTURE that needs no file."""
+    return TEXT + json.dumps({"sites": dict(names)})
+
+
+def names_in(text: str) -> Mapping[str, str]:
+    """The names in a text as :func:`as_text` makes it, or with the content of any architecture file."""
+    source = "NAS.ARCHITECTURE"
+    try:
+        content = json.loads(text.removeprefix(TEXT), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source}: what follows {TEXT} is not valid JSON: {error}") from error
+    with _object_in(content, source) as content:
+        return _names(content, _stated_space(content))
+
+
 def save(architecture: Architecture, path: str | os.PathLike) -> None:
     """See :meth:`Architecture.save`."""
     content = {
@@ -97,8 +114,14 @@ def save(architecture: Architecture, path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def _read(path) -> Iterator[dict]:
-    """The object that a file holds, alone or in the published list of one; a UserError names the file."""
-    content = read_json(path, "architecture file", object_pairs_hook=_unique_keys)
+    """The object that a file holds; a UserError names the file."""
+    with _object_in(read_json(path, "architecture file", object_pairs_hook=_unique_keys), path) as content:
+        yield content
+
+
+@contextlib.contextmanager
+def _object_in(content, source) -> Iterator[dict]:
+    """The object of an architecture, alone or in the published list of one; a UserError names its source."""
     try:
         if isinstance(content, list):
             if len(content) != 1 or not isinstance(content[0], dict) or "sites" in content[0]:
@@ -115,7 +138,7 @@ def _read(path) -> Iterator[dict]:
             raise UserError(f"'provenance' is {content['provenance']!r}: expected an object")
         yield content
     except UserError as e:
-        raise UserError(f"{path}: {e}") from e
+        raise UserError(f"{source}: {e}") from e
 
 
 def _stated_space(content: dict) -> SearchSpace | None:

@@ -32,7 +32,7 @@ from .weights import model_meta, select_weights
 _PERIODIC = re.compile(r"model_(\d+)\.pth")
 POINTER = "last_checkpoint"
 INTERRUPTED = "model_interrupted"  # saved after a signal; in the way of nothing: the next save removes it
-_START = "MODEL.WEIGHTS"
+STARTED_FROM = "MODEL.WEIGHTS"
 RECORD = "run.json"  # what a training run writes first
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def run_settings(cfg: CfgNode) -> dict[str, str]:
     """:func:`training_settings`, and what the run begins from: [MODEL.WEIGHTS, the digest of a file]."""
     path = cfg.MODEL.WEIGHTS
     start = [path, digest(path)[:16] if os.path.isfile(path) else None]
-    return training_settings(cfg) | {_START: json.dumps(start)}
+    return training_settings(cfg) | {STARTED_FROM: json.dumps(start)}
 
 
 def check_settings(content: dict, now: dict[str, str], path: str) -> None:
@@ -74,15 +74,15 @@ def check_settings(content: dict, now: dict[str, str], path: str) -> None:
     before = content.get("settings") if isinstance(content, dict) else None
     before = before if isinstance(before, dict) else {}
     changed = [key for key in sorted(now) if before.get(key, now[key]) != now[key]]
-    if _START in changed:
-        new, new_digest = json.loads(now[_START])
+    if STARTED_FROM in changed:
+        new, new_digest = json.loads(now[STARTED_FROM])
         try:
-            old, old_digest = json.loads(before[_START])
+            old, old_digest = json.loads(before[STARTED_FROM])
         except (ValueError, TypeError):
             old = old_digest = ""  # by hand
         own = os.path.realpath(os.path.dirname(new)) == os.path.realpath(os.path.dirname(path))
         if own or not new_digest or old_digest == new_digest or (old and not old_digest):
-            changed.remove(_START)
+            changed.remove(STARTED_FROM)
             if new not in ("", old):
                 logger.warning("%s began from %r: MODEL.WEIGHTS %r is not read", path, old, new)
     if changed:
@@ -189,7 +189,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
             self.logger.warning("Not used: %s. Continuing from %s instead", "; ".join(problems), path)
         data = read_checkpoint(path, "--resume", tested=True)
         check_settings(data, self.settings, path)
-        self.settings |= {_START: start} if (start := data.get("settings", {}).get(_START)) else {}
+        if start := data.get("settings", {}).get(STARTED_FROM):
+            self.settings[STARTED_FROM] = start
         if data.get("versions") != _versions():
             text = "%s was written by %s, now running %s: the run goes on, but perhaps not bit for bit"
             self.logger.warning(text, path, data.get("versions"), _versions())

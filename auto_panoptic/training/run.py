@@ -19,7 +19,7 @@ from .. import signals
 from ..data import check_ground_truth, log_ids, setup_datasets
 from ..files import disk_errors, read_bytes, write_bytes, write_json, write_text
 from ..modeling import Choices, check_size, choice_blocks, meta_model
-from ..read_config import find_config, read_config
+from ..read_config import find_config, given_config, read_config
 from .checkpoint import RECORD, check_resume, checkpoint_sizes, run_settings
 from .run_folder import check_room, check_unused, only_run, traces
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
@@ -27,13 +27,15 @@ from .unread import check_unread
 from .weights import check_class_layers, check_weights
 
 
-def build_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """:func:`.read_config`; then register its data sets and choose the device. Writes nothing.
+def build_config(config: str | CfgNode, opts: Sequence[str] = ()) -> CfgNode:
+    """The config of a file, or of an object; then register its data sets and choose the device.
+
+    Writes nothing. See :func:`.read_config` and :func:`.given_config`.
 
     Raises:
         UserError: a file, key or value that cannot be used, a missing data set, an unreadable architecture.
     """
-    cfg = read_config(config_file, opts)
+    cfg = (given_config if isinstance(config, CfgNode) else read_config)(config, opts)
     device = cfg.MODEL.DEVICE
     if device.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -129,20 +131,25 @@ def train_in(args, cfg, trainer=AutoPanopticTrainer) -> AutoPanopticTrainer:
 
 
 def train(
-    config_file: str, options: Sequence = (), resume: bool = False, trainer=AutoPanopticTrainer
+    config: str | os.PathLike | CfgNode,
+    options: Sequence = (),
+    resume: bool = False,
+    trainer=AutoPanopticTrainer,
 ) -> AutoPanopticTrainer:
     """Train the network of a config in this process; the trainer has ``model`` and ``last_results``.
 
     Args:
-        config_file: path of a YAML file; ``options`` are ``KEY, VALUE`` pairs that override it.
+        config: path of a YAML file, or a config; ``options`` are ``KEY, VALUE`` pairs that override it.
         resume: continue the run in OUTPUT_DIR, as ``--resume`` does; without it the folder must be unused.
         trainer: the class that trains; one of your own may override Detectron2's hook points.
 
     Raises:
         UserError: a mistake in the config, the data or the weights; a used OUTPUT_DIR, or one in use.
     """
-    config_file, options = str(config_file), [str(option) for option in options]
-    cfg = check_run(build_config(config_file, options), resume=resume, trainer=trainer)
-    check_unread(cfg, config_file, options, trainer)
-    args = SimpleNamespace(config_file=find_config(config_file), resume=resume, eval_only=False, opts=options)
+    config = config if isinstance(config, CfgNode) else str(config)
+    options = [str(option) for option in options]
+    cfg = check_run(build_config(config, options), resume=resume, trainer=trainer)
+    check_unread(cfg, config, options, trainer)
+    path = "" if isinstance(config, CfgNode) else find_config(config)
+    args = SimpleNamespace(config_file=path, resume=resume, eval_only=False, opts=options)
     return train_in(args, cfg, trainer)

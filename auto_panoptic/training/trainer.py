@@ -22,12 +22,14 @@ from ..data.content import content_difference, contents
 from ..errors import Diverged, UserError
 from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
+from ..files import BUNDLE
 from ..modeling.choice import Choices
 from ..modeling.finite import finite_outputs
 from ..modeling.fold import folded
 from ..validate import validate
 from .archive import damage
-from .checkpoint import INTERRUPTED, AtomicCheckpointer, newest_intact
+from .bundle import training_provenance, write_bundle
+from .checkpoint import INTERRUPTED, STARTED_FROM, AtomicCheckpointer, newest_intact
 from .gradients import build_optimizer, model_space
 from .hooks import FairnessAudit, Interruption, JSONLines, PreciseBN, RecentMetrics
 from .launch import by_first
@@ -198,8 +200,19 @@ class AutoPanopticTrainer(DefaultTrainer):
         if signal:
             signals.leave(signal, message)
         if comm.is_main_process():
+            self._write_bundle()
             verify_results(self.cfg, self.last_results)
         return self.last_results
+
+    def _write_bundle(self) -> None:
+        """OUTPUT_DIR/bundle.pth of a fixed network: all that it needs to predict."""
+        if self.is_supernet:
+            return
+        path, done = os.path.join(self.cfg.OUTPUT_DIR, BUNDLE), max(self.start_iter, self.max_iter)
+        start = self.checkpointer.settings[STARTED_FROM]
+        provenance = training_provenance(self.cfg, done, self.last_results, start)
+        if write_bundle(path, self.cfg, self.model, provenance):
+            logger.info("The network with all that it needs to predict: %s", path)
 
     def _save_interrupted(self, error: KeyboardInterrupt) -> str:
         """Save the iteration after which a signal ends the run, unless it is the last; what to say."""

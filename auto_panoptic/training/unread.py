@@ -27,19 +27,24 @@ _ELSEWHERE = {
 }
 
 
-def check_unread(cfg: CfgNode, config_file: str, opts: Sequence[str], trainer=AutoPanopticTrainer) -> None:
+def check_unread(
+    cfg: CfgNode, config_file: str | CfgNode, opts: Sequence[str], trainer=AutoPanopticTrainer
+) -> None:
     """Check that what is made of ``cfg``, of :func:`build_config`, reads what the user has given.
 
     That concerns every key under MODEL, SOLVER and INPUT, and all those in a section that is not ENABLED. A
     ``KEY VALUE`` pair must have an effect, and so must a line of the config file (not of its bases) without
     those pairs; with them, or in a file that states most keys, it gives a warning. A ``trainer`` that has
-    another loader or optimizer may read anything of INPUT or SOLVER.
+    another loader or optimizer may read anything of INPUT or SOLVER. Of a config that a program has made, the
+    pairs alone are checked.
 
     Raises:
         UserError: such a key that is read nowhere and is not the default, or as :func:`meta_model`.
     """
     unread, name = _unread(cfg, trainer), cfg.MODEL.META_ARCHITECTURE
-    given = [key for key, _ in flat(read_files(find_config(config_file))[0])]
+    given = []
+    if not isinstance(config_file, CfgNode):
+        given = [key for key, _ in flat(read_files(find_config(config_file))[0])]
     refused, lines = unread.keys() & opts[::2], unread.keys() & given
     if lines and len(given) < len(defaults()) / 2:
         with contextlib.suppress(UserError):  # it may need the pairs
