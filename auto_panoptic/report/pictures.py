@@ -19,6 +19,7 @@ from ..pictures import PANELS, RECORD, picture_name
 from ..pictures.colours import MISTAKES, mistake_swatch, swatch
 from ..space import Architecture
 from .facts import Search
+from .finals import read_finals
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Pictures:
 def read_pictures(search: Search, trained: Iterable[Path] = ()) -> list[Pictures]:
     """The pictures of the selected architecture: of networks trained from it, then of its path.
 
+    Where there were finals, those of their winner, too.
+
     Args:
         trained: OUTPUT_DIRs of trainings; those below the search's OUTPUT_DIR are found by themselves.
 
@@ -59,9 +62,10 @@ def read_pictures(search: Search, trained: Iterable[Path] = ()) -> list[Pictures
     """
     if search.selected is None:
         return []
-    found = []
+    finals = read_finals(search)
+    answers, found = [search.selected, *([finals.winner] if finals else [])], []
     for folder in trained:
-        own = [p for path in _records(folder) if (p := _read(path, search.selected, folder.name))]
+        own = [p for path in _records(folder) if (p := _read(path, answers, folder.name))]
         if not own:
             raise UserError(
                 f"--trained {folder}: no evaluation of the selected architecture has left pictures in "
@@ -71,9 +75,9 @@ def read_pictures(search: Search, trained: Iterable[Path] = ()) -> list[Pictures
     named = {folder.resolve() for folder in trained}
     below = sorted(p for p in search.directory.parent.glob("*/inference") if p.parent.resolve() not in named)
     for path in (path for folder in below for path in _records(folder.parent)):
-        found += filter(None, [_read(path, search.selected, path.parents[2].name)])
+        found += filter(None, [_read(path, answers, path.parents[2].name)])
     for path in sorted(search.directory.glob(f"pictures_*/{RECORD}")):
-        found += filter(None, [_read(path, search.selected, "")])
+        found += filter(None, [_read(path, answers, "")])
     return _within(found, MOST_BYTES)
 
 
@@ -81,11 +85,12 @@ def _records(folder: Path) -> list[Path]:
     return sorted((folder / "inference").glob(f"pictures_*/{RECORD}"))
 
 
-def _read(path: Path, selected: Architecture, trained: str) -> Pictures | None:
-    """The pictures of a record; None if it is of another architecture, or damaged."""
+def _read(path: Path, answers: Sequence[Architecture], trained: str) -> Pictures | None:
+    """The pictures of a record; None if it is of none of the architectures, or damaged."""
     try:
         record = read_json(path)
-        if record["operators"] is None or not _agrees(record["operators"], selected):
+        operators = record["operators"] or {}
+        if not any(_agrees(operators, architecture) for architecture in answers):
             return None
         rows = [
             {
@@ -108,9 +113,9 @@ def _read(path: Path, selected: Architecture, trained: str) -> Pictures | None:
         return None
 
 
-def _agrees(operators: Mapping[str, str], selected: Architecture) -> bool:
-    """Whether a network has the selected operators; its architecture may have sites of other models, too."""
-    return all(operators.get(site) == name for site, name in selected.names().items())
+def _agrees(operators: Mapping[str, str], architecture: Architecture) -> bool:
+    """Whether a network has the operators of an architecture; it may have sites of other models, too."""
+    return all(operators.get(site) == name for site, name in architecture.names().items())
 
 
 def _embedded(folder: Path, name: str) -> str:
