@@ -25,7 +25,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.video_visualizer import VideoVisualizer
@@ -37,6 +36,8 @@ from auto_panoptic.data.formats.names import png_name
 from auto_panoptic.data.formats.panoptic_json import read_panoptic_json
 from auto_panoptic.evaluation.predictions import PredictionWriter
 from auto_panoptic.files import replacing
+from auto_panoptic.pictures.colours import PALETTE
+from auto_panoptic.pictures.overlay import overlay, stacked
 from auto_panoptic.search.candidate import path_statistics
 from auto_panoptic.training import build_config, check_unread, load_weights
 from train_net import Trainer, check_evaluation
@@ -133,21 +134,56 @@ def as_records(ids: np.ndarray, segments: list[dict], metadata) -> list[dict]:
     return [{**record, "area": areas[record["id"]]} for record in records if record["id"] in areas]
 
 
-def panoptic(predictor: Predictor, image: np.ndarray, name: str) -> tuple[torch.Tensor, list[dict]]:
-    """(H, W) ids, 0 where void, and the segments; ``name`` is for messages."""
+def panoptic(predictor: Predictor, image: np.ndarray, name: str, also: str = "panoptic_seg") -> dict:
+    """The output for an image, with panoptic segments and what is needed ``also``; ``name``: for messages."""
     output = predictor(image, name)
-    if "panoptic_seg" not in output:
-        raise UserError(f"a {type(predictor.model).__name__} predicts no panoptic segments")
-    return output["panoptic_seg"]
+    for needed, what in (("panoptic_seg", "panoptic segments"), (also, f"{also}: leave --rows out")):
+        if needed not in output:
+            raise UserError(f"a {type(predictor.model).__name__} predicts no {what}")
+    return output
 
 
-def segment_photos(predictor: Predictor, photos: list[Path], output: Path, categories: list | None) -> None:
-    """Write the photos with their segments to ``output``; with ``categories`` also COCO's format."""
+def two_rows(photo: np.ndarray, output: dict, metadata, least: float) -> np.ndarray:
+    """(H, W, 3) BGR: the panoptic map above, the instances with a score of at least ``least`` below.
+
+    As Figures 5 to 7 of Panoptic-DeepLab's supplement; instances without masks are boxes.
+    """
+    rgb, (ids, segments) = photo[:, :, ::-1], output["panoptic_seg"]
+    names = [s["name"] for s in segments]
+    every = [n for n in dict.fromkeys([*metadata.thing_classes, *metadata.stuff_classes]) if n != "things"]
+    shown = every if len(every) <= len(PALETTE) else sorted(set(names), key=every.index)
+    masks = [(ids == s["id"]).numpy() for s in segments]
+    upper = overlay(rgb, masks, [shown.index(name) for name in names], names)
+
+    instances = output["instances"]
+    instances = instances[instances.scores >= least]
+    names = [metadata.thing_classes[c] for c in instances.pred_classes.tolist()]
+    names = [f"{name} {score:.0%}" for name, score in zip(names, instances.scores.tolist(), strict=True)]
+    if instances.has("pred_masks"):
+        masks = instances.pred_masks.numpy().astype(bool)
+    else:
+        masks = np.zeros((len(instances), *photo.shape[:2]), bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, instances.pred_boxes.tensor.int().tolist(), strict=True):
+            mask[max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = True
+    lower = overlay(rgb, masks, range(len(masks)), names)
+    return stacked([upper, lower], ["panoptic prediction", "instance prediction"])[:, :, ::-1]
+
+
+def segment_photos(
+    predictor: Predictor, photos: list[Path], output: Path, categories: list | None, rows: float | None = None
+) -> None:
+    """Write the photos with their segments to ``output``; with ``categories`` also COCO's format.
+
+    With ``rows`` they are drawn in two rows, with the instances of at least that score.
+    """
     writer, images = PredictionWriter(str(output), "demo"), []
     for number, path in enumerate(photos, 1):
         photo = read_photo(path)
-        ids, segments = panoptic(predictor, photo, str(path))
-        drawn = predictor.draw(photo, {"panoptic_seg": (ids, segments)})
+        found = panoptic(predictor, photo, str(path), "panoptic_seg" if rows is None else "instances")
+        ids, segments = found["panoptic_seg"]
+        drawn = (
+            predictor.draw(photo, found) if rows is None else two_rows(photo, found, predictor.metadata, rows)
+        )
         target = output / (path.name if path.suffix.lower() in SUFFIXES else png_name(path.name))
         if not cv2.imwrite(str(target), drawn):
             raise UserError(f"--output: {target} cannot be written; make room, or choose another")
@@ -193,7 +229,7 @@ def segment_video(predictor: Predictor, capture: cv2.VideoCapture, path: Path, l
     with replacing(path, sync=False) as partial, tqdm(total=total, unit="frame", disable=None) as bar:
         try:
             while (frame := capture.read()[1]) is not None:
-                ids, segments = panoptic(predictor, frame, f"frame {count}")
+                ids, segments = panoptic(predictor, frame, f"frame {count}")["panoptic_seg"]
                 rgb = np.ascontiguousarray(frame[:, :, ::-1])
                 drawn = visualizer.draw_panoptic_seg_predictions(rgb, ids, segments).get_image()
                 if writer is None:
@@ -230,6 +266,9 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--webcam", action="store_true", help="what the first camera sees, until Ctrl-C")
     p.add_argument("--output", required=True, metavar="FOLDER", type=Path, help="of a video also a name.mp4")
     p.add_argument("--confidence-threshold", type=float, default=0.5, help="least score of an object")
+    p.add_argument(
+        "--rows", action="store_true", help="two rows: the panoptic map, and below it the instances"
+    )
     p.add_argument("--json", action="store_true", help="also write COCO's panoptic results format")
     p.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="KEY VALUE pairs")
     return p
@@ -239,6 +278,8 @@ def run() -> None:
     args = parser().parse_args()
     if args.json and not args.input:
         raise UserError("--json is of photos: give them to --input, or leave --json out")
+    if args.rows and not args.input:
+        raise UserError("--rows is of photos: give them to --input, or leave --rows out")
     photos = find_photos(args.input, args.output) if args.input else []
     path = None if args.input else video_file(args.output, args.video_input)
     capture = None if args.input else open_video(args.video_input)
@@ -248,7 +289,8 @@ def run() -> None:
         if path:
             segment_video(predictor, capture, path, live=args.webcam)
         else:
-            segment_photos(predictor, photos, args.output, categories if args.json else None)
+            rows = args.confidence_threshold if args.rows else None
+            segment_photos(predictor, photos, args.output, categories if args.json else None, rows)
 
 
 if __name__ == "__main__":

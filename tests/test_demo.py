@@ -2,16 +2,21 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 from toy import answer_strongly, error_line, make_config, run_script
 
 from auto_panoptic.data.formats.panoptic_png import read_panoptic
+from auto_panoptic.errors import UserError
+from auto_panoptic.pictures.colours import PALETTE, rgb
 from auto_panoptic.space import SearchSpace
+from demo import panoptic, two_rows
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,50 @@ def test_overlays_and_predictions(world, tmp_path, shapes):
         overlay = Image.open(tmp_path / "drawn" / image["file_name"])
         assert overlay.size == (image["width"], image["height"])
     assert any(annotation["segments_info"] for annotation in content["annotations"])
+
+
+def test_two_rows_show_the_panoptic_map_above_the_instances(world, tmp_path, capfd):
+    """In the size of the photo, or enlarged; segments are those of the plain drawing."""
+    demo(world, "--output", tmp_path / "plain")
+    plain = capfd.readouterr().out
+    demo(world, "--output", tmp_path / "rows", "--rows", "--confidence-threshold", 0.5)
+    assert capfd.readouterr().out == plain
+    names = sorted(path.name for path in (tmp_path / "plain").iterdir())
+    assert len(names) == 4 and sorted(path.name for path in (tmp_path / "rows").iterdir()) == names
+    for name in names:
+        width, height = Image.open(tmp_path / "plain" / name).size
+        scale = 640 / max(width, height)
+        drawn = Image.open(tmp_path / "rows" / name).convert("RGB")
+        assert drawn.size == (round(width * scale), 2 * (round(height * scale) + 32))
+        upper, lower = (np.asarray(drawn)[i * drawn.height // 2 :][: drawn.height // 2] for i in (0, 1))
+        assert upper[:32].mean() > 200 and lower[:32].mean() > 200  # titles
+        assert not np.array_equal(upper[32:], lower[32:])
+
+
+def test_instances_without_masks_are_boxes_and_faint_ones_are_left_out():
+    """A box of half the grey photo, drawn in the first colour; the map has no segment."""
+    photo = np.full((40, 64, 3), 100, np.uint8)
+    instances = Instances((40, 64), pred_classes=torch.tensor([0, 1]), scores=torch.tensor([0.9, 0.2]))
+    instances.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, 31.0, 39.0], [40.0, 0.0, 60.0, 39.0]]))
+    output = {"panoptic_seg": (torch.zeros(40, 64, dtype=torch.int32), []), "instances": instances}
+    classes = SimpleNamespace(thing_classes=["ball", "ring"], stuff_classes=["things", "sky"])
+    drawn = two_rows(photo, output, classes, 0.5)
+    assert drawn.shape == (2 * (400 + 32), 640, 3)
+    upper, lower = drawn[32:432], drawn[464:]
+    assert (upper == 100).all() and (lower[:, 330:] == 100).all()
+    colour = 0.35 * 100 + 0.65 * np.array(rgb(PALETTE[0]))[::-1]
+    assert np.abs(lower[20, 20] - colour).max() <= 1
+
+
+def test_a_network_without_instances_has_no_second_row():
+    class SemanticOnly:
+        model = None
+
+        def __call__(self, image, name):
+            return {"panoptic_seg": None}
+
+    with pytest.raises(UserError, match="a NoneType predicts no instances: leave --rows out"):
+        panoptic(SemanticOnly(), None, "photo", "instances")
 
 
 def test_predictions_are_those_of_an_evaluation(world, tmp_path):

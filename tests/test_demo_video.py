@@ -95,6 +95,7 @@ def test_what_cannot_be_shown(world, film, tmp_path, capfd):  # noqa: F811
     (tmp_path / "text.mp4").write_text("no video")
     assert "cannot be read as a video" in line("--video-input", tmp_path / "text.mp4", *out)
     assert "--json is of photos" in line("--video-input", film, "--json", *out)
+    assert "--rows is of photos" in line("--video-input", film, "--rows", *out)
     film.rename(tmp_path / "film.mp4")
     assert "would be overwritten" in line("--video-input", tmp_path / "film.mp4", "--output", tmp_path)
     assert not (tmp_path / "drawn").exists()
