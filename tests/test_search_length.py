@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from test_search import SPACE, Evaluate, ledger_of, results, search, utility
+from test_search import HEADER, SPACE, Evaluate, ledger_of, results, search, utility
 from test_search_order import TWINS
 
 from auto_panoptic.errors import UserError
+from auto_panoptic.explore.selection import select
 from auto_panoptic.search import command
 from auto_panoptic.search.arguments import MOST_CYCLES, check_length, cycles_asked, length_asked
 from auto_panoptic.search.header import comparable
@@ -176,6 +177,9 @@ def test_time_of_runs_without_a_budget(clock):
 
 
 def test_the_policy_of_the_posterior_selects_by_ridge(tmp_path):
-    result, evaluate = search(tmp_path, policy="posterior", cycles=4, models=12)
+    header = {**HEADER, "policy": "posterior"}
+    result, evaluate = search(tmp_path, header=header, policy="posterior", cycles=4, models=12)
     assert result.selection.estimator == "ridge" and len(evaluate.calls) == 48
+    cycles = [[(a, utility(a)) for a in evaluate.calls[i : i + 12]] for i in range(0, 48, 12)]
+    assert result.selection == select(SPACE, cycles, "ridge", adaptive=True)
     assert utility(result.architecture) >= max(map(utility, evaluate.calls))

@@ -184,3 +184,31 @@ def test_arguments():
     for estimator in ("ranks", "mean"):
         with pytest.raises(UserError, match=f"--within-noise needs .* --estimator {estimator} does not have"):
             request("--within-noise", "--estimator", estimator)
+
+
+# ------------------------------------------------------------------ candidates chosen by earlier results
+
+
+def test_verdicts_by_the_posterior():
+    """The rival has the highest posterior mean of the others; the interval is that of their difference."""
+    cycles, _ = evaluated(SPACE, cycles=3, noise=2.0)
+    selection = select(SPACE, cycles, "ridge", adaptive=True)
+    data = observations(SPACE, cycles)
+    posterior = RidgePosterior(data.choices, data.fitness, [len(site.ops) for site in SPACE.sites])
+    covariance = posterior.covariance()
+    scores = operator_scores(SPACE, cycles, "ridge")
+    decided = 0
+    for site, row, first in zip(SPACE.sites, scores, posterior.first, strict=False):
+        verdict = selection.verdicts[site.name]
+        order = np.argsort(-row)
+        assert [site.index(verdict[key]) for key in ("selected", "rival")] == order[:2].tolist()
+        assert verdict["difference"] == pytest.approx(row[order[0]] - row[order[1]])
+        a, b = first + order[:2]
+        error = np.sqrt(covariance[a, a] + covariance[b, b] - 2 * covariance[a, b])
+        low = verdict["difference"] - ndtri(0.975) * error
+        assert verdict["interval"] == pytest.approx([low, 2 * verdict["difference"] - low])
+        assert verdict["decided"] == (low > 0)
+        decided += low > 0
+    assert selection.decided == decided
+    plain = select(SPACE, cycles, "ridge")
+    assert plain.architecture == selection.architecture and plain.verdicts != selection.verdicts

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from ..errors import UserError
-from ..space import Architecture, CostTables, SearchSpace
+from ..space import Architecture, ChoiceSite, CostTables, SearchSpace
 from .budget import Point, best_under_budget, cheapest_near, pareto_front
 from .estimators import ESTIMATORS, Cycles, Observations, observations, operator_scores
 from .intervals import LEVEL, block_numbers, operator_effects
@@ -33,9 +33,10 @@ class Selection:
         limits: {"max_macs", "max_params"}, None for no limit.
         verdicts: {site: {"selected", "rival", "difference", "interval", "decided"}}: the selected operator
             against the one of the others with the highest effect; difference of their effects in units of
-            fitness with its 95 % interval [low, high] (see :mod:`.intervals`), both None where the data do
-            not tell. ``decided``: the interval lies above 0. Each interval is one of 95 %, not all together:
-            where few sites are decided, those may be wrong more often than one in twenty.
+            fitness with its 95 % interval [low, high] (see :mod:`.intervals`; by :class:`RidgePosterior` of
+            candidates that were chosen by earlier results), both None where the data do not tell.
+            ``decided``: the interval lies above 0. Each interval is one of 95 %, not all together: where few
+            sites are decided, those may be wrong more often than one in twenty.
         disagreements: {site: {estimator: operator}} for the sites where the estimators, without limits,
             choose differently.
         trade: with ``within_noise`` what was given up for fewer MACs, else None: {"best": {site: operator} of
@@ -87,6 +88,7 @@ def select(
     max_params: int | None = None,
     mode: str = "exact",
     within_noise: bool = False,
+    adaptive: bool = False,
 ) -> Selection:
     """Select the architecture with the highest total score, within the limits if there are any.
 
@@ -107,6 +109,7 @@ def select(
         max_macs, max_params: limits for the whole network, inclusive.
         mode: of the scoreboard, for ``ranks``.
         within_noise: take the cheapest within a standard error of the best.
+        adaptive: whether candidates were chosen by the results of earlier ones.
 
     Raises:
         UserError: no candidate was evaluated; no architecture is within the limits; unknown estimator.
@@ -149,7 +152,7 @@ def select(
         exact,
         None if cost is None else cost._asdict(),
         {"max_macs": max_macs, "max_params": max_params},
-        _verdicts(space, data, indices),
+        _posterior_verdicts(space, data, indices) if adaptive else _verdicts(space, data, indices),
         {
             site.name: {name: site.names[favourites[name][i]] for name in ESTIMATORS}
             for i, site in enumerate(space.sites)
@@ -245,13 +248,32 @@ def _verdicts(space: SearchSpace, data: Observations, indices: list[int]) -> dic
         ranked[selected] = -np.inf
         rival = int(ranked.argmax()) if np.isfinite(ranked).any() else None
         interval = None if rival is None else effects.interval(selected, rival, LEVEL)
-        verdicts[site.name] = {
-            "selected": site.names[selected],
-            "rival": None if rival is None else site.names[rival],
-            "difference": None
-            if interval is None
-            else float(effects.values[selected] - effects.values[rival]),
-            "interval": None if interval is None else list(interval),
-            "decided": bool(size == 1 or (interval is not None and interval[0] > 0)),
-        }
+        lead = None if interval is None else float(effects.values[selected] - effects.values[rival])
+        verdicts[site.name] = _verdict(site, selected, rival, lead, interval)
     return verdicts
+
+
+def _posterior_verdicts(space: SearchSpace, data: Observations, indices: list[int]) -> dict[str, dict]:
+    """As :func:`_verdicts`, for candidates that are no random design: a posterior holds for any."""
+    posterior, verdicts = ridge_posterior(space, data), {}
+    for i, (site, selected) in enumerate(zip(space.sites, indices, strict=True)):
+        seen = np.bincount(data.choices[data.ok, i], minlength=len(site.ops)) > 0
+        effects = posterior.mean[posterior.first[i] : posterior.first[i + 1]]
+        ranked = np.where(seen, effects, -np.inf)
+        ranked[selected] = -np.inf
+        rival = int(ranked.argmax()) if np.isfinite(ranked).any() else None
+        lead = interval = None
+        if rival is not None:
+            lead, interval = _lead(posterior, indices, [*indices[:i], rival, *indices[i + 1 :]])
+        verdicts[site.name] = _verdict(site, selected, rival, lead, interval)
+    return verdicts
+
+
+def _verdict(site: ChoiceSite, selected: int, rival: int | None, lead, interval) -> dict:
+    return {
+        "selected": site.names[selected],
+        "rival": None if rival is None else site.names[rival],
+        "difference": lead,
+        "interval": None if interval is None else list(interval),
+        "decided": bool(len(site.ops) == 1 or (interval is not None and interval[0] > 0)),
+    }

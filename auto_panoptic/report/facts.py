@@ -228,7 +228,7 @@ def _selected(run: Run) -> dict:
     if stated is not None:
         chosen = {"selected": run.space.architecture(stated["selected"]), "selection": stated}
     elif by_scores:
-        found = select(run.space, run.cycles, policy.selects, mode=mode)
+        found = select(run.space, run.cycles, policy.selects, mode=mode, adaptive=policy.uses_history)
         chosen = {"selected": found.architecture, "selection": plain(found.to_json())}
     else:
         chosen = {"selected": run.best.architecture}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..explore import Ledger, Scoreboard
+from ..explore import POLICY_REGISTRY, Ledger, Scoreboard
 from ..explore.selection import FrontPoint, Selection, front, select
 from ..files import write_json
 from ..space import Architecture, CostTables, SearchSpace
@@ -109,7 +109,11 @@ def write_selection(
     table, selected, selection, extra = board.table(), board.select(), None, {}
     if request is not None:
         limits = (request.max_macs, request.max_params)
-        selection = select(space, pairs, request.estimator, costs, *limits, mode, request.within_noise)
+        policy = POLICY_REGISTRY.get(header["policy"])  # None: of a module that this process has not read
+        adaptive = policy is not None and policy.uses_history
+        selection = select(
+            space, pairs, request.estimator, costs, *limits, mode, request.within_noise, adaptive
+        )
         selected = selection.architecture
         extra = {"estimator": selection.estimator, **selection.limits, **(selection.cost or {})}
         extra |= {"within_noise": True} if request.within_noise else {}
