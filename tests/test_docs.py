@@ -13,6 +13,7 @@ import pytest
 from test_configs import CONFIGS, FOLDER, RUNNABLE, named, read
 from toy import ROOT
 
+from auto_panoptic.errors import UserError
 from auto_panoptic.training import find_config
 
 sys.path.insert(0, str(ROOT / "tools/docs"))
@@ -90,6 +91,8 @@ def program(command):
     words = list(command)
     while "=" in words[0]:
         words = words[1:]
+    if words[0] == commands.FORWARDS:
+        return "python", ["-m", "auto_panoptic", *words[1:]]
     if words[0] not in STARTERS:
         return words[0], words[1:]
     start = next(i for i, word in enumerate(words) if word.endswith(".py") or words[i - 1 : i] == ["-m"])
@@ -134,6 +137,14 @@ def test_commands_parse(path):
         if name and name not in OWN_CONFIGS:
             config = ROOT / name if name.startswith("configs/") else find_config(name)
             read(config, *[word for word in arguments.opts if word != "..."])
+
+
+def test_a_wrong_option_would_be_noticed():
+    """Also one of a command that another one starts."""
+    for line in ("train_net.py --evals", "-m auto_panoptic train --no-such-option", "-m auto_panoptic.report"):
+        with pytest.raises((SystemExit, UserError)):
+            commands.parse(line.split())
+    assert commands.parse("-m auto_panoptic train --eval-only SEED 1".split()).opts == ["SEED", "1"]
 
 
 @of_texts

@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT)]  # what is documented is what lies here
 # Folders whose scripts are commands. Benchmarks, drills and studies are for those who work on the project.
 FOLDERS = (".", "datasets", "tools", "auto_panoptic")
 MAIN = ("train_net.py", "search_net.py")  # the latter's parser lies elsewhere
+FORWARDS = "auto-panoptic"  # the command that starts the others
 
 
 class Parsed(BaseException):
@@ -33,6 +34,8 @@ def _ending(parse: bool, words: Sequence[str]) -> Iterator[None]:
     original, before = argparse.ArgumentParser.parse_args, (sys.argv, list(sys.path))
 
     def parse_args(self, args=None, namespace=None):
+        if parse and self.prog == FORWARDS:
+            return original(self, args, namespace)
         raise Parsed(self, original(self, args, namespace) if parse else None)
 
     argparse.ArgumentParser.parse_args = parse_args
