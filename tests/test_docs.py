@@ -141,7 +141,7 @@ def test_commands_parse(path):
 
 def test_a_wrong_option_would_be_noticed():
     """Also one of a command that another one starts."""
-    for line in ("train_net.py --evals", "-m auto_panoptic train --no-such-option", "-m auto_panoptic.report"):
+    for line in ("train_net.py --evals", "-m auto_panoptic train --nothing", "-m auto_panoptic.report"):
         with pytest.raises((SystemExit, UserError)):
             commands.parse(line.split())
     assert commands.parse("-m auto_panoptic train --eval-only SEED 1".split()).opts == ["SEED", "1"]
