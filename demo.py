@@ -7,9 +7,9 @@ python demo.py --bundle bundle.pth --webcam --output drawn          # until Ctrl
 python demo.py --config-file configs/quick/retrain.yaml --input photo.jpg --output drawn \
     --opts NAS.ARCHITECTURE architecture.json MODEL.WEIGHTS model_final.pth
 
-It writes each photo with its segments and their names drawn over it to --output, under its own name; of a
-video an .mp4 with the frames drawn so. With --json also OUTPUT/panoptic_demo.json and
-OUTPUT/panoptic_demo/*.png in COCO's panoptic results format.
+It writes each photo with its segments and their names drawn over it to --output, under its own name (small
+ones enlarged, so that names have room); of a video an .mp4 with the frames drawn so. With --json also
+OUTPUT/panoptic_demo.json and OUTPUT/panoptic_demo/*.png in COCO's panoptic results format.
 """
 
 # ruff: noqa: E402
@@ -30,7 +30,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils.video_visualizer import VideoVisualizer
 from tqdm import tqdm
 
-from auto_panoptic.bundle import Predictor, categories_of, load
+from auto_panoptic.bundle import Predictor, categories_of, drawing_scale, load
 from auto_panoptic.data import data_set_for, holds_classes
 from auto_panoptic.data.formats.names import png_name
 from auto_panoptic.data.formats.panoptic_json import read_panoptic_json
@@ -230,7 +230,9 @@ def segment_video(predictor: Predictor, capture: cv2.VideoCapture, path: Path, l
         try:
             while (frame := capture.read()[1]) is not None:
                 ids, segments = panoptic(predictor, frame, f"frame {count}")["panoptic_seg"]
-                rgb = np.ascontiguousarray(frame[:, :, ::-1])
+                times = drawing_scale(frame)  # Detectron2's visualizer of videos has no scale
+                rgb = cv2.resize(frame, None, fx=times, fy=times)[:, :, ::-1]
+                ids = ids.repeat_interleave(times, 0).repeat_interleave(times, 1)
                 drawn = visualizer.draw_panoptic_seg_predictions(rgb, ids, segments).get_image()
                 if writer is None:
                     size = drawn.shape[1], drawn.shape[0]

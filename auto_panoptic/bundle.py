@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from .training import AutoPanopticTrainer, build_config
 from .training.archive import read_checkpoint
 from .training.bundle import FORMAT
 from .training.weights import select_weights
+
+LEAST = 480  # pixels that a drawn picture has at least in width
 
 
 class Predictor:
@@ -92,11 +95,19 @@ class Predictor:
         return self.metadata.get(kind)[segment["category_id"]]
 
     def draw(self, image: np.ndarray, output: dict) -> np.ndarray:
-        """(H, W, 3) uint8 in BGR: the image, likewise, with the segments of its output and their names."""
+        """The image, (H, W, 3) uint8 in BGR, with the segments of its output and their names, likewise.
+
+        A narrow one is drawn a whole number of times as large: names need room.
+        """
         if "panoptic_seg" not in output:
             raise UserError(f"a {type(self.model).__name__} predicts no panoptic segments")
-        visualizer = Visualizer(np.asarray(image)[:, :, ::-1], self.metadata)
+        visualizer = Visualizer(np.asarray(image)[:, :, ::-1], self.metadata, scale=drawing_scale(image))
         return visualizer.draw_panoptic_seg(*output["panoptic_seg"]).get_image()[:, :, ::-1]
+
+
+def drawing_scale(image: np.ndarray) -> int:
+    """How many times as large a picture is drawn."""
+    return math.ceil(LEAST / image.shape[1])
 
 
 def load(path: str | os.PathLike, options: Sequence = (), device: str = "") -> Predictor:
@@ -143,12 +154,27 @@ def read_bundle(path: str | os.PathLike) -> dict:
         raise UserError(f"{path}: holds weights, but is no bundle; {remedy}")
     parts = {"format": int, "config": str, "provenance": dict}
     sound = isinstance(bundle, dict) and all(isinstance(bundle.get(k), t) for k, t in parts.items())
-    if not (sound and isinstance(classes, dict) and classes.get("stuff") and "space" in data):
+    parts = ("space", "meta", "versions", "classes")
+    sound = sound and all(isinstance(data.get(key), dict) for key in parts) and _are_sound(classes)
+    if not sound:
         raise UserError(f"{path}: is damaged, or no bundle; give an intact copy")
     if bundle["format"] > FORMAT:
-        made = data.get("versions", {}).get("auto_panoptic", "a later version")
+        made = data["versions"].get("auto_panoptic", "a later version")
         raise UserError(f"{path}: was made by auto_panoptic {made}, which is newer; install that one")
     return data
+
+
+def _are_sound(classes: dict) -> bool:
+    """Whether a record of classes, whose names were looked at, has ids and colours that can be used."""
+
+    def colour(value) -> bool:
+        return value is None or (
+            isinstance(value, list) and len(value) == 3 and all(v in range(256) for v in value)
+        )
+
+    rows = [row for key in ("things", "stuff") for row in classes.get(key, [])]
+    ids = all(i is None or isinstance(i, int) for i, *_ in rows)
+    return bool(classes.get("stuff")) and ids and all(colour(value) for *_, value in rows)
 
 
 def metadata_of(classes: dict) -> Metadata:

@@ -55,7 +55,12 @@ def test_three_lines_give_named_segments(world, shapes, photo, tmp_path, monkeyp
         assert segment["name"] == of_kind[segment["category_id"]]
     assert output["sem_seg"].shape[1:] == photo.shape[:2] and len(output["instances"]) > 0
     drawn = predictor.draw(photo, output)
-    assert drawn.shape == photo.shape and drawn.dtype == np.uint8 and (drawn != photo).any()
+    times = drawn.shape[0] // photo.shape[0]
+    assert drawn.shape == (times * photo.shape[0], times * photo.shape[1], 3) and drawn.dtype == np.uint8
+    assert drawn.shape[1] >= 480 > (times - 1) * photo.shape[1]
+    wide = np.zeros((20, 500, 3), np.uint8)
+    drawn = predictor.draw(wide, {"panoptic_seg": (torch.zeros(20, 500, dtype=torch.int32), [])})
+    assert np.array_equal(drawn, wide)
 
 
 def test_it_predicts_what_the_network_predicts(world, shapes, photo):
@@ -164,6 +169,12 @@ def test_a_network_without_segments_has_no_bundle(world, shapes, tmp_path, monke
     (lambda d: d["bundle"].pop("config"), "is damaged, or no bundle"),
     (lambda d: d.update(bundle=[1]), "is damaged, or no bundle"),
     (lambda d: d.pop("classes"), "is damaged, or no bundle"),
+    (lambda d: d.pop("meta"), "is damaged, or no bundle"),
+    (lambda d: d.update(versions=3), "is damaged, or no bundle"),
+    (lambda d: d["classes"].pop("stuff"), "is damaged, or no bundle"),
+    (lambda d: d["classes"]["things"][0].__setitem__(2, [1, 2]), "is damaged, or no bundle"),
+    (lambda d: d["classes"]["things"][0].__setitem__(0, "a"), "is damaged, or no bundle"),
+    (lambda d: d["classes"]["things"][0].__setitem__(1, 5), "malformed"),
     (lambda d: d["bundle"].update(format=9), "which is newer; install that one"),
     (lambda d: d["bundle"].update(config="NAS: [1"), "bundle .*: while parsing"),
     (lambda d: d["bundle"].update(config="VIS_PERIOD: !!python/name:os.system"), "no code is run"),

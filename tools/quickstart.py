@@ -32,6 +32,7 @@ from auto_panoptic.data import ensure_shapes  # noqa: E402
 from auto_panoptic.errors import UserError  # noqa: E402
 from auto_panoptic.evaluation import results_table  # noqa: E402
 from auto_panoptic.files import (  # noqa: E402
+    BUNDLE,
     PARTIAL,
     WriterLock,
     digest,
@@ -272,6 +273,7 @@ def run():
         "candidates": output / "search" / "ledger.jsonl",
         "architecture": architecture,
         "retrained model": retrained / "model_final.pth",
+        "for prediction": retrained / BUNDLE,
         "metrics": retrained / "metrics.json",
     }
     print("\n== report: anew, with pictures of what the retrained network predicts", flush=True)
