@@ -54,7 +54,7 @@ clean:
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) $(VENV).lock
+	rm -rf $(VENV) $(VENV).lock $(VENV).log
 
 $(VENV)/.installed: $(INSTALL)
 	@command -v $(PYTHON) >/dev/null || { \

@@ -25,14 +25,15 @@ if __name__ == "__main__":
     end_with_parent()
 
 import math
+import os
 
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from auto_panoptic.data import data_set_for, holds_classes
-from auto_panoptic.evaluation import check_metrics, results_table, thing_labels
+from auto_panoptic.evaluation import check_metrics, thing_labels
 from auto_panoptic.evaluation.expected import check_expected_results, verify_results
-from auto_panoptic.evaluation.tables import report_results
+from auto_panoptic.evaluation.tables import report_results, results_of, results_tables
 from auto_panoptic.modeling import choice_blocks, meta_model
 from auto_panoptic.search.candidate import path_statistics
 from auto_panoptic.training import (
@@ -49,6 +50,7 @@ from auto_panoptic.training import (
     started,
     train_in,
 )
+from auto_panoptic.training.dry_run import dry_run
 from auto_panoptic.training.zoo import trust_pickle
 
 
@@ -91,7 +93,7 @@ def evaluate(args, cfg):
     with path_statistics(cfg, model, space):
         results = Trainer.test(cfg, model, list(evaluators.values()))
     if comm.is_main_process():
-        by_name = results if len(evaluators) > 1 else dict.fromkeys(evaluators, results)
+        by_name = results_of(list(evaluators), results)
         report_results(cfg.OUTPUT_DIR, by_name, evaluators, per_class=args.per_class)
         verify_results(cfg, results)
     return results
@@ -102,8 +104,10 @@ def main(args, cfg):
         with started(args, cfg):
             return evaluate(args, cfg)
     trainer = train_in(args, cfg, Trainer)
+    if comm.is_main_process():
+        print(f"model: {os.path.join(cfg.OUTPUT_DIR, 'model_final.pth')}")
     if comm.is_main_process() and trainer.last_results:
-        print(results_table(trainer.last_results))
+        print(results_tables(results_of(cfg.DATASETS.TEST, trainer.last_results)))
     return trainer.last_results
 
 
@@ -171,12 +175,16 @@ def run():
     parser.add_argument("--save-predictions", action="store_true", help="with --eval-only: JSON and PNGs")
     parser.add_argument("--trim-study", action="store_true", help="with --eval-only: compare TEST.TRIM_AREAS")
     parser.add_argument("--confusion", action="store_true", help="with --eval-only: things taken for stuff")
+    parser.add_argument("--verbose", action="store_true", help="show all that goes to OUTPUT_DIR/log.txt")
     parser.add_argument(
         "--trust-pickle", action="store_true", help="weights in a .pkl: read it, which runs code in it"
     )
+    parser.add_argument("--dry-run", action="store_true", help="say what would run and what it needs")
     args = parser.parse_args()
     hold_warnings()
     cfg = check(args)
+    if args.dry_run:
+        return dry_run(args, cfg, Trainer)
     args.config_file = find_config(args.config_file)  # Detectron2 copies it into the log
     launch_processes(main, args, cfg)
 

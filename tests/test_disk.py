@@ -76,7 +76,12 @@ def full(folder, shapes, size, work, eval_only=True):
 
 def test_a_log_that_the_disk_does_not_take(tmp_path, shapes, capfd):
     """Python's logging prints a traceback for each line, and goes on."""
-    text = full(tmp_path, shapes, 20000, lambda cfg: [logging.getLogger("detectron2").info("x" * 99)] * 10**4)
+
+    def work(cfg):
+        for _ in range(10**4):
+            logging.getLogger("detectron2").info("x" * 99)
+
+    text = full(tmp_path, shapes, 20000, work)
     assert text.startswith(f"{tmp_path}/output")
     assert text.endswith(
         ": File too large; make room, then run the command again; files written before are intact"
@@ -133,13 +138,13 @@ def test_room_for_a_checkpoint_is_asked_for_first(tmp_path, shapes, monkeypatch,
     assert not caplog.text and not list(tmp_path.glob("new"))
     with (
         file_limit(size - 1),
-        pytest.raises(UserError, match=f"a checkpoint takes about {size} bytes, .* free"),
+        pytest.raises(UserError, match=f"a checkpoint takes about {size:,} bytes, .* free"),
     ):
         check_room(folder, size, number)
     usage = SimpleNamespace(free=size)
     monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: usage)
     check_room(folder, size, number)
-    assert f"{number} checkpoints of about {size} bytes, {size} are free" in caplog.text
+    assert f"{number} checkpoints of about {size:,} bytes, {size:,} are free" in caplog.text
     usage.free -= 1
     with pytest.raises(UserError, match="make room, or choose another OUTPUT_DIR"):
         check_room(folder, size, number)

@@ -77,7 +77,7 @@ def test_all_flags_leave_the_results_as_they_are(network, tmp_path, capsys, monk
     for text in (plain_out, out):
         assert text.index(VAL) < text.index(OTHER) and "mIoU" in text and "IoU stuff" in text
         assert re.search(r"\[\d+\.\d, \d+\.\d\]", _row(text, "stuff"))
-    assert _row(out, "3000") and _row(out, "5000")
+    assert _row(out, "3,000") and _row(out, "5,000")
     assert _row(out, "all") == _row(plain_out, "all")
     assert "| FP |" not in re.sub(" +", " ", plain_out) and "| FP |" in re.sub(" +", " ", out)
 

@@ -78,7 +78,7 @@ def test_tables_of_details():
 |   stuff below (pixels) is void |   PQ stuff |   SQ stuff |   RQ stuff |   IoU stuff |   PQ all |
 |-------------------------------:|-----------:|-----------:|-----------:|------------:|---------:|
 |                              0 |      50.00 |      50.00 |      50.00 |       43.22 |    50.00 |
-|                           2048 |      61.50 |      50.00 |      50.00 |       43.22 |    50.00 |"""
+|                          2,048 |      61.50 |      50.00 |      50.00 |       43.22 |    50.00 |"""
     assert trim_table({0: panoptic, 2048: {**panoptic, "PQ_st": 61.5}}) == expected
     counts = {"TP": 3, "FP": 1, "FN": 0, "PQ": 80.0, "SQ": 90.0, "RQ": 88.888}
     absent = {**dict.fromkeys(counts, 0), "name": "cat", "isthing": True}

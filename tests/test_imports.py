@@ -12,6 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     "signals",
     "errors",
+    "progress",
+    "screen",
     "files",
     "config_files",
     "config",

@@ -255,7 +255,7 @@ def test_stamp_is_written_last_and_a_failed_step_is_named(tmp_path, monkeypatch,
     monkeypatch.setattr(setup_env, "CONSTRAINTS", str(ROOT / "tools" / "constraints.txt"))
     done = []
 
-    def run(title, command):
+    def run(title, command, log):
         done.append(title.split(":")[0])
         assert done[-1] != "virtual environment" or "--clear" in command
         if fail and title.startswith("panopticapi"):
@@ -303,3 +303,23 @@ def test_make_names_the_python_it_cannot_use(tmp_path):
     assert done.returncode != 0
     assert "error: Python 3.8 is not supported: 3.11, 3.12 and 3.13 are." in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_a_step_keeps_the_screen_clean_and_shows_its_end_where_it_fails(tmp_path, monkeypatch, capfd):
+    log, code = tmp_path / "env.log", tmp_path / "pip.py"
+    log.write_text("Downloading before.whl (1 kB)\n")
+    said = "WARNING: root\\n  Downloading https://x.org/y/torch-2.whl (766.7 MB)"
+    code.write_text(
+        f"import sys, time; print('{said}', flush=True); time.sleep(1); sys.exit(int(sys.argv[1]))"
+    )
+    monkeypatch.setattr(setup_env, "HEARTBEAT", 0.3)
+    monkeypatch.setattr(setup_env, "STEPS", {"first": 100, "torch": 60, "last": 61})
+    setup_env.run("torch: a download", [sys.executable, str(code), "0"], str(log))
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "[setup] torch: a download" and lines[-1].startswith("[setup]   done in ")
+    assert lines[-2].startswith("[setup]   ... torch (766.7 MB), 1 s, about 2 min left") and err == ""
+    assert "WARNING: root" in log.read_text() and "before.whl" in log.read_text()
+    with pytest.raises(setup_env.SetupError, match=f"the step 'torch' failed .* all of it: {log}"):
+        setup_env.run("torch: a download", [sys.executable, str(code), "3"], str(log))
+    assert capfd.readouterr().err.splitlines()[0] == "WARNING: root"

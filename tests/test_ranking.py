@@ -68,10 +68,10 @@ def test_identical_candidates_are_all_chance():
 @pytest.mark.parametrize(
     "spread, noise, text",
     [
-        (2.0, 0.2, "99 % of the variance is signal, the ranking is well resolved"),
-        (1.0, 0.6, "64 % of the variance is signal, the ranking means something"),
-        (1.0, 0.9, "19 % of the variance is signal, the ranking says little"),
-        (0.5, 1.0, "0 % of the variance is signal, the ranking says little"),
+        (2.0, 0.2, "well resolved. 99 % of the variance is signal"),
+        (1.0, 0.6, "in part resolved. 64 % of the variance is signal"),
+        (1.0, 0.9, "hardly resolved. 19 % of the variance is signal"),
+        (0.5, 1.0, "hardly resolved. 0 % of the variance is signal"),
     ],
 )
 def test_the_verdict_in_words(tmp_path, spread, noise, text):

@@ -12,7 +12,7 @@ import pytest
 from detectron2.config import get_cfg
 from toy import toy_space
 
-from auto_panoptic import add_auto_panoptic_config
+from auto_panoptic import add_auto_panoptic_config, progress
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import POLICY_REGISTRY, Ledger, Policy, Scoreboard, path_priority_candidates
 from auto_panoptic.search import InProcess, Request, ledger_path, run_search, summary
@@ -208,8 +208,9 @@ def test_the_cost_of_the_architecture_is_recorded(tmp_path):
         assert (record["macs"], record["params"]) == (5 + 10 * sum(indices), 7 + sum(indices))
 
 
-def test_messages_stand_on_lines_of_their_own(tmp_path, capsys):
+def test_messages_stand_on_lines_of_their_own(tmp_path, capsys, monkeypatch):
     """Not behind the progress bar."""
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
     package = logging.getLogger("auto_panoptic")
     handler = logging.StreamHandler(sys.stderr)
     package.addHandler(handler)

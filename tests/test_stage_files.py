@@ -9,6 +9,7 @@ import sys
 import pytest
 from toy import ROOT
 
+from auto_panoptic import progress
 from auto_panoptic.errors import UserError
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -48,7 +49,7 @@ def test_metrics_without_an_evaluation_are_named(tmp_path, content):
         quickstart.report(quickstart.final_results(path), {"metrics": path}, 0.0)
 
 
-def test_a_line_that_a_resumed_run_removed_is_no_trouble_to_the_progress(tmp_path, capfd):
+def test_a_line_that_a_resumed_run_removed_is_no_trouble_to_the_progress(tmp_path, capfd, monkeypatch):
     """The file shrinks while it is watched: what is read next begins within a line."""
     path = tmp_path / "metrics.json"
     path.write_text(LINE + "half a line")
@@ -61,8 +62,9 @@ def test_a_line_that_a_resumed_run_removed_is_no_trouble_to_the_progress(tmp_pat
             path.write_text(LINE + 3 * line)
             return next(self.polls)
 
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
     quickstart._show_training(Child(), path, 2)
-    assert "loss=2.00" in capfd.readouterr().err
+    assert "2 of 2, 00:00 left, loss 2.00" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("make, problem", [

@@ -22,8 +22,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -41,10 +39,12 @@ from auto_panoptic.files import (  # noqa: E402
     read_json,
     write_json,
 )
+from auto_panoptic.progress import Progress  # noqa: E402
 from auto_panoptic.report import report_after_search  # noqa: E402
 from auto_panoptic.training import build_config, run_command  # noqa: E402
 
 SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
+TESTED = "shapes_panoptic_val"
 PROCESSES = 2
 # Threads that wait for each other sleep instead of spinning: otherwise another job on the machine makes a
 # search many times slower.
@@ -138,10 +138,10 @@ def _ended(child: subprocess.Popen) -> Iterator[None]:
 
 
 def _show_training(child: subprocess.Popen, metrics: Path, total: int) -> None:
-    """Progress bar from the lines that the training appends to metrics.json."""
+    """Progress from the lines that the training appends to metrics.json."""
     seen = metrics.stat().st_size if metrics.exists() else 0
-    with tqdm(total=total, unit="step", desc="   training", file=sys.stderr, miniters=1) as bar:
-        while child.poll() is None:
+    with Progress("   training", total, "steps") as bar:
+        while bar.done < total and child.poll() is None:
             time.sleep(0.5)
             if not metrics.exists() or metrics.stat().st_size == seen:
                 continue
@@ -153,9 +153,11 @@ def _show_training(child: subprocess.Popen, metrics: Path, total: int) -> None:
             for line in filter(None, map(_json, complete.splitlines())):
                 if "total_loss" in line and "iteration" in line:
                     step = min(line["iteration"] + 1, total)
-                    bar.initial = bar.initial or step  # the time left counts this call's steps only
-                    bar.n = step
-                    bar.set_postfix(loss=f"{line['total_loss']:.2f}")
+                    if not bar.done:
+                        bar.skip(step)  # the time left counts this call's steps only
+                    bar.update(step - bar.done, loss=f"{line['total_loss']:.2f}")
+    if child.poll() is None:
+        print("   saving and evaluating", flush=True)
 
 
 def _json(line: str) -> dict:
@@ -235,7 +237,7 @@ def report(results: dict, paths: dict[str, Path], seconds: float) -> None:
     if "PQ" not in results.get("panoptic_seg", {}):
         metrics = paths["metrics"]
         raise UserError(f"{metrics}: holds no evaluation; remove {metrics.parent} and start again")
-    print(f"\n{results_table(results)}\n")
+    print(f"\n{TESTED}\n\n{results_table(results)}\n")
     for name, path in paths.items():
         print(f"{name:<16} {path}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20

@@ -11,15 +11,27 @@ Environment: ``TORCH_PIP_ARGS`` is passed to the installation of torch, for exam
 
 import argparse
 import os
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONSTRAINTS = os.path.join(ROOT, "tools", "constraints.txt")
 STAMP = ".installed"
-HEARTBEAT = 30  # seconds between signs of life
+HEARTBEAT = 30  # seconds between signs of life where no line can be written anew
+# Seconds that the steps take the first time on a usual machine and line, for the time left.
+STEPS = {
+    "virtual environment": 5,
+    "build tools": 5,
+    "torch and torchvision": 150,
+    "dependencies and the project": 70,
+    "panopticapi": 5,
+    "bytecode": 30,
+    "Detectron2": 15,
+}
 SUPPORTED = ((3, 11), (3, 14))  # from, below
 
 
@@ -51,23 +63,56 @@ def check_python(version=None):
         ) from None
 
 
-def run(title, command):
-    """Runs one step, showing its output and a sign of life, and raises SetupError when it fails."""
-    start = time.time()
+def run(title, command, log=None):
+    """Runs one step, showing what it downloads and the time left; SetupError when it fails.
+
+    The output of the command, pip's warnings among it, goes to the file ``log``; where the step fails the
+    end of it is shown.
+    """
+    name, start, told = title.split(":")[0], time.time(), time.time()
+    anew = sys.stdout.isatty()  # a line can be written anew
+    before, end = ("\r\x1b[K", "") if anew else ("", "\n")
     say(title)
-    with subprocess.Popen(command, cwd=ROOT) as process:
-        while True:
-            try:
-                process.wait(timeout=HEARTBEAT)
-                break
-            except subprocess.TimeoutExpired:
-                say(f"  ... {time.time() - start:.0f} s")
-    if process.returncode:
-        raise SetupError(
-            f"the step '{title.split(':')[0]}' failed (see above); "
-            "when the cause is gone, run the same make command again"
-        )
+    with tempfile.TemporaryFile("w+b") if log is None else open(log, "a+b") as stream:
+        begin = stream.seek(0, os.SEEK_END)
+        with subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream) as process:
+            while process.poll() is None:
+                time.sleep(0.2)
+                if time.time() - told > (1 if anew else HEARTBEAT):
+                    told, spent = time.time(), time.time() - start
+                    what = f"{fetched(stream, begin)}{spent:.0f} s, about {left(name, spent)} left"
+                    print(f"{before}[setup]   ... {what}", end=end, flush=True)
+        print(end=before, flush=True)
+        if process.returncode:
+            stream.seek(begin)
+            lines = stream.read().decode(errors="replace").splitlines()
+            print("\n".join(lines[-20:]), file=sys.stderr)
+            raise SetupError(
+                f"the step '{name}' failed (see above{f', all of it: {log}' if log else ''}); "
+                "when the cause is gone, run the same make command again"
+            )
     say(f"  done in {time.time() - start:.0f} s")
+
+
+def fetched(stream, begin):
+    """What pip works on, such as "torch (766.7 MB), "; empty where it does not say."""
+    output = os.pread(stream.fileno(), 1 << 20, max(begin, os.fstat(stream.fileno()).st_size - (1 << 20)))
+    pattern = r"Downloading (?:\S*/)?([^\s/]+?)-\d\S* (\([\d.]+ [kMG]B\))"
+    if b"Installing collected packages" in output:
+        return "unpacking, "
+    found = re.findall(pattern, output.decode(errors="replace"))
+    return f"{' '.join(found[-1])}, " if found else ""
+
+
+def left(name, spent):
+    """About how long this step, of which ``spent`` seconds are over, and those after it take.
+
+    One that takes longer than usual is expected to be not the only one.
+    """
+    names, usual = list(STEPS), STEPS.get(name, 30)
+    after = sum(STEPS[other] for other in names[names.index(name) + 1 :]) if name in names else 0
+    seconds = max(usual - spent, spent / 5, 5) + after * max(spent / usual, 1)
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
 
 
 def works(python):
@@ -103,23 +148,27 @@ def install(venv, anew):
     begin = time.time()
     python = os.path.join(venv, "bin", "python")
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "-c", CONSTRAINTS]
-    pip += ["--progress-bar", "off", "--quiet"]
+    pip += ["--progress-bar", "off"]
+    log = venv.rstrip("/") + ".log"
+    with open(log, "w"):
+        say(f"what pip and the others say: {log}")
     if anew or not works(python):
         title = f"virtual environment: {venv} with Python {sys.version.split()[0]}"
-        run(title, [sys.executable, "-m", "venv", "--clear", venv])
-    run("build tools", [*pip, "setuptools", "wheel"])
+        run(title, [sys.executable, "-m", "venv", "--clear", venv], log)
+    run("build tools", [*pip, "setuptools", "wheel"], log)
     extra = shlex.split(os.environ.get("TORCH_PIP_ARGS", ""))
-    title = "torch and torchvision: the first time a download of 2 to 3 GB, some minutes"
-    run(title, [*pip, *extra, "torch", "torchvision"])
+    title = "torch and torchvision: the first time a download of 2 to 3 GB"
+    run(title, [*pip, *extra, "torch", "torchvision"], log)
     run(
         "dependencies and the project: the first time about a minute",
         [*pip, "--no-build-isolation", "-e", ".[dev]"],
+        log,
     )
     # Its metadata demands numpy<2; its code runs on numpy 2.
-    run("panopticapi", [*pip, "--no-deps", "panopticapi-lite"])
+    run("panopticapi", [*pip, "--no-deps", "panopticapi-lite"], log)
     compile_bytecode(python)
     installer = os.path.join(ROOT, "tools", "install_detectron2.py")
-    run("Detectron2", [python, installer, "--cache", os.path.join(venv, "cache")])
+    run("Detectron2", [python, installer, "--cache", os.path.join(venv, "cache")], log)
     with open(os.path.join(venv, STAMP), "w") as stream:
         stream.write("installed\n")
     say(f"ready after {time.time() - begin:.0f} s: {venv}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError
+from ..screen import LOG_ONLY
 from .classes import KINDS, class_difference, class_record
 from .derive.engine import derive
 from .formats.panoptic_json import read_categories
@@ -157,8 +158,10 @@ def log_ids(cfg) -> None:
         other = [chosen for name, chosen in pairs if chosen != name]
         if other:
             model = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
-            logger.info("Read as %s, which has the labels that %s needs", ", ".join(other), model)
-        logger.info("%s", id_table(pairs[0][1], title=", ".join(name for name, _ in pairs)))
+            text = "Read as %s, which has the labels that %s needs"
+            logger.info(text, ", ".join(other), model, extra=LOG_ONLY)
+        table = id_table(pairs[0][1], title=", ".join(name for name, _ in pairs))
+        logger.info("%s", table, extra=LOG_ONLY)
 
 
 def check_ground_truth(cfg) -> None:

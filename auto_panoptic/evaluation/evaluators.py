@@ -1,7 +1,10 @@
 """The evaluators of a data set: which ones follows from its type, TEST.METRICS and what the model gives."""
 
+import contextlib
 import importlib
 import inspect
+import io
+import logging
 from collections.abc import Sequence
 from pathlib import PurePath
 
@@ -19,6 +22,7 @@ from ..data import data_set_for
 from ..data.formats.panoptic_json import read_panoptic_json, read_segments
 from ..data.labels import CLASSIFIED, SEMANTIC
 from ..errors import UserError, at_least, one_of
+from ..screen import LOG_ONLY
 from .classification import ClassificationEvaluator
 from .confusion import ConfusionEvaluator
 from .panoptic_evaluator import PanopticQualityEvaluator
@@ -64,6 +68,19 @@ class Evaluators(DatasetEvaluators):
         if self._distributed:
             return super().evaluate()
         return {task: v for e in self.by_metric.values() for task, v in e.evaluate().items()}
+
+
+class _AveragePrecision(COCOEvaluator):
+    """Detectron2's evaluator; what pycocotools prints meanwhile goes to the log."""
+
+    def evaluate(self, *args, **kwargs):
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                return super().evaluate(*args, **kwargs)
+        finally:
+            if text := printed.getvalue().strip():
+                logging.getLogger(__name__).info("%s", text, extra=LOG_ONLY)
 
 
 def check_metrics(cfg, metrics: Sequence[str]) -> None:
@@ -153,7 +170,7 @@ def build_evaluators(
         kwargs = {"tasks": tasks, "distributed": distributed, "output_dir": output_dir}
         if "use_fast_impl" in inspect.signature(COCOEvaluator.__init__).parameters:
             kwargs["use_fast_impl"] = False  # the official implementation, in pure Python and numpy
-        found["ap"] = COCOEvaluator(dataset_name, **kwargs)
+        found["ap"] = _AveragePrecision(dataset_name, **kwargs)
     if "miou" in chosen:
         kind = ConfusionEvaluator if confusion else SemSegEvaluator
         found["miou"] = kind(dataset_name, distributed, output_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,30 @@ def results_table(results: dict) -> str:
     return "\n\n".join(parts)
 
 
+def results_of(names: Sequence[str], results: dict) -> dict[str, dict]:
+    """{data set: its results}, of what Detectron2 returns: for a single set those of the set."""
+    return dict(results) if len(names) > 1 else dict.fromkeys(names, results)
+
+
+def results_tables(results: dict[str, dict]) -> str:
+    """The table of each data set below its name."""
+    return "\n\n".join(f"{name}\n\n{results_table(found)}" for name, found in results.items())
+
+
+def results_line(results: dict) -> str:
+    """PQ and the metrics of a single value, in one line."""
+    quality = results.get("panoptic_seg", {})
+    shown = [f"PQ {_cell(quality['PQ'])}"] if "PQ" in quality else []
+    shown += [
+        f"{title} {_cell(results[task][key])}" for task, key, title in _SINGLE if key in results.get(task, {})
+    ]
+    return ", ".join(shown)
+
+
 def trim_table(study: dict) -> str:
     """Table of :attr:`PanopticQualityEvaluator.trim_study`: one row per trimming threshold."""
     keys = ["PQ_st", "SQ_st", "RQ_st", "IoU_st", "PQ"]
-    rows = [[str(area), *(_cell(values[key]) for key in keys)] for area, values in study.items()]
+    rows = [[f"{area:,}", *(_cell(values[key]) for key in keys)] for area, values in study.items()]
     titles = ["PQ stuff", "SQ stuff", "RQ stuff", "IoU stuff", "PQ all"]
     return _table(rows, ["stuff below (pixels) is void", *titles])
 
@@ -98,7 +119,7 @@ def per_class_table(per_class: dict) -> str:
     for values in per_class.values():
         occurs = values["TP"] + values["FP"] + values["FN"] > 0
         cells = [_cell(values[key]) if occurs else "-" for key in ("PQ", "SQ", "RQ")]
-        counts = [str(values[key]) for key in ("TP", "FP", "FN")]
+        counts = [f"{values[key]:,}" for key in ("TP", "FP", "FN")]
         kind = "thing" if values["isthing"] else "stuff"
         rows.append([values["name"], kind, *cells, _cell(values.get("IoU")), *counts])
     return _table(rows, ["class", "kind", "PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN"])
@@ -119,8 +140,7 @@ def report_results(
     """
     for name, found in results.items():
         several = len(results) > 1
-        lines = [name] if several else []
-        lines.append(results_table(found))
+        lines = [name, results_table(found)]
         if "confusion" in found:
             lines.append(confusion_table(found["confusion"], found["sem_seg"]))
         flat = {f"{task}/{metric}": v for task, values in found.items() for metric, v in values.items()}

@@ -8,12 +8,13 @@ are split into batches of one size; or, as in the reference code, the last batch
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 
 from ..errors import Diverged
+from ..progress import progress
 from .choice import choice_blocks
 from .finite import finite_problem
 
@@ -34,7 +35,9 @@ def active_batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def calibrated(model: nn.Module, batches: Sequence[list[dict]], momentum: float = 0.0) -> Iterator[None]:
+def calibrated(
+    model: nn.Module, batches: Sequence[list[dict]], momentum: float = 0.0, title: str = ""
+) -> Iterator[None]:
     """Within the block the active path's BatchNorm statistics are those of ``batches``, then the old ones.
 
     Args:
@@ -42,6 +45,7 @@ def calibrated(model: nn.Module, batches: Sequence[list[dict]], momentum: float 
         batches: Detectron2 samples, the images of one batch in each list; taken in this order.
         momentum: 0 pools all values that reach a layer; otherwise the weight of the newest batch in a moving
             average that starts at mean 0 and variance 1 (reference code: 0.1).
+        title: of its progress on the screen; "" shows none.
 
     Raises:
         ValueError: no batch.
@@ -60,7 +64,8 @@ def calibrated(model: nn.Module, batches: Sequence[list[dict]], momentum: float 
                 for name, buffer in buffers.items():  # the model's own stay out of it
                     setattr(layer, name, buffer.clone())
             if calls:
-                _run(model, batches, calls, momentum)
+                shown = progress(batches, title, units="batches", shown=bool(title))
+                _run(model, shown, calls, momentum)
         if layers and all(torch.equal(m.running_var, buffers["running_var"]) for m, _, buffers in saved):
             raise RuntimeError("BatchNorm calibration did not change any statistics")
         names = {module: name for name, module in model.named_modules()}
@@ -113,7 +118,7 @@ class _Pool:
 
 
 def _run(
-    model: nn.Module, batches: Sequence[list[dict]], calls: list[tuple[nn.Module, int]], momentum: float
+    model: nn.Module, batches: Iterable[list[dict]], calls: list[tuple[nn.Module, int]], momentum: float
 ):
     """New running statistics for the layers of ``calls``; a pass stops after those that one image needed."""
     pools = {layer: _Pool(layer) for layer, _ in calls}

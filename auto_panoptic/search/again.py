@@ -32,6 +32,8 @@ def rescore_command(args: argparse.Namespace | None = None) -> str | None:
     args = args or rescore_parser().parse_args()
     check_continuation(args)
     check_finals(args)
+    if args.dry_run:
+        raise UserError("--rescore evaluates nothing and takes seconds: leave out --dry-run")
     if os.environ.get("RANK", "0") != "0":
         return None
     found = origin(args.config_file, args.opts)

@@ -46,6 +46,8 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     add("--accept", action="append", default=[], metavar="KEY", help=may)
     add("--workers", type=int, metavar="N", help="evaluate on N Ray workers, one per GPU")
     add("--ray-address", metavar="ADDRESS", help="with --workers: join this Ray cluster (auto, or host:port)")
+    add("--dry-run", action="store_true", help="say what would be searched and what that needs")
+    add("--verbose", action="store_true", help="show all that goes to OUTPUT_DIR/search/log.txt")
 
 
 def add_finals_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
 from detectron2.evaluation import DatasetEvaluators
-from tqdm import tqdm
+from detectron2.utils import comm
 
 from ..data import build_mapper, data_set_for
 from ..errors import UserError
@@ -24,6 +24,7 @@ from ..modeling import apply_architecture
 from ..modeling.calibration import calibrated
 from ..modeling.finite import finite_outputs
 from ..modeling.searchable import panoptic_only
+from ..progress import progress
 from ..space import Architecture
 from ..training.trainer import AutoPanopticTrainer
 from ..training.weights import load_weights
@@ -44,7 +45,7 @@ def _batches(
 ) -> list[list[dict]]:
     """Decode and resize once; only images of equal ``key`` share a batch."""
     groups: dict[object, list[dict]] = {}
-    for sample in (mapper(d) for d in tqdm(dicts, desc=what, unit="image", disable=None, leave=False)):
+    for sample in map(mapper, progress(dicts, what, shown=comm.is_main_process())):
         groups.setdefault(key(sample), []).append(sample)
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
@@ -93,7 +94,8 @@ def path_statistics(cfg, model: torch.nn.Module, space: dict[str, list[str]]):
         return contextlib.nullcontext()
     logging.getLogger(__name__).info("Weights of a supernet: recalibrating the path's BatchNorm statistics")
     batches = calibration_batches(cfg, build_mapper(cfg, is_train=False))
-    return calibrated(model, batches, settings.MOMENTUM)
+    title = "recalibration" * comm.is_main_process()
+    return calibrated(model, batches, settings.MOMENTUM, title)
 
 
 class SearchImages(NamedTuple):
@@ -111,8 +113,8 @@ def search_images(cfg) -> SearchImages:
     return SearchImages(
         calibration_batches(cfg, mapper) if cfg.NAS.BN_RECALIBRATION.ENABLED else [],
         [
-            _batches(DatasetCatalog.get(name), mapper, EVALUATION_BATCH, _shape, f"reading {name}")
-            for name in (data_set_for(cfg, name) for name in cfg.DATASETS.SEARCH)
+            _batches(DatasetCatalog.get(name), mapper, EVALUATION_BATCH, _shape, f"reading {given}")
+            for given, name in ((name, data_set_for(cfg, name)) for name in cfg.DATASETS.SEARCH)
         ],
     )
 
@@ -125,6 +127,9 @@ class CandidateEvaluator:
         model: the supernet with its weights; on a CPU these are laid out channels-last for good.
         metrics: of "pq", "ap", "miou".
         images: those of :func:`search_images`, if they are decoded already.
+
+    Attributes:
+        show: whether the progress of a candidate that takes seconds is shown.
     """
 
     def __init__(
@@ -136,7 +141,7 @@ class CandidateEvaluator:
     ):
         images = images or search_images(cfg)
         self.momentum = cfg.NAS.BN_RECALIBRATION.MOMENTUM
-        self.cfg, self.model, self.metrics = cfg, model, tuple(metrics)
+        self.cfg, self.model, self.metrics, self.show = cfg, model, tuple(metrics), False
         # What a panoptic map does not depend on is left out where nothing else is measured.
         self.lean = panoptic_only if self.metrics == ("pq",) else lambda _: contextlib.nullcontext()
         if model.device.type == "cpu":  # convolutions and BatchNorm then run up to three times as fast
@@ -193,7 +198,8 @@ class CandidateEvaluator:
     def _path(self, architecture: Architecture) -> Iterator[None]:
         """The model as this path, with its own statistics, to be evaluated."""
         apply_architecture(self.model, architecture)
-        own = calibrated(self.model, self.calibration, self.momentum) if self.calibration else None
+        title = "recalibration" * self.show
+        own = calibrated(self.model, self.calibration, self.momentum, title) if self.calibration else None
         with self.lean(self.model), own or contextlib.nullcontext():
             self.model.eval()
             with finite_outputs(self.model):
@@ -204,7 +210,7 @@ class CandidateEvaluator:
     ) -> tuple[dict, np.ndarray | None]:
         """Metrics on one data set, and PQ on bootstrap resamples of its images if the evaluator offers it."""
         evaluators.reset()
-        for batch in batches:
+        for batch in progress(batches, "evaluation", units="batches", shown=self.show):
             evaluators.process(batch, self.model(batch))
         results = evaluators.evaluate()
         metrics = {k: float(v) for k, v in results.get("panoptic_seg", {}).items()}
@@ -220,7 +226,9 @@ def load_evaluator(cfg, weights: str, metrics: Sequence[str]) -> CandidateEvalua
     """The evaluator of the supernet ``cfg`` with the checkpoint ``weights``."""
     model = AutoPanopticTrainer.build_model(cfg)
     load_weights(model, weights, cfg=cfg)
-    return CandidateEvaluator(cfg, model, metrics)
+    evaluate = CandidateEvaluator(cfg, model, metrics)
+    evaluate.show = comm.is_main_process()
+    return evaluate
 
 
 def _mean(scores: list[tuple[dict, np.ndarray | None]], fitness: str) -> dict:

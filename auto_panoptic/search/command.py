@@ -19,8 +19,9 @@ from ..evaluation import check_metrics
 from ..evaluation.evaluators import metrics_of
 from ..explore import POLICY_REGISTRY, Ledger
 from ..explore.budget import check_budget
-from ..files import BUNDLE, disk_errors
+from ..files import BUNDLE, disk_errors, open_own
 from ..modeling.counting import configured_costs
+from ..screen import set_up_logs
 from ..signals import resumable
 from ..space import CostTables
 from ..training import build_config, check_unread, check_weights, launch_processes, processes
@@ -46,6 +47,7 @@ from .arguments import (
 from .bundle import write_path_bundle
 from .candidate import load_evaluator
 from .costs import origin, store_tables
+from .dry_run import dry_run
 from .executors.in_process import InProcess
 from .executors.ranks import Ranks, follow, leading, rank_evaluator
 from .executors.ray import RayWorkers, import_ray
@@ -77,6 +79,8 @@ def search_command(epilog: str | None = None) -> str | None:
         check_arguments(args)
         return rescore_command(args)
     cfg = prepared(args)
+    if args.dry_run:
+        return dry_run(args, cfg)
     launch_processes(main, args, cfg)
     return cfg.OUTPUT_DIR if args.machine_rank == 0 and os.environ.get("RANK", "0") == "0" else None
 
@@ -116,7 +120,7 @@ def search_here(config: str | os.PathLike | CfgNode, options: Sequence = (), **a
     args = parser().parse_args(words)
     args.config_file = config if isinstance(config, CfgNode) else str(config)
     args.opts = [str(option) for option in options]
-    if args.rescore or processes(args) > 1:
+    if args.rescore or args.dry_run or processes(args) > 1:
         raise UserError("in Python a search runs in one process and evaluates: use the command search_net.py")
     result = main(args, prepared(args))
     from ..report import report_after_search
@@ -222,11 +226,11 @@ def check_search(args: argparse.Namespace, cfg) -> CostTables:
 @resumable()
 def main(args: argparse.Namespace, cfg) -> SearchResult | None:
     """One process of the search; with several, the first leads the others, and has the result."""
-    setup_logger(name="auto_panoptic", abbrev_name="search", distributed_rank=comm.get_rank())
     if comm.get_world_size() == 1:
         return search(args, cfg, partial(executor_of_one, args, cfg))
     make_evaluate = partial(rank_evaluator, cfg, args.weights, args.metrics)
     if not comm.is_main_process():
+        setup_logger(name="auto_panoptic", distributed_rank=comm.get_rank())
         return follow(make_evaluate)
     with leading():
         return search(args, cfg, lambda: contextlib.nullcontext(Ranks(make_evaluate)))
@@ -251,6 +255,8 @@ def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
         disk_errors(cfg.OUTPUT_DIR, "run the command again with --resume"),
         Ledger.open(path, header, **options) as ledger,  # before the images are read: it may be refused
     ):
+        os.close(open_own(path.parent / "log.txt"))
+        set_up_logs(str(path.parent), verbose=args.verbose)
         if found := origin(args.config_file, args.opts):
             store_tables(path.parent, found[0], args.costs)
         log_ids(cfg)

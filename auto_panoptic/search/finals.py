@@ -14,19 +14,18 @@ import hashlib
 import json
 import logging
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import UserError
 from ..explore import Ledger
 from ..explore.comparison import Difference, found_against_random
 from ..explore.controls import random_of_equal_cost
 from ..files import plain, write_json
+from ..progress import Progress
 from ..space import Architecture, CostTables, SearchSpace
 from .executors.in_process import Executor
 from .final_training import FOLDER, Final
@@ -203,7 +202,7 @@ class Finals:
         compared = range(request.seeds, 2 * request.seeds)
         total = sum(n * (request.seeds if n == 2 else 1) for n, _ in plan)
         total += request.seeds * (1 + len(controls))
-        with tqdm(total=total, unit="training", desc="finals", file=sys.stderr) as bar:
+        with Progress("finals", total, "trainings") as bar:
             for size, steps in plan:
                 left = left[:size]
                 seeds = chosen_by if size == 2 else chosen_by[:1]
@@ -238,7 +237,7 @@ class Finals:
             resampled = np.array(boots[0]), np.array(boots[1:])
         return found_against_random(scores[0], np.array(scores[1:]), resampled)
 
-    def _train(self, those: list[Contender], steps: int, seeds: Sequence[int], bar: tqdm) -> None:
+    def _train(self, those: list[Contender], steps: int, seeds: Sequence[int], bar: Progress) -> None:
         """Every network from every seed, unless the journal has it."""
         jobs = {}
         for final in (Final(c.architecture, steps, seed) for c in those for seed in seeds):
@@ -248,15 +247,14 @@ class Finals:
             record = self.records.get(key)
             if record is None or (self.retry_failed and record["status"] == "failed"):
                 waiting[key] = final
-        bar.update(len(jobs) - len(waiting))
+        bar.skip(len(jobs) - len(waiting))
         for key, outcome in self.executor.run(list(waiting.items())) if waiting else ():
             final = jobs[key]
             record = {"architecture": final.indices(), "steps": steps, "seed": final.seed}
             self.records[key] = self.journal.append({**record, **checked(outcome, self.fitness)})
             self.clean(final)
-            bar.update()
             shown = fitness_of(self.records[key], self.fitness)
-            bar.set_postfix({self.fitness: "failed" if shown is None else f"{shown:.1f}"})
+            bar.update(**{self.fitness: "failed" if shown is None else f"{shown:.1f}"})
         for contender in those:
             indices = contender.architecture.indices()
             contender.trained += [self.records[_key(indices, steps, seed)] for seed in seeds]

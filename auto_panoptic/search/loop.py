@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sys
 import time
 
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import UserError
 from ..explore import Ledger, Policy
 from ..explore.estimators import ESTIMATORS
+from ..progress import Progress
 from ..space import Architecture, CostTables
 from .executors.in_process import Executor
 from .records import check_content
@@ -86,7 +85,7 @@ class _Search:
         package = logging.getLogger(__package__.partition(".")[0])
         with (
             logging_redirect_tqdm([package] if package.handlers else []),  # lines above the bar, not in it
-            tqdm(unit="candidate", desc="search", file=sys.stderr, mininterval=0.5) as bar,
+            Progress("search", units="candidates") as bar,
         ):
             # Only policies that breed, and the clock, have to wait for the last candidate of a cycle.
             step = 1 if self.policy.uses_history or self.clock else self.policy.cycles
@@ -96,7 +95,7 @@ class _Search:
                 items = self._next_cycles(first, first + step, retry_failed)
                 known = sum(map(len, self.cycles))
                 bar.total = known + (total - len(self.cycles)) * self.policy.models
-                bar.update(known - len(items) - bar.n)
+                bar.skip(known - len(items) - bar.done)
                 self._evaluate(items, executor, bar)
         if len(self.ledger.records) == before:
             logger.warning("Nothing is left to evaluate: the ledger holds all %d candidates", done)
@@ -138,7 +137,7 @@ class _Search:
                     f"{self.policy.name} has as candidate {index} of cycle {cycle}: choose another OUTPUT_DIR"
                 )
 
-    def _evaluate(self, items: dict[Place, Architecture], executor: Executor, bar: tqdm) -> None:
+    def _evaluate(self, items: dict[Place, Architecture], executor: Executor, bar: Progress) -> None:
         """Record an outcome for every item, in the order of arrival; equal architectures cost one run."""
         original = {}  # architecture -> seq of its evaluation
         for record in self.ledger.records:
@@ -166,12 +165,12 @@ class _Search:
                 raise RuntimeError(f"no outcome for the candidates (cycle, index) {list(left)}")
             items = {place: items[place] for places in waiting.values() for place in places}
 
-    def _copy(self, place: Place, architecture: Architecture, seq: int, bar: tqdm) -> None:
+    def _copy(self, place: Place, architecture: Architecture, seq: int, bar: Progress) -> None:
         metrics = self.ledger.records[seq]["metrics"]
         outcome = {"status": "ok", "metrics": metrics, "seconds": {}, "duplicate_of": seq}
         self._record(place, architecture, outcome, bar)
 
-    def _record(self, place: Place, architecture: Architecture, outcome: dict, bar: tqdm) -> dict:
+    def _record(self, place: Place, architecture: Architecture, outcome: dict, bar: Progress) -> dict:
         base = {"cycle": place[0], "index": place[1], "architecture": architecture.indices()}
         size = self.costs.cost(architecture)._asdict() if self.costs else {}
         if self.clock:
@@ -182,10 +181,8 @@ class _Search:
         if scores and time.monotonic() > self.next_write:
             self._write()
             self.next_write = time.monotonic() + WRITE_PERIOD
-        bar.update()
-        score = fitness_of(record, self.fitness)
-        shown = {self.fitness: score, "best": max(scores, default=None)}
-        bar.set_postfix({key: "failed" if v is None else f"{v:.1f}" for key, v in shown.items()})
+        shown = {self.fitness: fitness_of(record, self.fitness), "best": max(scores, default=None)}
+        bar.update(**{key: "failed" if v is None else f"{v:.1f}" for key, v in shown.items()})
         return record
 
     def _evaluated(self, cycle: int) -> list[tuple[Architecture, dict]]:

@@ -37,11 +37,11 @@ class RankingNoise:
 
     def sentence(self) -> str:
         share = round(100 * self.reliability)
-        verdict = "says little" if share < 50 else "means something" if share < 80 else "is well resolved"
+        verdict = "hardly" if share < 50 else "in part" if share < 80 else "well"
         return (
-            f"PQ over the candidates: standard deviation {self.spread:.2f}, of which image noise "
-            f"{self.noise:.2f} (bootstrap over the search images): {share} % of the variance is signal, "
-            f"the ranking {verdict}."
+            f"Order of these candidates in the supernet, by PQ: {verdict} resolved. {share} % of the "
+            f"variance is signal (standard deviation {self.spread:.2f}, of which image noise "
+            f"{self.noise:.2f}, bootstrap over the search images)."
         )
 
 

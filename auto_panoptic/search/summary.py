@@ -25,6 +25,7 @@ def summary(result: SearchResult) -> str:
         lines += selection_lines(result.selection)
     if result.front:
         lines += front_lines(result.front)
+    lines.append("Not measured by a search: how good the networks are when they are trained.")
     lines += [f"{name:<13} {result.directory / file}" for name, file in FILES]
     return "\n".join(lines)
 
@@ -44,8 +45,8 @@ def selection_lines(selection: Selection) -> list[str]:
         lines.append(f"{selection.cost['macs']:,} MACs, {selection.cost['params']:,} parameters")
     lines.append(f"{'site':<18} {'selected':<13} {'lead, 95 % interval':<26} over")
     lines += [_verdict_line(site, verdict) for site, verdict in selection.verdicts.items()]
-    total = len(selection.verdicts)
-    lines.append(f"{selection.decided} of {total} sites are decided: their interval lies above 0")
+    total = sum(verdict["rival"] is not None for verdict in selection.verdicts.values())
+    lines.append(decided_line(selection.decided, total))
     if selection.disagreements:
         lines.append(f"{len(selection.disagreements)} of {total} sites: the estimators disagree")
         for site, ops in selection.disagreements.items():
@@ -79,6 +80,14 @@ def front_lines(front: list[dict]) -> list[str]:
         lack = f"{p['behind']:.2f} [{low:.2f}, {high:.2f}]"
         lines.append(f"{p['macs']:>20,} {p['params']:>14,} {p['score']:>10.5g}   {lack}")
     return lines
+
+
+def decided_line(decided: int, total: int) -> str:
+    """At how many of the sites with a choice it is known which operator is best."""
+    line = f"Best operator of a site: {decided} of {total} sites are decided (their interval lies above 0)"
+    if not decided:
+        return f"{line}; not resolved, other candidates or images may select others."
+    return f"{line}; not resolved at the other {total - decided}." if decided < total else f"{line}."
 
 
 def _verdict_line(site: str, verdict: dict) -> str:

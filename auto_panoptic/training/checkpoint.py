@@ -25,6 +25,7 @@ from ..errors import Diverged, UserError
 from ..files import PARTIAL, digest, read_bytes, read_json, replacing
 from ..modeling import choice_blocks
 from ..modeling.finite import finite_problem, learned, tensors_in
+from ..screen import ON_SCREEN
 from ..validate import flat
 from .archive import damage, load, odd_content, read_checkpoint, swollen
 from .weights import model_meta, select_weights
@@ -141,9 +142,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
         except OSError as error:
             size = sum(tensor.nbytes for _, tensor in tensors_in(data))
             raise UserError(
-                f"cannot write the checkpoint {path!r} of about {size} bytes: {error.strerror or error} "
-                f"({shutil.disk_usage(self.save_dir).free} bytes are free); earlier checkpoints are intact: "
-                "make room, then continue with --resume"
+                f"cannot write the checkpoint {path!r} of about {size:,} bytes: {error.strerror or error} "
+                f"({shutil.disk_usage(self.save_dir).free:,} bytes are free); earlier checkpoints are "
+                "intact: make room, then continue with --resume"
             ) from error
         self._remove_old(_iteration(data))
         if name != INTERRUPTED:
@@ -204,7 +205,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         except Exception as error:  # of many kinds: optimizer, hooks and loader each read their part
             what = f"holds no state of a run ({type(error).__name__}: {error})"
             raise UserError(f"--resume: {path!r} {what}; remove it to go on from an earlier one") from error
-        self.logger.info("Continuing from %s (iteration %s)", path, _iteration(data))
+        self.logger.info("Continuing from %s (iteration %s)", path, _iteration(data), extra=ON_SCREEN)
         return True
 
 
@@ -264,6 +265,12 @@ def newest_intact(folder: str) -> tuple[str, list[str]]:
         if problem or file.startswith("model"):  # else the weights that a run begins from may lie here
             problems.append(f"{file} {problem or 'holds only weights'}")
     return "", problems
+
+
+def iterations_done(folder: str) -> tuple[str, int]:
+    """The checkpoint that --resume continues from, and how many iterations it has seen; ("", 0) for none."""
+    path = newest_intact(folder)[0]
+    return path, _iteration(_peek(path)) + 1 if path else 0
 
 
 def _pointer(folder: str) -> str:

@@ -172,7 +172,7 @@ def build_train_loader(cfg, seed: int | None = None, start: int = 0, mapper=None
     # Random crops of one size need no grouping, and listing them read no sizes.
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not holds_classes(names[0])
     shown = [name.removesuffix(SUFFIX) for name in names]  # labels aside, as log_ids says them
-    logging.getLogger(__name__).info("Training on %d images of %s", len(dicts), shown)
+    logging.getLogger(__name__).info("Training on %s images of %s", f"{len(dicts):,}", shown)
     images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if images < 1 or images % processes:
         raise UserError(

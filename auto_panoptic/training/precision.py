@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import UserError
+from ..screen import LOG_ONLY
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -89,6 +90,7 @@ def log_first_convolution(model: torch.nn.Module) -> None:
             "channels last" if last else "channels first",
             output.device.type,
             str(layer.weight.dtype).removeprefix("torch."),
+            extra=LOG_ONLY,
         )
 
     handle = layer.register_forward_hook(report)

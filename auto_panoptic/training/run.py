@@ -13,18 +13,20 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from .. import signals
 from ..data import check_ground_truth, log_ids, setup_datasets
 from ..files import disk_errors, read_bytes, write_bytes, write_json, write_text
 from ..modeling import Choices, check_size, choice_blocks, meta_model
 from ..read_config import find_config, given_config, read_config
+from ..screen import set_up_logs
 from .checkpoint import RECORD, check_resume, checkpoint_sizes, run_settings
 from .run_folder import check_room, check_unused, only_run, traces
 from .trainer import AutoPanopticTrainer, check_supernet, check_training
 from .unread import check_unread
 from .weights import check_class_layers, check_weights
+
+logger = logging.getLogger(__name__)
 
 
 def build_config(config: str | CfgNode, opts: Sequence[str] = ()) -> CfgNode:
@@ -43,9 +45,7 @@ def build_config(config: str | CfgNode, opts: Sequence[str] = ()) -> CfgNode:
     Choices.from_config(cfg)
     cfg.freeze()
     if device != cfg.MODEL.DEVICE and os.environ.get("RANK", "0") == "0":
-        logging.getLogger(__name__).warning(
-            "MODEL.DEVICE is %s, but torch sees no GPU: running on cpu", device
-        )
+        logger.warning("MODEL.DEVICE is %s, but torch sees no GPU: running on cpu", device)
     return cfg
 
 
@@ -79,7 +79,8 @@ def check_run(cfg, *, resume: bool = False, processes: int = 1, trainer=AutoPano
 def started(args, cfg) -> Iterator[None]:
     """A run in OUTPUT_DIR: the folder is its own, logs and config are written, seeds are set.
 
-    ``args`` are Detectron2's: ``config_file``, ``resume``, ``eval_only`` and others to log.
+    ``args`` are Detectron2's: ``config_file``, ``resume``, ``eval_only`` and others to log; with ``verbose``
+    the screen shows all that the log has.
     """
     training = not args.eval_only
     remedy = "run the command again" + " with --resume" * training
@@ -100,8 +101,9 @@ def _set_up(args, cfg) -> None:
     kept = read_bytes(config) if trained and os.path.isfile(config) else b""
     if first:
         write_text(config, cfg.dump())  # whole or not at all: Detectron2 does it again, in place
+    set_up_logs(cfg.OUTPUT_DIR, comm.get_rank(), getattr(args, "verbose", False))
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="auto_panoptic")
+    logger.info("The log of all that happens: %s", os.path.join(cfg.OUTPUT_DIR, "log.txt"))
     if kept:
         write_bytes(config, kept)
     log_ids(cfg)

@@ -52,12 +52,12 @@ def check_room(folder: str, size: int = 0, number: int = 1) -> None:
         raise UserError(f"{problem}: {there} is no folder, or read-only; choose another")
     free, limit = shutil.disk_usage(there).free, resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if size > free or size > limit >= 0:
-        problem = f"a checkpoint takes about {size} bytes, {free} are free (ulimit -f: {limit})"
+        problem = f"a checkpoint takes about {size:,} bytes, {free:,} are free (ulimit -f: {limit})"
         raise UserError(f"OUTPUT_DIR {folder!r}: {problem}; make room, or choose another OUTPUT_DIR")
     if size * number > free:
         logging.getLogger(__name__).warning(
-            "%s: %d checkpoints of about %d bytes, %d are free: make room, or set SOLVER.CHECKPOINTS_KEPT 1",
-            folder, number, size, free,
+            "%s: %d checkpoints of about %s bytes, %s are free: make room, or set SOLVER.CHECKPOINTS_KEPT 1",
+            folder, number, f"{size:,}", f"{free:,}",
         )  # fmt: skip
 
 

@@ -14,11 +14,12 @@ from detectron2.engine import DefaultTrainer, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 
 from .. import signals
-from ..data import data_set_for, with_data_sets
+from ..data import data_set_for, holds_classes, with_data_sets
 from ..data.content import content_difference, contents
+from ..data.labels import SUFFIX
 from ..errors import Diverged, UserError
 from ..evaluation import build_evaluators, check_metrics
 from ..evaluation.expected import check_expected_results, verify_results
@@ -37,6 +38,7 @@ from .loader import PositionalLoader, build_test_loader, build_train_loader
 from .loop import FairCycleTrainer
 from .precision import Precision, check_precision, log_first_convolution, use_channels_last
 from .schedule import build_lr_scheduler, check_schedule
+from .shown import ShownLoader, StepPrinter, TrainingProgress
 from .weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -143,10 +145,11 @@ class AutoPanopticTrainer(DefaultTrainer):
         if self.is_supernet:
             # A supernet has no score of its own; the search scores its paths, each with its own statistics.
             built = [hook for hook in built if not isinstance(hook, hooks.EvalHook)]
-        return built
+        return [*built, TrainingProgress()] if comm.is_main_process() else built
 
     def build_writers(self):
         writers = super().build_writers()
+        writers = [StepPrinter(self.max_iter) if type(w) is CommonMetricPrinter else w for w in writers]
         for writer in writers:
             if isinstance(writer, JSONWriter):
                 writer._file_handle = JSONLines(writer._file_handle)
@@ -332,7 +335,9 @@ class AutoPanopticTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        return build_test_loader(cfg, dataset_name)
+        units = "batches" if holds_classes(dataset_name) else "images"
+        shown = dataset_name.removesuffix(SUFFIX)
+        return ShownLoader(build_test_loader(cfg, dataset_name), f"evaluation of {shown}", units)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None, **options) -> DatasetEvaluators:

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.json is not None:
             _write_json(args.json, reports)  # before the work, which may take an hour
         for data_set in data_sets:
-            reports.append(run_check(data_set, args.processes, progress=sys.stderr.isatty()))
+            reports.append(run_check(data_set, args.processes))
             print(format_report(reports[-1], args.all), flush=True)
             if reports[-1].interrupted:
                 break

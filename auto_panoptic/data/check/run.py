@@ -6,6 +6,7 @@ import functools
 import os
 import time
 
+from ...progress import Progress
 from ..derive.pool import stream
 from ..formats import instances_json, panoptic_json
 from ..formats.findings import Finding, findings_in
@@ -102,19 +103,21 @@ def run_check(data_set: DataSet, processes: int | None = None, progress: bool = 
     Raises:
         UserError: a process was killed.
     """
-    from tqdm import tqdm
-
     start, report = time.perf_counter(), Report(data_set.name)
     try:
         folder = data_set.folder
         jobs = _panoptic_jobs(data_set, report) if folder is None else _folder_jobs(folder, report)
         if jobs is not None:
-            bar = {"total": report.total, "desc": data_set.name, "unit": "image", "disable": not progress}
-            with contextlib.closing(stream(*jobs, processes, f"check of {data_set.name}")) as results:
-                for findings, counts in tqdm(results, mininterval=0.5, **bar):
+            title = f"check of {data_set.name}"
+            with (
+                contextlib.closing(stream(*jobs, processes, title)) as results,
+                Progress(title, report.total, shown=progress) as bar,
+            ):
+                for findings, counts in results:
                     report.findings += findings
                     report.counts.add(counts)
                     report.done += 1
+                    bar.update()
     except KeyboardInterrupt:
         report.interrupted = True
     if report.categories is not None and report.done == report.total and jobs is not None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from ...errors import UserError
+from ...progress import progress
 
 _CHUNK = 8  # items per message to a process
 
@@ -70,9 +71,7 @@ def stream(function: Callable, items: Iterable, processes: int | None = None, ti
 
 
 def parallel_map(function: Callable, items: Iterable, processes: int | None = None, title: str = "") -> list:
-    """``[function(x) for x in items]`` by :func:`stream`, with a progress bar for long lists."""
-    from tqdm import tqdm
-
+    """``[function(x) for x in items]`` by :func:`stream`, with the progress of long lists."""
     items = list(items)
     results = stream(function, items, 1 if len(items) < 32 else processes, title)
-    return list(tqdm(results, title, len(items), mininterval=1.0, disable=len(items) < 256))
+    return list(progress(results, title, len(items), shown=len(items) >= 256))
