@@ -24,6 +24,8 @@ def page():
 def test_every_option_is_in_the_reference(words, page):
     sections = dict(re.findall(r"^## `python (.*?)`\n(.*?)(?=^## )", page, re.M | re.S))
     actions = [a for a in commands.parser_of(words)._actions if a.help != argparse.SUPPRESS]
+    kinds = [a.choices.values() for a in actions if isinstance(a, argparse._SubParsersAction)]
+    actions += [a for parsers in kinds for parser in parsers for a in parser._actions]
     section = sections.get(" ".join(words), "")
     options = {name for action in actions for name in action.option_strings} - {"-h", "--help"}
     assert {name for name in options if f"`{name}`" not in section} == set()

@@ -47,8 +47,13 @@ def _options() -> Iterator[str]:
 
 
 def _rows(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """A row of the table for each option that --help shows, but for --help itself."""
+    """A row for each option that --help shows, but for --help itself; the kinds of a command one by one."""
     for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for kind in action._choices_actions:
+                yield f"| **`{kind.dest}`** | | {_cell(kind.help or '')} |"
+                yield from _rows(action.choices[kind.dest])
+            continue
         if isinstance(action, argparse._HelpAction) or action.help == argparse.SUPPRESS:
             continue
         names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{_metavar(action)}`"
