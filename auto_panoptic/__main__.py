@@ -15,7 +15,9 @@ SCRIPTS = {
 MODULES = {
     "bundle": ("bundle", "show a bundle, or make one of a checkpoint"),
     "check": ("data.check", "check a data set"),
+    "convert": ("data.convert", "make a COCO-panoptic set of the annotations of other tools"),
     "doctor": ("doctor", "show versions and prove the operators"),
+    "own-data": ("own_data", "from annotated photographs to a network of your own"),
     "report": ("report", "write the report of a search"),
 }
 COMMANDS = SCRIPTS | MODULES

@@ -30,11 +30,10 @@ from .data.search_split import write_split
 from .data.source import paths_in
 from .errors import UserError, hold_warnings, run_command, show_warnings
 from .explore.budget import parse_amount
-from .files import WriterLock, read_bytes, write_text
+from .files import HOME, WriterLock, read_bytes, write_text
 from .read_config import read_config
 from .training.run_folder import check_unused
 
-ROOT = Path(__file__).resolve().parents[1]
 FEW = 100  # images below which a network learns little
 LIMITS = ("--max-macs", "--max-params")
 # Part of the images, at most so many.
@@ -119,14 +118,20 @@ def check_search(command: list[str]) -> None:
     show_warnings(drop=True)  # the commands say it again
 
 
-def run(command: list[str]) -> None:
+def shown_command(words: list[str]) -> str:
+    """What a user would type for a command of this package."""
+    return shlex.join(["python", "-m", "auto_panoptic", *words])
+
+
+def run(words: list[str]) -> None:
     """Run a command of this package and show it; a signal is passed on to it.
 
     Raises:
         UserError: it failed.
     """
-    print(f"\n$ python {shlex.join(command)}", flush=True)
-    child = subprocess.Popen([sys.executable, *command], **signals.bound(OMP_WAIT_POLICY="passive"))
+    print(f"\n$ {shown_command(words)}", flush=True)
+    command = [sys.executable, "-m", "auto_panoptic", *words]
+    child = subprocess.Popen(command, **signals.bound(OMP_WAIT_POLICY="passive"))
     try:
         code = child.wait()
     except KeyboardInterrupt as error:
@@ -165,12 +170,11 @@ def own_data(args: argparse.Namespace) -> None:
     made = {
         "architecture": output / "search/architecture.json",
         "report": output / "search/report.html",
-        "network": output / "retrain/model_final.pth",
+        "network": output / "retrain/bundle.pth",
     }
     print("\n" + "\n".join(f"{name:<14}{path}" for name, path in made.items()))
-    config = ["--config-file", str(output / "retrain/config.yaml"), "--input", "PHOTOS"]
-    drawn = ["--output", str(output / "drawn"), "--opts", "MODEL.WEIGHTS", str(made["network"])]
-    print(f"\nnow: python {shlex.join([_script('demo.py'), *config, *drawn])}")
+    drawn = ["--bundle", str(output / "retrain"), "--input", "PHOTOS", "--output", str(output / "drawn")]
+    print(f"\nnow: {shown_command(['demo', *drawn])}")
 
 
 def _sizes(args: argparse.Namespace, images: int) -> dict[str, int]:
@@ -188,7 +192,7 @@ def _sizes(args: argparse.Namespace, images: int) -> dict[str, int]:
 
 
 def _commands(args: argparse.Namespace, configs: dict[str, str]) -> dict[str, list[str]]:
-    """{stage: script and arguments}."""
+    """{stage: command and arguments}."""
     supernet, retrain = (["--config-file", configs[stage]] for stage in ("supernet", "retrain"))
     trained = str(args.output / "supernet/model_final.pth")
     resume = ["--resume"] * args.resume
@@ -197,14 +201,10 @@ def _commands(args: argparse.Namespace, configs: dict[str, str]) -> dict[str, li
     begun = ["--resume"] * (args.resume and (args.output / "search/ledger.jsonl").exists())
     searched = ["--weights", trained, *limits, *begun, *args.opts, "OUTPUT_DIR", str(args.output)]
     return {
-        "supernet": [_script("train_net.py"), *supernet, *resume, *args.opts, *start],
-        "search": [_script("search_net.py"), *supernet, *searched],
-        "retrain": [_script("train_net.py"), *retrain, *resume, *args.opts, "MODEL.WEIGHTS", trained],
+        "supernet": ["train", *supernet, *resume, *args.opts, *start],
+        "search": ["search", *supernet, *searched],
+        "retrain": ["train", *retrain, *resume, *args.opts, "MODEL.WEIGHTS", trained],
     }
-
-
-def _script(name: str) -> str:
-    return os.path.relpath(ROOT / name)
 
 
 def _given(args: argparse.Namespace, option: str) -> list[str]:
@@ -252,7 +252,7 @@ def _write_configs(args: argparse.Namespace, paths: dict, parts: dict[str, Path]
     prefix = "cpu_" if args.recipe == "cpu" else ""
     configs = {}
     for stage, entries in sets.items():
-        base, path = ROOT / f"configs/own/{prefix}{stage}.yaml", output / f"{stage}.yaml"
+        base, path = HOME / f"configs/own/{prefix}{stage}.yaml", output / f"{stage}.yaml"
         names = {"TRAIN": [entries[0]["name"]], "TEST": ["own_val"]}
         if stage == "supernet":
             names["SEARCH"] = ["own_search"]

@@ -28,7 +28,7 @@ PATHS = re.compile(
 MADE = ("datasets/shapes", "datasets/coco", "datasets/derived", "my_model.py", "my_ops.py")
 MADE += ("prepare_panoptic_fpn.py", "prepare_ade20k_pan_seg.py", "prepare_ade20k_ins_seg.py")
 MADE += ("createPanopticImgs.py",)
-OWN_CONFIGS = ("my.yaml", "my_ops.yaml", "output/my/retrain/config.yaml")
+OWN_CONFIGS = ("my.yaml", "my_ops.yaml")
 TEXTS = [ROOT / name for name in ("README.md", "MODEL_ZOO.md", "CONTRIBUTING.md", "datasets/README.md")]
 TEXTS += sorted((ROOT / "docs").glob("*.md"))
 # What a shell script of a page does besides starting commands.

@@ -55,13 +55,12 @@ def test_the_parts_are_disjoint_and_the_retraining_has_two_of_them(folder, comma
     assert (len(train), len(search), len(val)) == (14, 3, 3)  # 15 % of 20, then of 17
     assert train | search == everything and everything | val == ids("my/panoptic.json")
     assert not (train & search or everything & val)
-    script = {name: str(Path(own_data._script(f"{name}.py"))) for name in ("train_net", "search_net")}
     trained = "out/supernet/model_final.pth"
     assert commands == [
-        [script["train_net"], "--config-file", "out/supernet.yaml", "MODEL.WEIGHTS", "w.pth"],
-        [script["search_net"], "--config-file", "out/supernet.yaml", "--weights", trained]
+        ["train", "--config-file", "out/supernet.yaml", "MODEL.WEIGHTS", "w.pth"],
+        ["search", "--config-file", "out/supernet.yaml", "--weights", trained]
         + ["--max-macs", "3G", "OUTPUT_DIR", "out"],
-        [script["train_net"], "--config-file", "out/retrain.yaml", "MODEL.WEIGHTS", trained],
+        ["train", "--config-file", "out/retrain.yaml", "MODEL.WEIGHTS", trained],
     ]
     supernet, retrain = (read_config(f"out/{stage}.yaml") for stage in ("supernet", "retrain"))
     for cfg, sets in ((supernet, ("train", "search", "val")), (retrain, ("all", "val"))):
@@ -76,7 +75,7 @@ def test_the_parts_are_disjoint_and_the_retraining_has_two_of_them(folder, comma
     assert supernet.SOLVER == recipe.SOLVER and supernet.INPUT == recipe.INPUT
     out = capsys.readouterr().out
     assert "images: 14 train, 3 val, 3 search" in out and "a network to use needs hundreds" in out
-    assert "demo.py --config-file out/retrain/config.yaml --input PHOTOS" in out
+    assert "auto_panoptic demo --bundle out/retrain --input PHOTOS" in out
 
 
 def test_a_set_of_its_own_to_evaluate_on_and_other_lengths(folder, commands):
@@ -109,7 +108,7 @@ def test_resumed(folder, commands):
     (folder / "out/search/ledger.jsonl").touch()
     del commands[:]
     call(*options, "--resume")
-    assert [Path(command[0]).name for command in commands] == ["search_net.py", "train_net.py"]
+    assert [command[0] for command in commands] == ["search", "train"]
     assert all("--resume" in command for command in commands)
     with pytest.raises(UserError, match="--resume: out/supernet.yaml says otherwise"):
         call(*options, "--resume", "--supernet-steps", 3)
@@ -158,41 +157,28 @@ def test_a_broken_set_is_not_trained_on(folder, commands, capsys):
     assert "image-missing" in capsys.readouterr().out and not (folder / "out").exists() and commands == []
 
 
-def test_a_command_that_fails_says_how_to_go_on(tmp_path, capfd):
-    path = tmp_path / "fails.py"
-    path.write_text("import sys; print('error: why', file=sys.stderr); sys.exit(3)")
+def test_a_command_that_fails_says_how_to_go_on(capfd):
     with pytest.raises(SystemExit) as end:
-        run_command(lambda: own_data.run([str(path)]))
+        run_command(lambda: own_data.run(["train", "--config-file", "none.yaml"]))
     assert end.value.code == 2
     captured = capfd.readouterr()
-    assert captured.err.splitlines()[0] == "error: why" and "$ python" in captured.out
-    assert captured.err.splitlines()[1] == (
-        "error: the command above ended with exit code 3; --resume goes on from there"
-    )
+    assert captured.out == "\n$ python -m auto_panoptic train --config-file none.yaml\n"
+    why, last = captured.err.splitlines()
+    assert "none.yaml" in why
+    assert last == "error: the command above ended with exit code 2; --resume goes on from there"
 
 
 @pytest.mark.slow
 def test_from_a_folder_to_a_picture(folder, capfd):
     """All of it, with the least of everything."""
-    least = ("NAS.MODELS_PER_CYCLE", 4, "NAS.BN_RECALIBRATION.NUM_IMAGES", 4, "INPUT.MIN_SIZE_TEST", 64)
-    least += ("INPUT.MIN_SIZE_TRAIN", "(64,)", "MODEL.SHUFFLENET.STAGE_REPEATS", "[1, 1, 1, 1]")
-    call(
-        "my",
-        "--output",
-        "out",
-        "--recipe",
-        "cpu",
-        "--supernet-steps",
-        1,
-        "--retrain-steps",
-        2,
-        "--opts",
-        *least,
-    )
+    least = "NAS.MODELS_PER_CYCLE 4 NAS.BN_RECALIBRATION.NUM_IMAGES 4 INPUT.MIN_SIZE_TEST 64".split()
+    least += ["INPUT.MIN_SIZE_TRAIN", "(64,)", "MODEL.SHUFFLENET.STAGE_REPEATS", "[1, 1, 1, 1]"]
+    steps = ("--supernet-steps", 1, "--retrain-steps", 2)
+    call("my", "--output", "out", "--recipe", "cpu", *steps, "--opts", *least)
     out = capfd.readouterr().out
-    assert "| all" in out and (folder / "out/search/report.html").is_file()
+    assert "own_val" in out and "network       out/retrain/bundle.pth" in out
+    assert (folder / "out/search/report.html").is_file()
     metrics = [json.loads(line) for line in (folder / "out/retrain/metrics.json").read_text().splitlines()]
     assert any("panoptic_seg/PQ" in line for line in metrics)
-    config = ("--config-file", "out/retrain/config.yaml", "--input", "my/images", "--output", "drawn")
-    run_script("demo", *config, "--opts", "MODEL.WEIGHTS", "out/retrain/model_final.pth")
+    run_script("demo", "--bundle", "out/retrain", "--input", "my/images", "--output", "drawn")
     assert len(list((folder / "drawn").glob("*.png"))) == IMAGES
