@@ -47,7 +47,17 @@ class WindowPool(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, C, H - h + 1, W - w + 1)."""
+        if torch.jit.is_tracing():
+            return self._traced(x)
         return F.avg_pool2d(x, [min(pair) for pair in zip(self.window, x.shape[-2:], strict=True)], stride=1)
+
+    def _traced(self, x: torch.Tensor) -> torch.Tensor:
+        """The same for maps of any size: ONNX knows windows of fixed size only, so a small map is padded."""
+        sizes = [torch.as_tensor(size) for size in x.shape[-2:]]
+        down, right = ((side - size).clamp(min=0) for side, size in zip(self.window, sizes, strict=True))
+        inside = [size.clamp(max=side) for side, size in zip(self.window, sizes, strict=True)]
+        means = F.avg_pool2d(F.pad(x, (0, right, 0, down)), self.window, stride=1)
+        return means * (self.window[0] * self.window[1] / (inside[0] * inside[1]))
 
 
 class WeightedCrossEntropy(nn.Module):

@@ -19,6 +19,7 @@ from auto_panoptic.modeling.choice import check_complete
 
 from .heads import AutoPanopticDeepLabInsEmbedHead, AutoPanopticDeepLabSemSegHead
 from .post_processing import instances_of, panoptic_segmentation
+from .traced_post_processing import traced_segmentation
 
 __all__ = ["AutoPanopticDeepLab"]
 
@@ -187,6 +188,18 @@ class AutoPanopticDeepLab(PanopticDeepLab):
                 )
             outputs.append(output)
         return outputs
+
+    def tensors(self, image: torch.Tensor, merge: bool = True) -> dict[str, torch.Tensor]:
+        """As :func:`auto_panoptic.modeling.exportable.tensors` says; "center" and "offset" are the maps."""
+        images = self._images([{"image": image}], self.size_divisibility)
+        cropped = (x[0, :, : image.shape[-2], : image.shape[-1]].float() for x in self._maps(images))
+        found = dict(zip(("sem_seg", "center", "offset"), cropped, strict=True))
+        if merge:
+            logits, heatmap, offsets = found.values()
+            found["panoptic_seg"], found["segments"] = traced_segmentation(
+                logits.max(dim=0).indices, heatmap, offsets, range(self.things), len(logits), **self.grouping
+            )
+        return found
 
     def _images(self, batched_inputs: list[dict], size_divisibility: int) -> ImageList:
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]

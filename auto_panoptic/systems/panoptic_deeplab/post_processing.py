@@ -33,15 +33,20 @@ def find_centers(
         (K, 2) int64, y and x, row by row.
     """
     scores = F.threshold(heatmap, threshold, -1)
-    border = (nms_kernel - 1) // 2
-    highest = F.max_pool2d(scores, (nms_kernel, 1), 1, (border, 0))
-    highest = F.max_pool2d(highest, (1, nms_kernel), 1, (0, border))
-    found = ((scores == highest) & (scores > 0))[0]
+    found = highest(scores, nms_kernel)
     if top_k is not None:
         candidates = scores[0][found]
         if len(candidates) >= top_k:
             found &= scores[0] > candidates.topk(top_k).values[-1]
     return found.nonzero()
+
+
+def highest(scores: torch.Tensor, nms_kernel: int) -> torch.Tensor:
+    """(1, H, W) -> (H, W) bool: positive and the highest within ``nms_kernel`` pixels."""
+    border = (nms_kernel - 1) // 2
+    around = F.max_pool2d(scores[None], (nms_kernel, 1), 1, (border, 0))
+    around = F.max_pool2d(around, (1, nms_kernel), 1, (0, border))
+    return ((scores == around[0]) & (scores > 0))[0]
 
 
 @torch.no_grad()

@@ -9,9 +9,11 @@ from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_pos
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling.choice import check_complete
+from auto_panoptic.modeling.exportable import fields_of, visible
 from auto_panoptic.modeling.fusion import check_method, combine, semantic_labels
 from auto_panoptic.modeling.searchable import detections_from
 from auto_panoptic.modeling.targets import padded_labels, training_targets
+from auto_panoptic.modeling.traced_fusion import merged
 
 from .attention import CrossAttention
 
@@ -157,14 +159,31 @@ class AutoPanopticFPN(PanopticFPN):
         height, width = inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
         sem_seg = sem_seg_postprocess(logits, image_size, height, width)
         instances = detector_postprocess(detections, height, width)
-        panoptic_seg = combine(
-            self.combine_method,
-            instances,
-            semantic_labels(self.combine_method, logits, image_size, sem_seg),
-            overlap=self.combine_overlap_thresh,
-            stuff_area=self.combine_stuff_area_thresh,
-            score=self.combine_instances_score_thresh,
-            high_score=self.combine_high_score_thresh,
-            instance_area=self.combine_instance_area_limit,
-        )
+        labels = semantic_labels(self.combine_method, logits, image_size, sem_seg)
+        panoptic_seg = combine(self.combine_method, instances, labels, **self._merging())
         return {"sem_seg": sem_seg, "instances": instances, "panoptic_seg": panoptic_seg}
+
+    def tensors(self, image: torch.Tensor, merge: bool = True) -> dict[str, torch.Tensor]:
+        """As :func:`auto_panoptic.modeling.exportable.tensors` says, masks as the mask head gives them."""
+        detections, logits = self.inference([{"image": image}], do_postprocess=False)
+        found = fields_of(visible(detections[0]))
+        found["sem_seg"] = sem_seg = logits[0, :, : image.shape[-2], : image.shape[-1]]
+        if merge:
+            found["panoptic_seg"], found["segments"] = merged(
+                self.combine_method,
+                *(found[name] for name in ("pred_boxes", "pred_masks", "scores", "pred_classes")),
+                sem_seg.max(dim=0).indices,
+                self.sem_seg_head.predictor.out_channels,
+                **self._merging(),
+            )
+        return found
+
+    def _merging(self) -> dict[str, float]:
+        """The thresholds of :func:`combine`."""
+        return {
+            "overlap": self.combine_overlap_thresh,
+            "stuff_area": self.combine_stuff_area_thresh,
+            "score": self.combine_instances_score_thresh,
+            "high_score": self.combine_high_score_thresh,
+            "instance_area": self.combine_instance_area_limit,
+        }

@@ -88,6 +88,9 @@ def propagate(
         potential = potential.float()
     keys = features.flatten(1).to(potential.dtype)
     values = potential.flatten(1).t()
+    if torch.jit.is_tracing():
+        spread = _traced_spread(keys, values, normalise == "softmax", _CPU_ENTRIES, _ROWS).t()
+        return potential + spread.view_as(potential) if residual else spread.view_as(potential)
     pixels = keys.shape[1]
     if chunk is None:
         entries = _CPU_ENTRIES if keys.device.type == "cpu" else _ENTRIES
@@ -97,6 +100,25 @@ def propagate(
     with no_autocast(keys.device.type):
         spread = _Spread.apply(keys, values, chunk, normalise).t().view_as(potential)
     return potential + spread if residual else spread
+
+
+@torch.jit.script_if_tracing
+def _traced_spread(
+    features: torch.Tensor, values: torch.Tensor, softmax: bool, entries: int, least: int
+) -> torch.Tensor:
+    """:class:`_Spread` as a loop that TorchScript and ONNX store, for any number of pixels."""
+    queries = features.t() * features.shape[0] ** -0.5
+    chunk = max(least, entries // max(queries.shape[0], 1))
+    found = [torch.zeros_like(values[:0])]  # a list in ONNX must not be empty
+    for k in range((queries.shape[0] + chunk - 1) // chunk):
+        rows = torch.mm(queries[k * chunk : (k + 1) * chunk], features)
+        if softmax:
+            rows = torch.softmax(rows, 1)
+        else:
+            rows = rows.sigmoid()
+            rows = rows / rows.sum(dim=1, keepdim=True)
+        found.append(torch.mm(rows, values))
+    return torch.cat(found)
 
 
 class _Spread(torch.autograd.Function):
@@ -138,6 +160,14 @@ class _Spread(torch.autograd.Function):
         return grad_features, grad_values, None, None
 
 
+def _averaged(potential: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """(C, H, W) -> (C, h, w), the size of the features."""
+    if torch.jit.is_tracing():  # ONNX knows windows of fixed size only; their ratio is that of the strides
+        sizes = zip(potential.shape[1:], features.shape[1:], strict=True)
+        return F.avg_pool2d(potential[None], [int(size) // int(part) for size, part in sizes])[0]
+    return F.adaptive_avg_pool2d(potential, features.shape[1:])
+
+
 class DenseAffinity(nn.Module):
     """:func:`propagate` at the stride of the affinity features, for a potential of a finer stride."""
 
@@ -159,7 +189,7 @@ class DenseAffinity(nn.Module):
         """
         if not len(potential):  # neither stuff classes nor detections
             return potential + features.sum() * 0
-        pooled = F.adaptive_avg_pool2d(potential, features.shape[1:])
+        pooled = _averaged(potential, features)
         spread = propagate(pooled, features, residual=False, normalise=self.normalise)
         size = potential.shape[1:]
         if spread.shape[1:] != size:

@@ -13,13 +13,14 @@ from torch.nn import functional as F
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.modeling.choice import check_complete
+from auto_panoptic.modeling.exportable import fields_of, visible
 from auto_panoptic.modeling.searchable import all_regions, detections_from
 from auto_panoptic.modeling.targets import padded_labels, training_targets
 
 from .affinity import DenseAffinity, affinity
 from .heads import AffinityHead, UnifiedSemSegHead
 from .panoptic_loss import match_detections, panoptic_loss, panoptic_targets
-from .panoptic_map import best_channels, heuristic_map, panoptic_map
+from .panoptic_map import best_channels, heuristic_map, panoptic_map, traced_heuristic_map, traced_map
 from .potential import PotentialHead
 from .roi_heads import UnifiedROIHeads
 
@@ -186,6 +187,26 @@ class UnifiedPanoptic(GeneralizedRCNN):
                 )
             outputs.append({"sem_seg": sem_seg, "instances": instances, "panoptic_seg": merged})
         return outputs
+
+    def tensors(self, image: torch.Tensor, merge: bool = True) -> dict[str, torch.Tensor]:
+        """As :func:`auto_panoptic.modeling.exportable.tensors` says, masks as the mask head gives them."""
+        images = self.preprocess_image([{"image": image}])
+        features, semantic, detections = self._parts(images)
+        kept, size = visible(detections[0]), image.shape[-2:]
+        found = fields_of(kept)
+        found["sem_seg"] = sem_seg = self.sem_seg_head.upsample(semantic)[0, :, : size[0], : size[1]]
+        if merge and self.merging is None:
+            chosen = kept[torch.nonzero(kept.scores >= self.score_thresh)[:, 0]]
+            logits = self.panoptic_logits(features, semantic, [chosen])[0]
+            stride = self.sem_seg_head.common_stride
+            found["panoptic_seg"], found["segments"] = traced_map(
+                logits, stride, size, self.things, self.classes, chosen.pred_classes
+            )
+        elif merge:
+            found["panoptic_seg"], found["segments"] = traced_heuristic_map(
+                found, sem_seg, self.things, **self.merging
+            )
+        return found
 
     @torch.no_grad()
     def affinity_of(self, inputs: dict, points: Sequence[tuple[int, int]]) -> torch.Tensor:

@@ -4,14 +4,17 @@ Shape shorthand: K classes, of which the first T are things; C panoptic channels
 detection; h x w the size of the logits, H x W that of the output.
 """
 
+from collections.abc import Mapping
+
 import torch
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import Instances
 from torch.nn import functional as F
 
 from auto_panoptic.modeling.fusion import combine, semantic_labels
+from auto_panoptic.modeling.traced_fusion import counts_of, merged, numbered
 
-__all__ = ["best_channels", "heuristic_map", "panoptic_map"]
+__all__ = ["best_channels", "heuristic_map", "panoptic_map", "traced_heuristic_map", "traced_map"]
 
 # Values that are resized at a time: 128 MiB in float32.
 _VALUES = 1 << 25
@@ -108,3 +111,52 @@ def heuristic_map(
         if not segment["isthing"]:
             segment["category_id"] += things - 1
     return panoptic, segments
+
+
+def traced_map(
+    logits: torch.Tensor,
+    stride: int,
+    size: tuple[int, int],
+    things: int,
+    classes: int,
+    detected: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`panoptic_map` at the size of the input, in operators that TorchScript and ONNX store.
+
+    Args:
+        logits, stride: as there; of all channels together, where there the memory is bounded.
+        size: (H, W), that of the input without padding.
+        things, classes: T and K.
+        detected: (D,) classes of the detections.
+
+    Returns:
+        (H, W) int32 map; and (S, 3) int64, for each segment its id, "category_id" and "isthing".
+    """
+    resized = F.interpolate(logits[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
+    channels = resized[:, : size[0], : size[1]].max(dim=0).indices
+    stuff = torch.arange(things, classes, device=detected.device)
+    categories = torch.cat([stuff, detected])
+    is_thing = torch.cat([torch.zeros_like(stuff), torch.ones_like(detected)])
+    ids = numbered(counts_of(channels, categories.shape[0]) > 0)
+    segments = torch.stack([ids, categories, is_thing], dim=1)[ids > 0]
+    return ids[channels].int(), segments
+
+
+def traced_heuristic_map(
+    found: Mapping[str, torch.Tensor], logits: torch.Tensor, things: int, *, method: str, **options
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`heuristic_map` at the size of the input, in operators that TorchScript and ONNX store.
+
+    Args:
+        found: fields of the detections.
+        logits: (K, H, W) of the input without padding.
+        things, method, options: as there.
+
+    Returns:
+        As :func:`traced_map`.
+    """
+    labels = (logits.max(dim=0).indices - things + 1).clamp(min=0)
+    parts = (found[name] for name in ("pred_boxes", "pred_masks", "scores", "pred_classes"))
+    panoptic, segments = merged(method, *parts, labels, logits.shape[0] - things + 1, **options)
+    numbers, categories, is_thing = segments.unbind(1)
+    return panoptic, torch.stack([numbers, categories + (1 - is_thing) * (things - 1), is_thing], dim=1)
