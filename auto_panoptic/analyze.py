@@ -235,8 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=size_help)
     parser.add_argument("--repeats", type=int, default=5, help="timed runs (default: %(default)s)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override both configs")
-    hold_warnings()
     args = parser.parse_args(arguments)
+    hold_warnings()
     at_least("--repeats", args.repeats, 1)
     configs = [config for config in (args.config_file, args.beside) if config]
     cfgs = [read_config(config, args.opts) for config in configs]

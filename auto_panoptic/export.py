@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -264,12 +263,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="NAME.onnx or NAME.pt")
     parser.add_argument("--format", choices=FORMATS, help="by default as --output ends")
     parser.add_argument("--no-merging", action="store_true", help="leave out the panoptic map")
-    what = "photos to compare on (default: of DATASETS.TEST)"
-    parser.add_argument("--input", nargs="+", default=[], metavar="PHOTO", help=what)
+    what = "photo to compare on (default: those of DATASETS.TEST); may be repeated"
+    parser.add_argument("--input", action="append", default=[], metavar="PHOTO", help=what)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override the config")
+    args = parser.parse_args(arguments)
     hold_warnings()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    run(parser.parse_args(arguments))
+    run(args)
 
 
 def _refuse(message: str) -> None:

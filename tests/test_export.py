@@ -62,6 +62,7 @@ def test_torchscript_of_the_heads(network):
             assert_equal(loaded(image(size)), network(image(size)))
 
 
+@pytest.mark.slow
 def test_onnx_of_the_heads(network, tmp_path):
     pytest.importorskip("onnx")
     path = tmp_path / "heads.onnx"

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -11,7 +13,7 @@ from deeplab_util import OPS, SEPARABLE, deeplab_cfg
 from deeplab_util import answer as answer_deeplab
 from modeling_util import make_cfg, make_model
 from PIL import Image
-from toy import answer_strongly, make_config
+from toy import ROOT, answer_strongly, make_config
 from unified_util import answer as answer_unified
 from unified_util import unified_cfg
 
@@ -89,8 +91,15 @@ def assert_equal(model, found, x):
         assert torch.equal(found[name], wanted[name]) and found[name].dtype == wanted[name].dtype
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("system", SYSTEMS)
+SLOW = {("fpn", "onnx"), ("unified", "torchscript"), ("unified", "onnx")}
+PAIRS = [
+    pytest.param(system, form, marks=[pytest.mark.slow] * ((system, form) in SLOW))
+    for system in SYSTEMS
+    for form in FORMS
+]
+
+
+@pytest.mark.parametrize("system, form", PAIRS)
 def test_equal_on_every_size(system, form, tmp_path):
     model = network(system)
     run = stored(model, form, tmp_path)
@@ -219,6 +228,22 @@ def test_the_command(trained, form, tmp_path, capsys):
 
         info = json.loads({p.key: p.value for p in onnx.load(path).metadata_props}[command.INFO])
     assert info["outputs"][-2:] == ["panoptic_seg", "segments"] and len(info["thing_classes"]) == 7
+
+
+@pytest.mark.slow
+def test_the_page_as_shown(trained, tmp_path):
+    """Its programs run beside the files, in a process that has nothing of ours."""
+    needs("onnx")
+    for suffix in command.FORMATS.values():
+        call(trained, "--output", tmp_path / f"network{suffix}")
+    Image.fromarray(image((90, 120)).permute(1, 2, 0).numpy()).save(tmp_path / "photo.jpg")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        words = [sys.executable, "-P", "-c", block + "\nassert 'auto_panoptic' not in sys.modules and found"]
+        words[-1] = "import sys\n" + words[-1]
+        shown = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        assert "pixels" in shown or "torch" in block
 
 
 def test_a_file_that_differs_is_not_kept(trained, tmp_path, monkeypatch):
