@@ -13,10 +13,12 @@ SCRIPTS = {
     "install-detectron2": ("tools/install_detectron2.py", "install Detectron2 where there is none"),
 }
 MODULES = {
+    "analyze": ("analyze", "what a network costs, part by part, beside another"),
     "bundle": ("bundle", "show a bundle, or make one of a checkpoint"),
     "check": ("data.check", "check a data set"),
     "convert": ("data.convert", "make a COCO-panoptic set of the annotations of other tools"),
     "doctor": ("doctor", "show versions and prove the operators"),
+    "export": ("export", "write a network as TorchScript or ONNX"),
     "own-data": ("own_data", "from annotated photographs to a network of your own"),
     "report": ("report", "write the report of a search"),
 }
