@@ -8,7 +8,9 @@ import sys
 import pytest
 from toy import ROOT, error_line, make_config, run_script, write_config
 
+from auto_panoptic.bundle import read_bundle
 from auto_panoptic.search import final_training
+from auto_panoptic.space import Architecture
 from auto_panoptic.training import hooks
 
 FINALS = ("--finals", 2, "--controls", 2, "--final-steps", 3)
@@ -42,6 +44,9 @@ def test_killed_and_resumed_it_ends_as_one_run(world, capsys, monkeypatch):
     assert (len(content["controls"]), content["steps"], content["seeds"]) == (2, 3, 2)
     assert all(t["PQ"] is not None for row in content["finalists"] for t in row["trained"])
     assert not list((world / "whole/search/finals").iterdir())  # trainings that count are deleted
+    bundle = read_bundle(world / "whole/search/bundle.pth")
+    winner = Architecture.load(world / "whole/search/architecture.json")
+    assert {site: [name] for site, name in winner.names().items()} == bundle["space"]
     macs = [row["macs"] for row in content["controls"]]
     winner = next(r for r in content["finalists"] if r["architecture"] == content["winner"])
     assert macs == pytest.approx([winner["macs"]] * 2, rel=0.05)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from detectron2.config import CfgNode
@@ -266,15 +267,16 @@ def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
             request = selection_request(args, policy.selects) if by_scores else None
             result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed, args.budget)
             search_pictures(cfg, executor, result.architecture, result.directory)
-        bundle = write_path_bundle(cfg, args.weights, result)
-        print(summary(result) + (f"\n{'bundle':<13} {bundle}" if bundle else ""))
+        print(summary(result))
         if args.finals is not None:
-            print("\n".join(hold_finals(args, cfg, ledger, result)))
+            result = hold_finals(args, cfg, ledger, result)
+        if bundle := write_path_bundle(cfg, args.weights, result):
+            print(f"{'bundle':<13} {bundle}")
     return result
 
 
-def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result) -> list[str]:
-    """Train the finalists of a finished search; what a person reads of it."""
+def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result: SearchResult) -> SearchResult:
+    """Train the finalists of a finished search, and say what came of it; the result with the best of them."""
     controls = CONTROLS if args.controls is None else args.controls
     request = FinalsRequest(args.finals, controls, args.final_steps or cfg.SOLVER.MAX_ITER)
     evaluated = evaluated_candidates(ledger, args.costs.space)
@@ -289,5 +291,6 @@ def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result) -> list[s
     ):
         finals = Finals(request, journal, executor, args.retry_failed, training.clean)
         found = finals.run(finalists, controls)
-    write_finals(result.directory, request, found, finalists, controls, args.costs)
-    return found.lines()
+    print("\n".join(found.lines()))
+    winner = write_finals(result.directory, request, found, finalists, controls, args.costs)
+    return replace(result, architecture=winner)
