@@ -15,7 +15,7 @@ LONGEST_SILENCE = 600.0
 NESTED_BAR, NESTED_LINE = 2.0, 60.0
 _hidden = False
 _under_way = 0
-_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt}, {remaining} left{postfix}"
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n:,} of {total:,}, {remaining} left{postfix}"
 
 
 class Progress:

@@ -80,11 +80,11 @@ def test_quick_and_hidden_work_says_nothing(clock, capsys):
 
 def test_a_bar_with_the_time_left_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(module, "is_terminal", lambda: True)
-    with Progress("training", 3, "iterations") as work:
-        work.update(3, loss="1.5")
+    with Progress("training", 3000, "iterations") as work:
+        work.update(3000, loss="1.5")
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("\rtraining   0%|") and " 0 of 3, ? left" in err
-    assert err.endswith("| 3 of 3, 00:00 left, loss 1.5\n")
+    assert out == "" and err.startswith("\rtraining   0%|") and " 0 of 3,000, ? left" in err
+    assert err.endswith("| 3,000 of 3,000, 00:00 left, loss 1.5\n")
 
 
 def test_nobody_reads_it_any_more(clock, capsys, monkeypatch):

@@ -125,7 +125,7 @@ def _totals(report: Report) -> list[str]:
     numbers = ", ".join(f"{number} {severity}{'s' * (number != 1)}" for number, severity in found)
     speed = report.done / report.seconds if report.seconds else 0.0
     lines = [
-        f"{report.name}: {numbers} in {counts.images} images, {sum(counts.segments.values())} segments "
+        f"{report.name}: {numbers} in {counts.images:,} images, {sum(counts.segments.values()):,} segments "
         f"({report.seconds:.1f} s, {speed:.0f} images/s)"
     ]
     if report.interrupted:
