@@ -12,7 +12,8 @@ import os
 import sys
 import warnings
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from .files import HOME
+
 PIP = f"{sys.executable} -m pip install --force-reinstall"
 LIBRARIES = {
     "numpy": "numpy",
@@ -139,7 +140,7 @@ def main(argv=None) -> int:
     needed = {  # each by the next
         "torch": ("torch", lambda: f"{PIP} torch torchvision"),
         "torchvision": ("torchvision", _torchvision_remedy),
-        "detectron2": ("detectron2.layers", lambda: f"{sys.executable} {ROOT}/tools/install_detectron2.py"),
+        "detectron2": ("detectron2.layers", lambda: f"{sys.executable} {HOME}/tools/install_detectron2.py"),
     }
     for name, (module, remedy) in needed.items():
         if not _passes(name, lambda m=module: check_import(m), remedy):

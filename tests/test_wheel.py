@@ -61,7 +61,7 @@ def test_the_wheel_alone(tmp_path, world, shapes):  # noqa: F811
     assert shape.startswith("(")
     assert config == str(target / "auto_panoptic/shipped/configs/quick/retrain.yaml")
     module = ("-m", "auto_panoptic")
-    for command in ("train", "search", "demo", "bundle", "report", "check", "doctor", "install-detectron2"):
+    for command in ("train", "search", "demo", "bundle", "report", "own-data", "install-detectron2"):
         assert f"    {command} " in run(*module, "--help")
     drawn = run(*module, "demo", "--bundle", "bundle.pth", "--input", "photo.png", "--output", "drawn")
     assert "photo.png: " in drawn and (empty / "drawn/photo.png").is_file()
