@@ -90,7 +90,7 @@ class _Search:
             # Only policies that breed, and the clock, have to wait for the last candidate of a cycle.
             step = 1 if self.policy.uses_history or self.clock else self.policy.cycles
             for first in range(0, self.policy.cycles, step):
-                if (total := self._cycles_in_time()) == first:
+                if (total := self._cycles_in_time()) <= first:
                     break
                 items = self._next_cycles(first, first + step, retry_failed)
                 known = sum(map(len, self.cycles))
