@@ -69,7 +69,7 @@ def test_comments_name_existing_files(path):
     assert missing_paths(text) == []
     assert missing_architectures(text) == []
     written = {read(config).OUTPUT_DIR for config in RUNNABLE}
-    written |= {"output/quickstart/search", "output/own/search"}
+    written |= {"output/quickstart/search", "output/own/search", "output/own_cpu/search"}
     written |= {f"{folder}/search" for folder in written}
     folders = {folder.rpartition("/")[0] for folder in re.findall(r"output/[\w/]+\.\w+", text)}
     assert folders <= written
