@@ -143,8 +143,8 @@ def panoptic(predictor: Predictor, image: np.ndarray, name: str, also: str = "pa
     return output
 
 
-def two_rows(photo: np.ndarray, output: dict, metadata, least: float) -> np.ndarray:
-    """(H, W, 3) BGR: the panoptic map above, the instances with a score of at least ``least`` below.
+def two_rows(photo: np.ndarray, output: dict, metadata) -> np.ndarray:
+    """(H, W, 3) BGR: the panoptic map above, the instances below.
 
     As Figures 5 to 7 of Panoptic-DeepLab's supplement; instances without masks are boxes.
     """
@@ -155,8 +155,7 @@ def two_rows(photo: np.ndarray, output: dict, metadata, least: float) -> np.ndar
     masks = [(ids == s["id"]).numpy() for s in segments]
     upper = overlay(rgb, masks, [shown.index(name) for name in names], names)
 
-    instances = output["instances"]
-    instances = instances[instances.scores >= least]
+    instances = output["instances"]  # of detectors those above the threshold; other scores only rank
     names = [metadata.thing_classes[c] for c in instances.pred_classes.tolist()]
     names = [f"{name} {score:.0%}" for name, score in zip(names, instances.scores.tolist(), strict=True)]
     if instances.has("pred_masks"):
@@ -170,20 +169,18 @@ def two_rows(photo: np.ndarray, output: dict, metadata, least: float) -> np.ndar
 
 
 def segment_photos(
-    predictor: Predictor, photos: list[Path], output: Path, categories: list | None, rows: float | None = None
+    predictor: Predictor, photos: list[Path], output: Path, categories: list | None, rows: bool = False
 ) -> None:
     """Write the photos with their segments to ``output``; with ``categories`` also COCO's format.
 
-    With ``rows`` they are drawn in two rows, with the instances of at least that score.
+    With ``rows`` they are drawn as by :func:`two_rows`.
     """
     writer, images = PredictionWriter(str(output), "demo"), []
     for number, path in enumerate(photos, 1):
         photo = read_photo(path)
-        found = panoptic(predictor, photo, str(path), "panoptic_seg" if rows is None else "instances")
+        found = panoptic(predictor, photo, str(path), "instances" if rows else "panoptic_seg")
         ids, segments = found["panoptic_seg"]
-        drawn = (
-            predictor.draw(photo, found) if rows is None else two_rows(photo, found, predictor.metadata, rows)
-        )
+        drawn = two_rows(photo, found, predictor.metadata) if rows else predictor.draw(photo, found)
         target = output / (path.name if path.suffix.lower() in SUFFIXES else png_name(path.name))
         if not cv2.imwrite(str(target), drawn):
             raise UserError(f"--output: {target} cannot be written; make room, or choose another")
@@ -291,8 +288,7 @@ def run() -> None:
         if path:
             segment_video(predictor, capture, path, live=args.webcam)
         else:
-            rows = args.confidence_threshold if args.rows else None
-            segment_photos(predictor, photos, args.output, categories if args.json else None, rows)
+            segment_photos(predictor, photos, args.output, categories if args.json else None, args.rows)
 
 
 if __name__ == "__main__":

@@ -86,14 +86,14 @@ def test_two_rows_show_the_panoptic_map_above_the_instances(world, tmp_path, cap
         assert not np.array_equal(upper[32:], lower[32:])
 
 
-def test_instances_without_masks_are_boxes_and_faint_ones_are_left_out():
+def test_instances_without_masks_are_boxes_whatever_their_score():
     """A box of half the grey photo, drawn in the first colour; the map has no segment."""
     photo = np.full((40, 64, 3), 100, np.uint8)
-    instances = Instances((40, 64), pred_classes=torch.tensor([0, 1]), scores=torch.tensor([0.9, 0.2]))
-    instances.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, 31.0, 39.0], [40.0, 0.0, 60.0, 39.0]]))
+    instances = Instances((40, 64), pred_classes=torch.tensor([0]), scores=torch.tensor([0.03]))
+    instances.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, 31.0, 39.0]]))
     output = {"panoptic_seg": (torch.zeros(40, 64, dtype=torch.int32), []), "instances": instances}
     classes = SimpleNamespace(thing_classes=["ball", "ring"], stuff_classes=["things", "sky"])
-    drawn = two_rows(photo, output, classes, 0.5)
+    drawn = two_rows(photo, output, classes)
     assert drawn.shape == (2 * (400 + 32), 640, 3)
     upper, lower = drawn[32:432], drawn[464:]
     assert (upper == 100).all() and (lower[:, 330:] == 100).all()
