@@ -65,6 +65,9 @@ class SearchableMaskHead(BaseMaskRCNNHead):
 
     def layers(self, x: torch.Tensor) -> torch.Tensor:
         """(R, C, S, S) region features -> (R, num_classes, 2S, 2S) logits; R may be 0."""
+        if torch.onnx.is_in_onnx_export():  # whose GroupNorm needs a region: one more, which is dropped
+            x = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
         for block in self.blocks:
             x = block(x)
-        return self.predictor(F.relu(self.deconv(x)))
+        logits = self.predictor(F.relu(self.deconv(x)))
+        return logits[:-1] if torch.onnx.is_in_onnx_export() else logits
