@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,7 +87,7 @@ def opened(path: Path, form: str) -> Run:
 
 def _library(name: str):
     try:
-        return __import__(name)
+        return importlib.import_module(name)
     except ImportError:
         raise UserError(
             f"--format onnx needs {name}: pip install onnx onnxruntime, or --format torchscript"

@@ -25,6 +25,14 @@ def shapes(tmp_path_factory):
     return make_shapes(tmp_path_factory.mktemp("toy"))
 
 
+@pytest.fixture(autouse=True)
+def nothing_under_way(monkeypatch):
+    """A test that breaks off work leaves its progress open, within which that of later tests would lie."""
+    from auto_panoptic import progress
+
+    monkeypatch.setattr(progress, "_under_way", 0)
+
+
 @pytest.fixture
 def forget_data_sets():
     """Forget the data sets that a test registers."""

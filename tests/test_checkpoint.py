@@ -320,7 +320,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, share):
         with file_limit(int(share * size)), pytest.raises(UserError) as error:
             checkpointer.save(name, iteration=1)
         text = str(error.value)
-        assert f"cannot write the checkpoint '{tmp_path}/{name}.pth' of about 16640 bytes: File" in text
+        assert f"cannot write the checkpoint '{tmp_path}/{name}.pth' of about 16,640 bytes: File" in text
         assert "earlier checkpoints are intact" in text and "continue with --resume" in text
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     checkpointer.save("model_0000002", iteration=2)  # there is room again
