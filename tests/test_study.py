@@ -12,6 +12,7 @@ import pytest
 from toy import dataset_entries
 
 from auto_panoptic.evaluation import PanopticQuality
+from auto_panoptic.modeling.choice import configured_space
 from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.training import build_config
 
@@ -67,6 +68,8 @@ def test_shipped_studies_train_what_their_configs_have(study):
         config, common = study.trainings[training]
         opts = [*common, *options, "NAS.ARCHITECTURE", ""]  # what a search wrote is not there
         cfg = build_config(str(ROOT / config), [str(x) for x in opts])
+        if training != "searched":  # without its architecture a supernet
+            assert configured_space(cfg).cycle_length == 1  # a step is one mini-batch
         assert cfg.SOLVER.MAX_ITER in (300, 450, 600) and cfg.DATASETS.TEST == ("shapes_panoptic_val",)
     named = {name for pair in study.comparisons for name in pair[:2]}
     assert named <= {**study.trainings, **study.readings}.keys()

@@ -70,7 +70,10 @@ STUDY = Study(
         "panoptic_deeplab, 0.47 G": (DEEPLAB, (*SHORT, *AS_LARGE)),
         "auto_panoptic, 0.47 G": (
             FPN,
-            (*SHORT, *STEPS, *ONE_OPERATOR, *shufflenet(48, 96), "MODEL.SEM_SEG_HEAD.CONVS_DIM", 96),
+            (
+                *(*SHORT, *STEPS, *ONE_OPERATOR, "MODEL.CROSS_ATTENTION.RATIOS", "[4]"),
+                *(*shufflenet(48, 96), "MODEL.SEM_SEG_HEAD.CONVS_DIM", 96),
+            ),
         ),
         "unified, 0.47 G": (UNIFIED, (*SHORT, *STEPS, *ONE_OPERATOR)),
     },
