@@ -17,6 +17,7 @@ from auto_panoptic.search.finals import (
     evaluated_candidates,
     finals_header,
     open_journal,
+    random_networks,
     rounds,
     write_finals,
 )
@@ -78,10 +79,10 @@ def hold(folder, found, train, request=REQUEST, retry_failed=False):
     (folder / "search").mkdir(exist_ok=True)
     result.architecture.save(folder / "search/architecture.json")
     who = contenders(request, result, evaluated_candidates(ledger, SPACE), COSTS)
-    header = finals_header(ledger, request, *who, {"BASE_LR": 0.1})
+    header = finals_header(ledger, request, who, {"BASE_LR": 0.1})
     with open_journal(folder / "search", header) as journal:
-        came = Finals(request, journal, train, retry_failed).run(*who)
-    write_finals(folder / "search", request, came, *who, COSTS)
+        came = Finals(request, journal, train, retry_failed).run(who, COSTS)
+    write_finals(folder / "search", request, came, who, COSTS)
     return came, who
 
 
@@ -91,7 +92,8 @@ def files(folder):
 
 def test_who_takes_part(found):
     result, ledger = found
-    finalists, controls = contenders(REQUEST, result, evaluated_candidates(ledger, SPACE), COSTS)
+    finalists = contenders(REQUEST, result, evaluated_candidates(ledger, SPACE), COSTS)
+    controls = random_networks(3, finalists[0], finalists, COSTS)
     assert finalists[0].architecture == result.architecture and "the selection" in finalists[0].roles
     best = max(ledger.records, key=lambda r: r["metrics"]["PQ"])["architecture"]
     assert [c.architecture.indices() for c in finalists if "the best candidate" in c.roles] == [best]
@@ -106,7 +108,8 @@ def test_who_takes_part(found):
 
 def test_the_best_network_wins_and_is_compared_by_other_trainings(found, tmp_path):
     train = Train()
-    came, (finalists, controls) = hold(tmp_path, found, train)
+    came, finalists = hold(tmp_path, found, train)
+    controls = came.controls
     expected = max(finalists, key=lambda c: utility(c.architecture))
     assert came.winner is expected and came.difference.verdict == "above"
     difference = utility(expected.architecture) - np.mean([utility(c.architecture) for c in controls])
@@ -122,6 +125,23 @@ def test_the_best_network_wins_and_is_compared_by_other_trainings(found, tmp_pat
     assert saved["backbone"] == content["winner"]["backbone"]
     assert saved["provenance"]["finals"]["over_random"] == content["over_random"]
     assert "beats random ones of equal cost by" in came.lines()[-1]
+
+
+def test_random_networks_cost_what_the_winner_does_not_the_selection(found):
+    """The cheapest finalist wins, whose cost no random network of the selection's has."""
+    tables = {
+        site.name: {name: Cost(1000 * (i + 1), 1) for i, name in enumerate(site.names)}
+        for site in SPACE.sites
+    }
+    costs = CostTables(SPACE, {"stem": Cost(1, 1)}, tables)
+    result, ledger = found
+    finalists = contenders(REQUEST, result, evaluated_candidates(ledger, SPACE), costs)
+    by_cost = sorted(finalists, key=lambda c: costs.cost(c.architecture).macs)
+    for winner in (by_cost[0], by_cost[-1]):
+        drawn = [costs.cost(c.architecture).macs for c in random_networks(3, winner, finalists, costs)]
+        assert drawn == pytest.approx([costs.cost(winner.architecture).macs] * 3, rel=0.02)
+    first, last = (costs.cost(c.architecture).macs for c in (by_cost[0], by_cost[-1]))
+    assert last > 1.05 * first
 
 
 def test_a_search_that_did_not_pay_says_so(found, tmp_path):
@@ -148,7 +168,7 @@ def test_killed_anywhere_and_in_any_order_it_ends_the_same(found, tmp_path, back
 
 def test_failed_trainings_lose_and_may_be_repeated(found, tmp_path):
     (tmp_path / "whole").mkdir(), (tmp_path / "failing").mkdir()
-    came, (finalists, _) = hold(tmp_path / "whole", found, Train())
+    came, finalists = hold(tmp_path / "whole", found, Train())
     best = came.winner.architecture
     without, _ = hold(tmp_path / "failing", found, Train(fail=lambda final: final.architecture == best))
     assert without.winner.architecture != best

@@ -280,8 +280,8 @@ def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result: SearchRes
     controls = CONTROLS if args.controls is None else args.controls
     request = FinalsRequest(args.finals, controls, args.final_steps or cfg.SOLVER.MAX_ITER)
     evaluated = evaluated_candidates(ledger, args.costs.space)
-    finalists, controls = contenders(request, result, evaluated, args.costs)
-    header = finals_header(ledger, request, finalists, controls, cfg.SOLVER)
+    finalists = contenders(request, result, evaluated, args.costs)
+    header = finals_header(ledger, request, finalists, cfg.SOLVER)
     training = FinalTraining(cfg, args.weights, result.directory / FOLDER, args.metrics)
     with (
         open_journal(result.directory, header) as journal,
@@ -290,7 +290,7 @@ def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result: SearchRes
         else contextlib.nullcontext(InProcess(training)) as executor,
     ):
         finals = Finals(request, journal, executor, args.retry_failed, training.clean)
-        found = finals.run(finalists, controls)
+        found = finals.run(finalists, args.costs)
     print("\n".join(found.lines()))
-    winner = write_finals(result.directory, request, found, finalists, controls, args.costs)
+    winner = write_finals(result.directory, request, found, finalists, args.costs)
     return replace(result, architecture=winner)

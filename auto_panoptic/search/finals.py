@@ -79,6 +79,7 @@ class FinalsResult:
 
     Attributes:
         winner: its architecture is the search's answer.
+        controls: the random networks.
         fitness: the metric, in percent.
         score: mean of the winner's compared trainings.
         difference: to the random architectures; None without them.
@@ -86,6 +87,7 @@ class FinalsResult:
     """
 
     winner: Contender
+    controls: Sequence[Contender]
     fitness: str
     score: float
     difference: Difference | None
@@ -111,9 +113,9 @@ def evaluated_candidates(ledger: Ledger, space: SearchSpace) -> list[tuple[Archi
 
 
 def contenders(request: FinalsRequest, result: SearchResult, candidates, costs: CostTables):
-    """(finalists, controls) of a finished search.
+    """The finalists of a finished search.
 
-    The finalists are the selection, the candidates with the next highest predicted scores within its limits,
+    These are the selection, the candidates with the next highest predicted scores within its limits,
     and the best candidate.
 
     Args:
@@ -121,7 +123,7 @@ def contenders(request: FinalsRequest, result: SearchResult, candidates, costs: 
         costs: of the space.
 
     Raises:
-        UserError: there are fewer candidates than finalists asked for, or too few random architectures.
+        UserError: there are fewer candidates than finalists asked for.
     """
     unique = {architecture: score for architecture, score in reversed(candidates)}
     if request.finalists > len(unique):
@@ -145,13 +147,22 @@ def contenders(request: FinalsRequest, result: SearchResult, candidates, costs: 
         found.setdefault(architecture, [f"candidate {place} by predicted score"])
     if allowed:
         found.setdefault(max(allowed, key=unique.__getitem__), []).append("the best candidate")
-    macs = costs.cost(result.architecture).macs
-    seed = int(hashlib.sha256(json.dumps(result.architecture.indices()).encode()).hexdigest()[:8], 16)
-    controls = random_of_equal_cost(costs, macs, request.controls, seed, found) if request.controls else []
-    return (
-        [Contender(architecture, roles) for architecture, roles in found.items()],
-        [Contender(a, [f"random {i}"]) for i, a in enumerate(controls, start=1)],
-    )
+    return [Contender(architecture, roles) for architecture, roles in found.items()]
+
+
+def random_networks(number: int, winner: Contender, finalists: Sequence[Contender], costs: CostTables):
+    """So many random networks that cost what the winner does, none of them a finalist.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if not number:
+        return []
+    text = json.dumps(winner.architecture.indices())
+    seed = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+    macs = costs.cost(winner.architecture).macs
+    drawn = random_of_equal_cost(costs, macs, number, seed, {c.architecture for c in finalists})
+    return [Contender(architecture, [f"random {i}"]) for i, architecture in enumerate(drawn, start=1)]
 
 
 def _within(cost, limits: Mapping) -> bool:
@@ -190,18 +201,19 @@ class Finals:
         self.fitness = fitness_name(journal.header)
         self.records = {_key(r["architecture"], r["steps"], r["seed"]): r for r in journal.records}
 
-    def run(self, finalists: list[Contender], controls: list[Contender]) -> FinalsResult:
-        """See the module.
+    def run(self, finalists: list[Contender], costs: CostTables) -> FinalsResult:
+        """See the module; ``costs`` are of the space.
 
         Raises:
-            UserError: all trainings failed that the result would need.
+            UserError: a training failed that the result needs; too few random networks cost what the best
+                finalist does.
         """
         request, left = self.request, finalists
         plan = rounds(len(finalists), request.steps)
         chosen_by = range(request.seeds)
         compared = range(request.seeds, 2 * request.seeds)
         total = sum(n * (request.seeds if n == 2 else 1) for n, _ in plan)
-        total += request.seeds * (1 + len(controls))
+        total += request.seeds * (1 + request.controls)
         with Progress("finals", total, "trainings") as bar:
             for size, steps in plan:
                 left = left[:size]
@@ -209,6 +221,7 @@ class Finals:
                 self._train(left, steps, seeds, bar)
                 left = sorted(left, key=lambda c: -self._mean(c, steps, seeds))  # stable
             winner = left[0]
+            controls = random_networks(request.controls, winner, finalists, costs)
             self._train([winner, *controls], request.steps, compared, bar)
         score = self._mean(winner, request.steps, compared)
         if score == -math.inf:
@@ -216,7 +229,8 @@ class Finals:
                 f'{self.journal.path}: a training of the best finalist failed, see its "error"; repeat it '
                 "with --resume --retry-failed"
             )
-        return FinalsResult(winner, self.fitness, score, self._compare(winner, controls, compared), total)
+        difference = self._compare(winner, controls, compared)
+        return FinalsResult(winner, controls, self.fitness, score, difference, total)
 
     def _mean(self, contender: Contender, steps: int, seeds) -> float:
         scores = contender.scores(steps, seeds, self.fitness)
@@ -264,7 +278,7 @@ def _key(indices: dict, steps: int, seed: int) -> str:
     return json.dumps([indices, steps, seed], sort_keys=True)
 
 
-def finals_header(search: Ledger, request: FinalsRequest, finalists, controls, solver: Mapping) -> dict:
+def finals_header(search: Ledger, request: FinalsRequest, finalists, solver: Mapping) -> dict:
     """What identifies finals: the search as it stands, who takes part, how they are trained."""
     identity = {"search": search.header, "evaluated": [r["architecture"] for r in search.records]}
     digest = hashlib.sha256(json.dumps(plain(identity), sort_keys=True).encode()).hexdigest()[:16]
@@ -274,7 +288,7 @@ def finals_header(search: Ledger, request: FinalsRequest, finalists, controls, s
         "steps": request.steps,
         "seeds": request.seeds,
         "finalists": [c.architecture.indices() for c in finalists],
-        "controls": [c.architecture.indices() for c in controls],
+        "controls": request.controls,
         "solver": plain(dict(solver)),
     }
 
@@ -296,7 +310,7 @@ def open_journal(directory: Path, header: dict) -> Ledger:
     return Ledger.open(path, header, resume=True)
 
 
-def write_finals(directory: Path, request: FinalsRequest, result: FinalsResult, finalists, controls, costs):
+def write_finals(directory: Path, request: FinalsRequest, result: FinalsResult, finalists, costs):
     """search/finals.json, and the winner as search/architecture.json; returns the winner's architecture."""
 
     def row(contender: Contender) -> dict:
@@ -320,7 +334,7 @@ def write_finals(directory: Path, request: FinalsRequest, result: FinalsResult, 
         "winner": result.winner.architecture.indices(),
         **summary,
         "finalists": [row(c) for c in finalists],
-        "controls": [row(c) for c in controls],
+        "controls": [row(c) for c in result.controls],
     }
     write_json(directory / f"{FOLDER}.json", plain(content))
     before = Architecture.load(directory / "architecture.json").provenance
