@@ -54,6 +54,9 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     cfg.NAS.SPACE = CN()
     cfg.NAS.SPACE.BACKBONE_OPS = [spec.name for spec in BACKBONE_OPS]
     cfg.NAS.SPACE.HEAD_OPS = [spec.name for spec in HEAD_OPS]
+    # Operators of single sites, [[pattern of sites, [operator, ...]], ...], which replace those above; of
+    # several patterns that fit, the last. One operator takes a site out of the search.
+    cfg.NAS.SPACE.SITES = []
 
     # Before a candidate is scored, the running statistics of its path's BatchNorm layers are
     # recomputed as the average over this many training images (supplement: 500).

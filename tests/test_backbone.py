@@ -83,6 +83,13 @@ def test_pass_through_half_is_untouched(spec, method):
     assert (output[:, 4:] >= 0).all()
 
 
+def test_skip_leaves_the_shuffle():
+    block = ShuffleBlock(op("skip"), 8, 8, stride=1, norm=BN)
+    x = torch.randn(2, 8, 6, 6)
+    assert torch.equal(block(x), torch.cat(shuffle_split(x), 1))
+    assert not list(block.parameters())
+
+
 def test_shuffle_branch_layers():
     block = ShuffleBlock(op("shuffle_5x5"), 8, 24, stride=2, norm=BN)
     assert [type(m).__name__ for m in block.main] == (

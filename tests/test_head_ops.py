@@ -66,6 +66,14 @@ def test_impulse_response(name, touched):
     assert len(rows) == len(touched) ** 2
 
 
+def test_identity_is_no_layer():
+    layer = build_head_op(op("identity"), 64, 64)
+    x = torch.randn(2, 64, 5, 5)
+    assert torch.equal(layer(x), x) and not list(layer.parameters())
+    with pytest.raises(ValueError, match="from 64 to 96 channels cannot be left out"):
+        build_head_op(op("identity"), 64, 96)
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_depthwise_structure(kernel):
     first, second = build_head_op(op(f"dwconv_{kernel}x{kernel}"), 8, 32).conv

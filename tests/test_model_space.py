@@ -1,6 +1,7 @@
 """The search space is what the built model holds, in its order; NAS.ARCHITECTURE fixes it in a new model."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,33 @@ def test_domains():
     assert space.site("mask.0").names == space.site("sem_seg.1").names == ("conv_3x3",)
     assert [o.ratio for o in space.site("attention.b2f.4").ops] == [4, 8, 6]
     assert space.cycle_length == 6
+
+
+def test_operators_of_single_sites():
+    sites = [["mask.*", ["conv_3x3", "identity"]], ["mask.1", ["atconv_3x3"]], ["backbone.3", ["skip"]]]
+    space = configured_space(make_cfg("NAS.SPACE.SITES", sites))
+    names = {site.name: site.names for site in space.sites}
+    others = {site.name: site.names for site in SPACE.sites}
+    changed = {"mask.0": ("conv_3x3", "identity"), "mask.1": ("atconv_3x3",), "backbone.3": ("skip",)}
+    assert names == others | changed
+
+
+@pytest.mark.parametrize(
+    "sites, message",
+    [
+        ([["mask.7", ["conv_3x3"]]], "NAS.SPACE.SITES has 'mask.7', which fits no site of this model"),
+        ([["mask.0", ["shuffle_3x3"]]], "site 'mask.0', has 'shuffle_3x3': expected head operators"),
+        ([["mask.0", []]], "expected at least one operator"),
+        ([["mask.0", ["conv_3x3", "conv_3x3"]]], "each once"),
+        ([["mask.0"]], "expected pairs"),
+        ([["mask.0", "conv_3x3"]], "expected pairs"),
+        (["mask.0", "conv_3x3"], "expected pairs"),
+        ([["backbone.0", ["skip"]]], "a block of stride 2 cannot be skipped"),
+    ],
+)
+def test_operators_of_single_sites_are_refused(sites, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        configured_space(make_cfg("NAS.SPACE.SITES", sites))
 
 
 def meta(name):

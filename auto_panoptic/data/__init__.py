@@ -8,7 +8,7 @@ Built-in sets are drawn on first use.
 """
 
 from .drawn.objects import ensure_shapes_objects, register_shapes_objects
-from .drawn.shapes import ensure_shapes, register_shapes
+from .drawn.shapes import ensure_shapes, register_shapes, register_tuning_scenes
 from .id_table import id_table
 from .labels import data_set_for, declare_inputs, holds_classes, with_data_sets
 from .mapper import DATASET_MAPPER_REGISTRY, PanopticMapper, build_mapper
@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 register_shapes()
+register_tuning_scenes()
 register_shapes_objects()
 for _set in (*coco_sources(), *ade20k_sources(), *cityscapes_sources(), *mapillary_sources()):
     register_source(_set)

@@ -9,6 +9,7 @@ built model are its search space. :func:`apply_architecture` is the only place w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from detectron2.config import CfgNode
@@ -23,6 +24,7 @@ from auto_panoptic.space import (
     ChoiceSite,
     OpSpec,
     SearchSpace,
+    domain,
     load_names,
     names_in,
     op,
@@ -127,27 +129,64 @@ def check_complete(module: nn.Module, incompatible) -> None:
         )
 
 
+SITES = "NAS.SPACE.SITES"
+
+
+def site_domains(cfg: CfgNode) -> list[tuple[str, list[str]]]:
+    """(pattern of sites, operator names) in the order of ``NAS.SPACE.SITES``.
+
+    Raises:
+        UserError: it is something else.
+    """
+    pairs = cfg.NAS.SPACE.SITES
+    fits = isinstance(pairs, Sequence) and all(
+        isinstance(pair, Sequence)
+        and len(pair) == 2
+        and isinstance(pair[0], str)
+        and not isinstance(pair[1], str)
+        and isinstance(pair[1], Sequence)
+        and all(isinstance(name, str) for name in pair[1])
+        for pair in pairs
+    )
+    if not fits or isinstance(pairs, str):
+        raise UserError(f"{SITES} is {pairs!r}: expected pairs such as [['mask.0', [conv_3x3, identity]]]")
+    return [(pattern, list(names)) for pattern, names in pairs]
+
+
 class Choices:
     """Makes the choice blocks of a model: with every operator, or with those of one architecture.
 
     Args:
         names: {site: operator name} of the fixed model; None for a supernet. May name sites of other models.
         source: where the names come from, for errors.
+        domains: (pattern of sites, operator names), which replace those that a site has otherwise.
     """
 
-    def __init__(self, names: Mapping[str, str] | None = None, source: str = "the architecture"):
+    def __init__(
+        self,
+        names: Mapping[str, str] | None = None,
+        source: str = "the architecture",
+        domains: Sequence[tuple[str, Sequence[str]]] = (),
+    ):
         self.names = names
         self.source = source
+        self.domains = tuple(domains)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Choices:
-        """Those of ``NAS.ARCHITECTURE``: of a file, which is read once, or of its text."""
+        """Those of ``NAS.ARCHITECTURE``, a file, which is read once, or its text; and ``NAS.SPACE.SITES``."""
+        domains = site_domains(cfg)
         if not cfg.NAS.ARCHITECTURE:
-            return cls()
+            return cls(domains=domains)
         if cfg.NAS.ARCHITECTURE.startswith(TEXT):
-            return cls(names_in(cfg.NAS.ARCHITECTURE), "NAS.ARCHITECTURE")
+            return cls(names_in(cfg.NAS.ARCHITECTURE), "NAS.ARCHITECTURE", domains)
         path = resolve_architecture_path(cfg.NAS.ARCHITECTURE)
-        return cls(load_names(path), str(path))
+        return cls(load_names(path), str(path), domains)
+
+    def _domain(self, site: str, ops: Sequence[OpSpec]) -> tuple[OpSpec, ...]:
+        """The operators of a site: those of the last pattern that fits, otherwise ``ops``."""
+        fitting = [names for pattern, names in self.domains if fnmatchcase(site, pattern)]
+        return domain(fitting[-1], ops[0].group, f"{SITES}, site {site!r},") if fitting else tuple(ops)
 
     def __call__(self, site: str, ops: Sequence[OpSpec], build: Callable[[OpSpec], nn.Module]) -> ChoiceBlock:
         """The block of one site with its operators, in index order; ``build`` makes the module of one.
@@ -155,8 +194,8 @@ class Choices:
         Raises:
             UserError: the architecture names no operator for the site, or one that the site has not.
         """
-        domain = ChoiceSite(site, tuple(ops))
-        chosen = domain.ops
+        place = ChoiceSite(site, self._domain(site, ops))
+        chosen = place.ops
         if self.names is not None:
             if site not in self.names:
                 raise UserError(
@@ -164,10 +203,10 @@ class Choices:
                     f"{site!r}; use the config it was searched with"
                 )
             try:
-                chosen = (domain.ops[domain.index(self.names[site])],)
+                chosen = (place.ops[place.index(self.names[site])],)
             except UserError as error:
                 raise UserError(f"{self.source}: {error}") from None
-        return ChoiceBlock(site, {spec.name: build(spec) for spec in chosen}, domain.ops)
+        return ChoiceBlock(site, {spec.name: build(spec) for spec in chosen}, place.ops)
 
     def row(
         self, prefix: str, ops: Sequence[OpSpec], builds: Sequence[Callable[[OpSpec], nn.Module]]
@@ -257,7 +296,15 @@ def _build(cfg: CfgNode, device: str) -> nn.Module:
     cfg.defrost()
     cfg.MODEL.DEVICE = device
     with torch.device(device):
-        return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    sites = [*choice_blocks(model)]
+    for pattern, _ in site_domains(cfg):
+        if not any(fnmatchcase(site, pattern) for site in sites):
+            raise UserError(
+                f"{SITES} has {pattern!r}, which fits no site of this model: expected one of "
+                f"{some(sites) if sites else 'none: it has no sites'}"
+            )
+    return model
 
 
 def configured_space(cfg: CfgNode) -> SearchSpace:

@@ -85,7 +85,7 @@ def combine(
         order, stuff_area = sorted(kept, key=lambda i: areas[i]), 0
     panoptic = torch.zeros_like(semantic, dtype=torch.int32)
     segments = _paint(panoptic, masks, order, scores, instances.pred_classes.tolist())
-    return _add_stuff(panoptic, segments, semantic, stuff_area)
+    return add_stuff(panoptic, segments, semantic, stuff_area)
 
 
 def semantic_labels(
@@ -162,7 +162,7 @@ def _paint(
     return segments
 
 
-def _add_stuff(panoptic: torch.Tensor, segments: list[dict], semantic: torch.Tensor, stuff_area: float):
+def add_stuff(panoptic: torch.Tensor, segments: list[dict], semantic: torch.Tensor, stuff_area: float):
     """Give free pixels to their stuff classes, by ascending label, where ``stuff_area`` of them are left."""
     rest = torch.where(panoptic == 0, semantic, 0).long()
     counts = torch.bincount(rest.flatten()).tolist()

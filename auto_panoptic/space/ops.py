@@ -16,7 +16,7 @@ class OpSpec:
         name: stable name used in files, configs and state dicts.
         kind: what to build: ``shuffle`` and ``xception`` blocks (backbone); ``dwconv`` (depthwise separable),
             ``dfconv`` (modulated deformable), ``atconv`` (dense, dilation 2) and ``conv`` (plain) layers
-            (heads); ``sepconv`` and its ``sepconv_twice``, ``conv_twice`` (below); ``se``
+            (heads); ``sepconv`` and its ``sepconv_twice``, ``conv_twice``, ``identity`` (below); ``se``
             (squeeze-and-excitation gate, inter-modular attention); or another that the network which holds
             the site knows.
         group: the index list of an architecture that its choices go to: the published ``backbone``, ``head``
@@ -123,3 +123,5 @@ register_ops(
     OpSpec("sep_3x3_twice", "sepconv_twice", "head", kernel=3),
     OpSpec("conv_3x3_twice", "conv_twice", "head", kernel=3),
 )
+# No layer: depth is searched. Only where input and output have the same size and channels.
+register_ops(OpSpec("skip", "identity", "backbone"), OpSpec("identity", "identity", "head"))

@@ -36,13 +36,18 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "shapes_panoptic"
 SPLITS = ("train", "val", "nas_train", "nas_val")
-SEED = 1
+SEED, TUNING_SEED = 1, 7
 # Images of the two subsets of "train", and of "val".
 SIZES = {"nas_train": 800, "nas_val": 200, "val": 200}
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 _THINGS = {c["id"] for c in scene.CATEGORIES if c["isthing"]}
 _LABELS = label_map(scene.CATEGORIES)
+
+
+def register_tuning_scenes() -> list:
+    """Register ``shapes_tuning_{train,val,nas_train,nas_val}``, other scenes: settings are chosen on them."""
+    return register_shapes(datasets_root() / "shapes_tuning", prefix="shapes_tuning", seed=TUNING_SEED)
 
 
 def shapes_root() -> Path:
@@ -175,7 +180,7 @@ def ensure_shapes(
 
 
 def register_shapes(
-    root: str | Path | None = None, *, prefix: str = PREFIX, sizes: dict | None = None
+    root: str | Path | None = None, *, prefix: str = PREFIX, sizes: dict | None = None, seed: int = SEED
 ) -> list:
     """Register ``<prefix>_{train,val,nas_train,nas_val}``; nothing is drawn before the first use.
 
@@ -183,7 +188,7 @@ def register_shapes(
     overlap, as in COCO's instance annotation.
 
     Args:
-        root, sizes: as in :func:`ensure_shapes`.
+        root, sizes, seed: as in :func:`ensure_shapes`.
         prefix: start of the registered names.
 
     Returns:
@@ -202,7 +207,7 @@ def register_shapes(
                 categories=tuple(scene.CATEGORIES),
                 instances_json=str(root / "annotations" / f"{instances}_{split}.json"),
                 sem_seg_root=str(root / f"panoptic_stuff_{folder}"),
-                prepare=functools.partial(ensure_shapes, root, sizes=sizes),
+                prepare=functools.partial(ensure_shapes, root, sizes=sizes, seed=seed),
             )
             register_source(source)
             names.append(source.name)

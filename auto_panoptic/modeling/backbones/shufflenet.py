@@ -79,10 +79,18 @@ def _xception_branch(ci: int, mid: int, co: int, kernel: int, stride: int, norm:
     return nn.Sequential(*layers)
 
 
+def _identity(ci: int, mid: int, co: int, kernel: int, stride: int, norm: Norm) -> nn.Module:
+    """Nothing; of a block of stride 1 only the shuffle is left."""
+    if stride != 1:
+        raise ValueError("a block of stride 2 cannot be skipped; name the others' sites in NAS.SPACE.SITES")
+    return nn.Identity()
+
+
 # What an operator of a kind puts in a block's main branch: (ci, mid, co, kernel, stride, norm) -> module.
 BACKBONE_BRANCHES: dict[str, Callable[..., nn.Module]] = {
     "shuffle": _shuffle_branch,
     "xception": _xception_branch,
+    "identity": _identity,
 }
 
 

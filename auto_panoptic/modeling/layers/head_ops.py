@@ -99,8 +99,8 @@ def build_head_op(
     out_channels: int,
     modulated: bool = True,
     norm: nn.Module | None = None,
-) -> HeadOp:
-    """Build one candidate of a searched head layer.
+) -> nn.Module:
+    """Build one candidate of a searched head layer: a :class:`HeadOp`, or nothing for the kind ``identity``.
 
     Args:
         spec: an operator of a kind in :data:`HEAD_OP_BUILDERS`.
@@ -110,8 +110,15 @@ def build_head_op(
         norm: the layer after the convolution; None: GroupNorm(32).
 
     Raises:
-        ValueError: unknown kind, or channels that GroupNorm(32) cannot divide.
+        ValueError: unknown kind, or channels that GroupNorm(32) cannot divide, or that no layer can change.
     """
+    if spec.kind == "identity":
+        if in_channels != out_channels:
+            raise ValueError(
+                f"a head layer from {in_channels} to {out_channels} channels cannot be left out; name the "
+                "others' sites in NAS.SPACE.SITES"
+            )
+        return nn.Identity()
     if spec.kind not in HEAD_OP_BUILDERS:
         kinds = sorted(HEAD_OP_BUILDERS)
         raise ValueError(f"operator {spec.name!r} of kind {spec.kind!r}: expected one of {kinds}")
