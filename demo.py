@@ -218,9 +218,10 @@ def open_video(source: Path | None) -> cv2.VideoCapture:
 def segment_video(predictor: Predictor, capture: cv2.VideoCapture, path: Path, live: bool) -> None:
     """Write the frames with their segments to ``path``, an .mp4, whole or not at all.
 
-    An object keeps its colour from frame to frame. ``live``: until Ctrl-C, which leaves a whole file.
+    An object keeps its colour from frame to frame, stuff has that of its class. ``live``: until Ctrl-C, which
+    leaves a whole file.
     """
-    visualizer, writer, count = VideoVisualizer(predictor.metadata), None, 0
+    visualizer, writer, count = VideoVisualizer(predictor.drawn_metadata), None, 0
     rate = capture.get(cv2.CAP_PROP_FPS)
     total = None if live else max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0) or None
     with replacing(path, sync=False) as partial, tqdm(total=total, unit="frame", disable=None) as bar:

@@ -17,6 +17,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data.catalog import Metadata
 from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 
 from . import systems  # noqa: F401  registers their parts
@@ -41,6 +42,7 @@ class Predictor:
         cfg: its config; what it says of data sets does not count.
         model: the network, in evaluation mode.
         metadata: Detectron2's metadata of the classes: names, colours and ids.
+        drawn_metadata: the same with a colour for every class of stuff; visualizers take it.
         provenance: how the network was made; empty where it does not come from a bundle.
     """
 
@@ -48,6 +50,7 @@ class Predictor:
         self, cfg: CfgNode, model: torch.nn.Module, metadata: Metadata, provenance: dict | None = None
     ):
         self.cfg, self.model, self.metadata = cfg, model.eval(), metadata
+        self.drawn_metadata = with_stuff_colors(metadata)
         self.provenance = provenance or {}
         self.resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
@@ -101,8 +104,17 @@ class Predictor:
         """
         if "panoptic_seg" not in output:
             raise UserError(f"a {type(self.model).__name__} predicts no panoptic segments")
-        visualizer = Visualizer(np.asarray(image)[:, :, ::-1], self.metadata, scale=drawing_scale(image))
+        rgb, scale = np.asarray(image)[:, :, ::-1], drawing_scale(image)
+        visualizer = Visualizer(rgb, self.drawn_metadata, scale=scale)
         return visualizer.draw_panoptic_seg(*output["panoptic_seg"]).get_image()[:, :, ::-1]
+
+
+def with_stuff_colors(metadata: Metadata) -> Metadata:
+    """A copy in which stuff has colours: Detectron2's visualizers draw them anew for every picture, else."""
+    content, colors = metadata.as_dict(), colormap(rgb=True)
+    if "stuff_colors" not in content:
+        content["stuff_colors"] = [colors[i % len(colors)] for i in range(len(content["stuff_classes"]))]
+    return Metadata(**content)
 
 
 def drawing_scale(image: np.ndarray) -> int:

@@ -54,7 +54,7 @@ def checked(name: str, paths: dict[str, str], processes: int | None) -> int:
     """
     report = run_check(from_paths(name, paths), processes, progress=sys.stderr.isatty())
     if report.interrupted:
-        raise KeyboardInterrupt
+        raise report.interrupted
     print(format_report(report), flush=True)
     if errors := report.number(ERROR):
         raise UserError(f"{name}: {errors} error{'s' * (errors != 1)}, listed above; mend the set and repeat")

@@ -72,7 +72,9 @@ def test_whole_files_are_not_accused(damaged):
 
 def test_full_list_exit_code_and_json(damaged, tmp_path, capsys):
     corpus, found, _, _, findings = damaged
-    assert main([*flags(corpus.paths), "--processes", "2", "--json", str(tmp_path / "found.json")]) == 2
+    with pytest.raises(SystemExit) as end:
+        main([*flags(corpus.paths), "--processes", "2", "--json", str(tmp_path / "found.json")])
+    assert end.value.code == 2
     out = capsys.readouterr().out
     errors = [f for f in findings if f.severity == "error"]
     assert len(errors) > 80 and all(f"  {f.line()}\n" in out for f in errors)

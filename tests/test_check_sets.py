@@ -32,7 +32,7 @@ def small(shapes, tmp_path):
 
 
 def test_clean_set(shapes, tmp_path, capsys):
-    assert main(["--config-file", str(write_config(tmp_path / "toy.yaml", shapes)), "--processes", "1"]) == 0
+    main(["--config-file", str(write_config(tmp_path / "toy.yaml", shapes)), "--processes", "1"])
     out = capsys.readouterr().out
     assert "ERROR" not in out and "WARNING" not in out
     for name, images in (("nas_train", 14), ("val", 4), ("nas_val", 6)):
@@ -135,7 +135,7 @@ def test_folder_of_classified_images(tmp_path, capsys):
         (tmp_path / name).mkdir()
         for i in range(3):
             Image.new("RGB", (20, 10 + i), (i, 0, 90)).save(tmp_path / name / f"{i}.jpg")
-    assert main(["--image-folder", str(tmp_path), "--processes", "1"]) == 0
+    main(["--image-folder", str(tmp_path), "--processes", "1"])
     assert "0 errors, 0 warnings, 0 notes in 6 images" in capsys.readouterr().out
     (tmp_path / "cat/1.jpg").write_bytes((tmp_path / "cat/1.jpg").read_bytes()[:150])
     (tmp_path / "dog/2.jpg").write_text("")
@@ -152,16 +152,17 @@ def test_folder_of_classified_images(tmp_path, capsys):
     }
 
 
-def test_registered_sets_and_mistakes(capsys, shapes, tmp_path):
-    assert (
-        main(["shapes_panoptic_vall"]) == 2 and "did you mean shapes_panoptic_val" in capsys.readouterr().err
-    )
-    assert main([]) == 2 and "nothing to check" in capsys.readouterr().err
-    assert main(["--panoptic-json", "x"]) == 2 and "lacks panoptic_root" in capsys.readouterr().err
-    assert main(["--image-folder", str(tmp_path), "--processes", "0"]) == 2
+def test_registered_sets_and_mistakes(shapes, tmp_path):
     missing = tmp_path / "no" / "found.json"
-    assert main(["--image-folder", str(tmp_path), "--json", str(missing)]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    for words, message in (
+        (["shapes_panoptic_vall"], "did you mean shapes_panoptic_val"),
+        ([], "nothing to check"),
+        (["--panoptic-json", "x"], "lacks panoptic_root"),
+        (["--image-folder", str(tmp_path), "--processes", "0"], "--processes 0"),
+        (["--image-folder", str(tmp_path), "--json", str(missing)], "cannot be written"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main(words)
     with pytest.raises(UserError, match="unknown data set"):
         check_data_set("shapes_panoptic_vall")
 
@@ -170,10 +171,10 @@ def test_config_of_the_model_zoo(capsys, shapes):
     entry = dataset_entries(shapes)[1]
     arguments = ("--processes", "1", "--opts", "DATASETS.COCO_PANOPTIC", str([entry]))
     zoo = "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"
-    assert main([entry["name"], "--config-file", zoo, *arguments]) == 0
+    main([entry["name"], "--config-file", zoo, *arguments])
     assert f"{entry['name']}: 0 errors" in capsys.readouterr().out
-    assert main([entry["name"], "--config-file", "nowhere.yaml", *arguments]) == 2
-    assert "--config-file: no file 'nowhere.yaml'" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--config-file: no file 'nowhere.yaml'"):
+        main([entry["name"], "--config-file", "nowhere.yaml", *arguments])
 
 
 def test_classes_of_a_name_of_detectron2(shapes, forget_data_sets):

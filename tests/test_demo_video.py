@@ -3,8 +3,13 @@
 import cv2
 import numpy as np
 import pytest
+import torch
+from detectron2.data.catalog import Metadata
 from test_bundle import world  # noqa: F401
 from toy import error_line, run_script
+
+import demo as script
+from auto_panoptic.bundle import with_stuff_colors
 
 
 @pytest.fixture
@@ -41,6 +46,46 @@ def test_a_video_is_drawn_frame_by_frame(world, film, tmp_path, capfd):  # noqa:
     assert all(5 < change < 120 for change in changes)  # drawn over, and still the film
     demo(world, "--video-input", film, "--output", tmp_path / "named.mp4")
     assert (tmp_path / "named.mp4").is_file()
+
+
+class Drive:
+    """A predictor: sky above a road, a parked car, and one that drives past; no class has a colour."""
+
+    metadata = Metadata(name="drive", thing_classes=["car"], stuff_classes=["things", "sky", "road"])
+    drawn_metadata = with_stuff_colors(metadata)
+    seen = 0
+
+    def __call__(self, image, name):
+        ids = torch.ones(480, 640, dtype=torch.int32)
+        ids[240:] = 2
+        ids[200:300, 50 + 20 * self.seen : 170 + 20 * self.seen] = 3
+        ids[350:420, 500:600] = 4
+        self.seen += 1
+        kinds = [(False, 1, "sky"), (False, 2, "road"), (True, 0, "car"), (True, 0, "car")]
+        return {
+            "panoptic_seg": (
+                ids,
+                [
+                    {"id": i, "isthing": thing, "category_id": label, "name": name}
+                    for i, (thing, label, name) in enumerate(kinds, 1)
+                ],
+            )
+        }
+
+
+def test_what_is_seen_keeps_its_colour(tmp_path):
+    """Each class of stuff its own, and each object; Detectron2 draws stuff without colours at random."""
+    grey = [(True, np.full((480, 640, 3), 128, np.uint8))] * 6 + [(False, None)]
+    film = type(
+        "Film", (), {"get": lambda *_: 5.0, "read": lambda *_: grey.pop(0), "release": lambda _: None}
+    )
+    script.segment_video(Drive(), film(), tmp_path / "drive.mp4", live=False)
+    frames, _ = frames_of(tmp_path / "drive.mp4")
+    spots = [[f[30, 30], f[460, 20], f[250, 60 + 20 * i], f[360, 510]] for i, f in enumerate(frames)]
+    spots = np.array(spots, int)  # (frames, things that are seen, 3)
+    assert len(spots) == 6 and (np.abs(spots - spots[0]).max(axis=0) < 12).all()  # but for compression
+    sky, road, *_ = spots[0]
+    assert np.abs(sky - road).max() > 30
 
 
 class Camera:

@@ -11,6 +11,7 @@ import auto_panoptic
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
 from auto_panoptic.search import ledger_path
+from auto_panoptic.training import run
 
 
 @pytest.fixture
@@ -41,6 +42,11 @@ def test_a_config_object_is_trained_and_searched(config, tmp_path, capsys):
     assert found.directory == ledger_path(tmp_path / "a").parent
     assert (found.directory / "pareto.json").is_file() and (found.directory / "report.html").is_file()
     assert "Selected from 2 candidates" in capsys.readouterr().out
+
+
+def test_a_training_may_show_its_whole_log(config, monkeypatch):
+    monkeypatch.setattr(run, "train_in", lambda args, cfg, trainer: args.verbose)
+    assert auto_panoptic.train(config, verbose=True) and not auto_panoptic.train(config)
 
 
 def test_the_room_is_a_function_and_a_package():

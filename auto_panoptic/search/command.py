@@ -105,7 +105,7 @@ def search_here(config: str | os.PathLike | CfgNode, options: Sequence = (), **a
     Args:
         config: path of a YAML file, or a config; ``options`` are ``KEY, VALUE`` pairs that override it.
         arguments: those of the command: ``weights="model_final.pth"``, ``resume=True``, ``cycles=5``,
-            ``max_macs="250G"``; a list for an option that may be repeated.
+            ``max_macs="250G"``, ``verbose=True``; a list for an option that may be repeated.
 
     Returns:
         the selected ``architecture``, the ``directory`` of the files, and what the choice rests on.

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
 
 from ..data.few import few_images
-from ..errors import show_warnings
 from ..explore import Ledger
 from ..progress import hidden
 from ..training import processes
-from ..training.dry_run import duration, free_space, memory, memory_text, show, size, temporary_output
+from ..training.dry_run import begins, duration, free_space, memory, memory_text, show, size, temporary_output
 from .candidate import EVALUATION_BATCH, CandidateEvaluator, load_evaluator
 from .header import search_policy
 from .selection import ledger_path
@@ -30,10 +27,8 @@ def dry_run(args, cfg) -> None:
     Raises:
         UserError: as the search itself would.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not begins():
         return
-    show_warnings()
-    print("Nothing is written. A moment, for a short measurement ...", flush=True)
     policy, path = search_policy(cfg, args.costs.space), ledger_path(cfg.OUTPUT_DIR)
     total, done = policy.cycles * policy.models, 0
     if args.resume and path.exists():

@@ -42,10 +42,8 @@ def dry_run(args, cfg, trainer=AutoPanopticTrainer) -> None:
     Raises:
         UserError: as the run itself would.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not begins():
         return
-    show_warnings()
-    print("Nothing is written. A moment, for a short measurement ...", flush=True)
     number = processes(args)
     with few_images(cfg, IMAGES) as counts, temporary_output(cfg) as small, hidden():
         measure = measure_evaluation if args.eval_only else measure_training
@@ -67,6 +65,15 @@ def dry_run(args, cfg, trainer=AutoPanopticTrainer) -> None:
             ("time", duration(seconds) + facts["how"]),
         ]
     )
+
+
+def begins() -> bool:
+    """Whether this process of a run is the one to say what would happen; it says that it measures."""
+    if os.environ.get("RANK", "0") != "0":
+        return False
+    show_warnings()
+    print("Nothing is written. A moment, for a short measurement ...", flush=True)
+    return True
 
 
 def _of_training(args, cfg, counts: dict, facts: dict) -> tuple[float, list[tuple[str, str]], str]:

@@ -137,6 +137,7 @@ def train(
     options: Sequence = (),
     resume: bool = False,
     trainer=AutoPanopticTrainer,
+    verbose: bool = False,
 ) -> AutoPanopticTrainer:
     """Train the network of a config in this process; the trainer has ``model`` and ``last_results``.
 
@@ -144,6 +145,7 @@ def train(
         config: path of a YAML file, or a config; ``options`` are ``KEY, VALUE`` pairs that override it.
         resume: continue the run in OUTPUT_DIR, as ``--resume`` does; without it the folder must be unused.
         trainer: the class that trains; one of your own may override Detectron2's hook points.
+        verbose: show all that the log has, as ``--verbose`` does.
 
     Raises:
         UserError: a mistake in the config, the data or the weights; a used OUTPUT_DIR, or one in use.
@@ -153,5 +155,5 @@ def train(
     cfg = check_run(build_config(config, options), resume=resume, trainer=trainer)
     check_unread(cfg, config, options, trainer)
     path = "" if isinstance(config, CfgNode) else find_config(config)
-    args = SimpleNamespace(config_file=path, resume=resume, eval_only=False, opts=options)
+    args = SimpleNamespace(config_file=path, resume=resume, eval_only=False, opts=options, verbose=verbose)
     return train_in(args, cfg, trainer)

@@ -1,8 +1,7 @@
 """``python -m auto_panoptic.data.check``."""
 
-import sys
-
+from ...errors import run_command
 from .command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

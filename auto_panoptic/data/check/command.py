@@ -69,30 +69,29 @@ def _write_json(path: str, reports: list) -> None:
         raise UserError(f"--json {path} cannot be written: {error.strerror}.") from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: a mistake in the arguments.
+        SystemExit: an error in a set, with exit code 2, after all of them were printed.
+        KeyboardInterrupt: Ctrl-C, after what was found until then was printed.
+    """
     args = _parser().parse_args(arguments)
-    reports = []
-    try:
-        data_sets = _data_sets(args)
-        if args.json is not None:
-            _write_json(args.json, reports)  # before the work, which may take an hour
-        for data_set in data_sets:
-            reports.append(run_check(data_set, args.processes))
-            print(format_report(reports[-1], args.all), flush=True)
-            if reports[-1].interrupted:
-                break
-        if args.json is not None:
-            _write_json(args.json, reports)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    reports, data_sets = [], _data_sets(args)
+    if args.json is not None:
+        _write_json(args.json, reports)  # before the work, which may take an hour
+    for data_set in data_sets:
+        reports.append(run_check(data_set, args.processes))
+        print(format_report(reports[-1], args.all), flush=True)
+        if reports[-1].interrupted:
+            break
+    if args.json is not None:
+        _write_json(args.json, reports)
     if reports[-1].interrupted:
-        return 130
+        raise reports[-1].interrupted
     if len(reports) > 1:
         numbers = ", ".join(f"{sum(r.number(s) for r in reports)} {s}s" for s in (ERROR, WARNING, NOTE))
         print(f"all {len(reports)} sets: {numbers}")
-    return 2 if any(report.number(ERROR) for report in reports) else 0
+    if any(report.number(ERROR) for report in reports):
+        sys.exit(2)

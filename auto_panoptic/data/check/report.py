@@ -12,7 +12,10 @@ _LISTED = 20  # warnings or notes of one kind that are printed
 
 @dataclasses.dataclass
 class Report:
-    """What the check of one set found; ``done`` of ``total`` images, or annotations alone, were read."""
+    """What the check of one set found; ``done`` of ``total`` images, or annotations alone, were read.
+
+    ``interrupted``: what ended it before its time.
+    """
 
     name: str
     findings: list = dataclasses.field(default_factory=list)
@@ -21,7 +24,7 @@ class Report:
     done: int = 0
     total: int = 0
     seconds: float = 0.0
-    interrupted: bool = False
+    interrupted: KeyboardInterrupt | None = None
 
     def number(self, severity: str) -> int:
         return sum(finding.severity == severity for finding in self.findings)
@@ -45,7 +48,7 @@ class Report:
             "images": self.counts.images,
             "checked": self.done,
             "total": self.total,
-            "interrupted": self.interrupted,
+            "interrupted": self.interrupted is not None,
             "seconds": round(self.seconds, 3),
             **{f"{severity}s": self.number(severity) for severity in SEVERITIES},
             "classes": classes,

@@ -118,8 +118,8 @@ def run_check(data_set: DataSet, processes: int | None = None, progress: bool = 
                     report.counts.add(counts)
                     report.done += 1
                     bar.update()
-    except KeyboardInterrupt:
-        report.interrupted = True
+    except KeyboardInterrupt as error:
+        report.interrupted = error
     if report.categories is not None and report.done == report.total and jobs is not None:
         unused = [n for i, n in report.categories.names.items() if not report.counts.segments[i]]
         if unused:
@@ -155,5 +155,5 @@ def check_data_set(
         data_set = from_paths(name, paths) if paths else find_data_set(name)
     report = run_check(data_set, processes, progress=False)
     if report.interrupted:
-        raise KeyboardInterrupt
+        raise report.interrupted
     return report.findings

@@ -101,7 +101,7 @@ def _report(output: Path, processes: int | None) -> None:
     """Check what was made, and print it."""
     report = run_check(from_paths(str(output), paths_in(output)), processes, progress=False)
     if report.interrupted:
-        raise KeyboardInterrupt
+        raise report.interrupted
     print(format_report(report))
     if errors := report.number(ERROR):
         raise UserError(f"{output} has {errors} error{'s' * (errors != 1)}, listed above")
