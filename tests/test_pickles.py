@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from test_weights import refusal, saved  # noqa: F401
 from test_weights_catalogue import TINY, TinyResNet
 from toy import ROOT, make_config
 
@@ -165,3 +166,14 @@ def test_a_name_of_the_catalogue_runs_no_code(tmp_path, monkeypatch, shapes, unt
         "trust it, add --trust-pickle: reading a pickle runs code in it"
     )
     assert not os.path.exists("executed")
+
+
+def test_what_may_be_given_instead_of_a_pickle(tmp_path, saved):  # noqa: F811
+    (tmp_path / "weights.pkl").write_bytes(b"any")
+    message = refusal(saved()[0], str(tmp_path / "weights.pkl"), to_train=True)
+    assert message.startswith("is a pickle, and reading one runs code in it; take the numbers out of it with")
+    assert refusal(saved()[0], "https://a.org/m.pth") == "is no file; download it and give its path"
+    with pytest.raises(
+        UserError, match="is no name of Detectron2's catalogue; expected one like detectron2://I"
+    ):
+        load_weights(torch.nn.Linear(1, 1), "detectron2://../R-50.pkl")
