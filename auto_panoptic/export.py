@@ -48,9 +48,6 @@ def export(network: Exportable, image: torch.Tensor, path: Path, form: str, info
     Args:
         network: in evaluation mode, on the CPU.
         image: (3, H, W) uint8, in which it finds something: what runs for no object at all is not stored.
-
-    Raises:
-        UserError: ``onnx`` is not installed.
     """
     text = json.dumps(info)
     with warnings.catch_warnings():
@@ -59,7 +56,8 @@ def export(network: Exportable, image: torch.Tensor, path: Path, form: str, info
             traced = torch.jit.trace(network, (image,), check_trace=False, strict=False)
             torch.jit.save(traced, path, _extra_files={INFO: text})
             return
-        onnx = _library("onnx")
+        import onnx
+
         axes = {"image": {1: "height", 2: "width"}}
         names = {"input_names": ["image"], "output_names": list(network(image))}
         options = {"opset_version": OPSET, "dynamo": False, "dynamic_axes": axes}
@@ -75,7 +73,9 @@ def opened(path: Path, form: str) -> Run:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.jit.load(path)
-    session = _library("onnxruntime").InferenceSession(path)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
     names = [output.name for output in session.get_outputs()]
 
     def run(image: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -85,13 +85,14 @@ def opened(path: Path, form: str) -> Run:
     return run
 
 
-def _library(name: str):
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"--format onnx needs {name}: pip install onnx onnxruntime, or --format torchscript"
-        ) from None
+def check_onnx(option: str) -> None:
+    """Raise UserError if what ``option`` needs for ONNX is not installed."""
+    for name in ("onnx", "onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            text = f"{option} needs {name}: pip install onnx onnxruntime, or write TorchScript instead"
+            raise UserError(f"{text} (python -m auto_panoptic.export --format torchscript)") from None
 
 
 # ------------------------------------------------------------------ comparing
@@ -219,7 +220,7 @@ def run(args: argparse.Namespace) -> None:
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}; make it, or name another")
     if form == "onnx":
-        _library("onnx"), _library("onnxruntime")
+        check_onnx("--format onnx")
     with network_of(args) as (cfg, model, metadata):
         network = Exportable(model, not args.no_merging).eval().requires_grad_(False)
         images = images_of(photos_for(args, cfg), cfg.INPUT.MIN_SIZE_TEST)

@@ -1,11 +1,12 @@
 """From a folder of annotated photographs to a searched, retrained and evaluated network, in one command.
 
-    python -m auto_panoptic.own_data my --output output/my --max-macs 3G
+    python -m auto_panoptic.own_data my --output output/my --max-macs 3G --onnx
 
 The folder holds panoptic.json, panoptic/ and images/, as python -m auto_panoptic.data.convert writes it. The
 command checks every file, sets images aside, one part to score candidates and one to evaluate the result, and
-runs three commands that it shows: supernet training, search and retraining, with configs/own/. --opts changes
-settings of all three. What to expect: docs/own_data.md.
+runs three commands that it shows: supernet training, search and retraining, with configs/own/; with --onnx a
+fourth, which writes the network as an ONNX file. --opts changes settings of all. What to expect:
+docs/own_data.md.
 """
 
 from __future__ import annotations
@@ -30,12 +31,18 @@ from .data.search_split import write_split
 from .data.source import paths_in
 from .errors import UserError, hold_warnings, run_command, show_warnings
 from .explore.budget import parse_amount
+from .export import check_onnx
 from .files import HOME, WriterLock, read_bytes, write_text
 from .read_config import read_config
 from .training.run_folder import check_unused
 
 FEW = 100  # images below which a network learns little
+ONNX = "network.onnx"
+STAGES = ("supernet", "retrain")
 LIMITS = ("--max-macs", "--max-params")
+# Images that the recipes' lengths are meant for: fewer are trained on for fewer steps, down to a quarter.
+WHOLE_LENGTH = {"cpu": 100, "gpu": 1000}
+LEAST_LENGTH = 0.25
 # Part of the images, at most so many.
 SHARES = {"val": (0.15, 1000), "search": (0.15, 500)}
 
@@ -81,9 +88,19 @@ def split(panoptic_json: Path, folder: Path, sizes: dict[str, int], seed: int) -
     return parts
 
 
-def scaled(solver, steps: int | None) -> dict:
+def recipe_file(recipe: str, stage: str) -> Path:
+    """The config of configs/own/ for one of :data:`STAGES`."""
+    return HOME / f"configs/own/{'cpu_' if recipe == 'cpu' else ''}{stage}.yaml"
+
+
+def length(recipe: str, images: int) -> float:
+    """The part of a recipe's steps that a set of so many images is trained for, unless the user says."""
+    return min(max(images / WHOLE_LENGTH[recipe], LEAST_LENGTH), 1.0)
+
+
+def scaled(solver, steps: int) -> dict:
     """The schedule of ``cfg.SOLVER``, squeezed or stretched to so many iterations."""
-    if steps is None:
+    if steps == solver.MAX_ITER:
         return {}
     factor = steps / solver.MAX_ITER
     return {
@@ -152,6 +169,11 @@ def own_data(args: argparse.Namespace) -> None:
     if args.val is not None:
         checked(str(args.val), paths_in(args.val), args.processes)
     sizes = _sizes(args, images)
+    for stage in STAGES:
+        steps = f"{stage}_steps"
+        if getattr(args, steps) is None:
+            whole = read_config(str(recipe_file(args.recipe, stage))).SOLVER.MAX_ITER
+            setattr(args, steps, round(length(args.recipe, images) * whole))
     if not args.resume:
         check_unused(str(output / "supernet"))
     output.mkdir(parents=True, exist_ok=True)
@@ -162,7 +184,8 @@ def own_data(args: argparse.Namespace) -> None:
         commands = _commands(args, _write_configs(args, paths, parts))
         check_search(commands["search"][1:])
         shown = {"train": images - sum(sizes.values()), **sizes}
-        print("\nimages: " + ", ".join(f"{number} {part}" for part, number in shown.items()), flush=True)
+        print("\nimages: " + ", ".join(f"{number} {part}" for part, number in shown.items()))
+        print(f"steps: {args.supernet_steps} supernet, {args.retrain_steps} retraining", flush=True)
         if args.resume and (output / "supernet/model_final.pth").exists():
             del commands["supernet"]
         for command in commands.values():
@@ -171,7 +194,7 @@ def own_data(args: argparse.Namespace) -> None:
         "architecture": output / "search/architecture.json",
         "report": output / "search/report.html",
         "network": output / "retrain/bundle.pth",
-    }
+    } | ({"onnx": output / ONNX} if args.onnx else {})
     print("\n" + "\n".join(f"{name:<14}{path}" for name, path in made.items()))
     drawn = ["--bundle", str(output / "retrain"), "--input", "PHOTOS", "--output", str(output / "drawn")]
     print(f"\nnow: {shown_command(['demo', *drawn])}")
@@ -200,11 +223,16 @@ def _commands(args: argparse.Namespace, configs: dict[str, str]) -> dict[str, li
     limits = [word for option in LIMITS for word in _given(args, option)]
     begun = ["--resume"] * (args.resume and (args.output / "search/ledger.jsonl").exists())
     searched = ["--weights", trained, *limits, *begun, *args.opts, "OUTPUT_DIR", str(args.output)]
-    return {
+    commands = {
         "supernet": ["train", *supernet, *resume, *args.opts, *start],
         "search": ["search", *supernet, *searched],
         "retrain": ["train", *retrain, *resume, *args.opts, "MODEL.WEIGHTS", trained],
     }
+    if args.onnx:
+        final = str(args.output / "retrain/model_final.pth")
+        written = ["--output", str(args.output / ONNX), *args.opts, "MODEL.WEIGHTS", final]
+        commands["export"] = ["export", *retrain, *written]
+    return commands
 
 
 def _given(args: argparse.Namespace, option: str) -> list[str]:
@@ -249,16 +277,14 @@ def _write_configs(args: argparse.Namespace, paths: dict, parts: dict[str, Path]
         ],
         "retrain": [entry("all", parts["all"], paths), validation],
     }
-    prefix = "cpu_" if args.recipe == "cpu" else ""
     configs = {}
     for stage, entries in sets.items():
-        base, path = HOME / f"configs/own/{prefix}{stage}.yaml", output / f"{stage}.yaml"
+        base, path = recipe_file(args.recipe, stage), output / f"{stage}.yaml"
         names = {"TRAIN": [entries[0]["name"]], "TEST": ["own_val"]}
         if stage == "supernet":
             names["SEARCH"] = ["own_search"]
         content = {"DATASETS": {"COCO_PANOPTIC": entries, **names}, "OUTPUT_DIR": str(output / stage)}
-        steps = args.supernet_steps if stage == "supernet" else args.retrain_steps
-        if solver := scaled(read_config(str(base)).SOLVER, steps):
+        if solver := scaled(read_config(str(base)).SOLVER, getattr(args, f"{stage}_steps")):
             content["SOLVER"] = solver
         if stage == "retrain":
             content["NAS"] = {"ARCHITECTURE": str(output / "search/architecture.json")}
@@ -293,9 +319,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--recipe", choices=("gpu", "cpu"), help="configs/own/ for one GPU, or for a few CPU cores")
     add("--max-macs", metavar="N", help="most multiply-adds of the network, e.g. 3G")
     add("--max-params", metavar="N", help="most parameters of the network, e.g. 20M")
+    add("--onnx", action="store_true", help="write the network as an ONNX file, too, compared with it")
     add("--weights", type=Path, metavar="FILE", help="the supernet starts from these weights")
-    add("--supernet-steps", type=int, metavar="N", help="fair cycles of the supernet (default: the recipe's)")
-    add("--retrain-steps", type=int, metavar="N", help="iterations of the retraining (default: the recipe's)")
+    text = "fair cycles of the supernet (default: the recipe's; fewer for few images)"
+    add("--supernet-steps", type=int, metavar="N", help=text)
+    text = "iterations of the retraining (default: the recipe's; fewer for few images)"
+    add("--retrain-steps", type=int, metavar="N", help=text)
     add("--seed", type=int, default=0, help="of the draw of the parts (default: 0)")
     add("--processes", type=int, help="processes that check the files (default: one per CPU, up to 16)")
     text = "KEY VALUE ... for all three commands; last"
@@ -316,6 +345,8 @@ def main() -> None:
     for option in LIMITS:
         for value in _given(args, option)[1:]:
             parse_amount(value, option)
+    if args.onnx:
+        check_onnx("--onnx")
     args.recipe = args.recipe or ("gpu" if torch.cuda.is_available() else "cpu")
     signals.end_with_parent()
     own_data(args)

@@ -1,5 +1,6 @@
 """From a folder to a network in one command: the parts of the images, what is run, what is refused."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -72,7 +73,7 @@ def test_the_parts_are_disjoint_and_the_retraining_has_two_of_them(folder, comma
     assert (supernet.OUTPUT_DIR, retrain.OUTPUT_DIR) == ("out/supernet", "out/retrain")
     assert retrain.NAS.ARCHITECTURE == "out/search/architecture.json"
     recipe = read_config(str(ROOT / "configs/own/cpu_supernet.yaml"))
-    assert supernet.SOLVER == recipe.SOLVER and supernet.INPUT == recipe.INPUT
+    assert supernet.INPUT == recipe.INPUT and supernet.SOLVER.BASE_LR == recipe.SOLVER.BASE_LR
     out = capsys.readouterr().out
     assert "images: 14 train, 3 val, 3 search" in out and "a network to use needs hundreds" in out
     assert "auto_panoptic demo --bundle out/retrain --input PHOTOS" in out
@@ -94,6 +95,56 @@ def test_a_set_of_its_own_to_evaluate_on_and_other_lengths(folder, commands):
     assert (retrain.SOLVER.MAX_ITER, list(retrain.SOLVER.STEPS)) == (24000, [19400, 22400])
     assert all(command[-2:] == ["SEED", "3"] for command in commands[:1])
     assert all("SEED" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "images", "part"),
+    [
+        ("cpu", 4, 0.25),
+        ("cpu", 25, 0.25),
+        ("cpu", 50, 0.5),
+        ("cpu", 100, 1),
+        ("cpu", 5000, 1),
+        ("gpu", 100, 0.25),
+        ("gpu", 600, 0.6),
+        ("gpu", 1000, 1),
+    ],
+)
+def test_few_images_are_trained_on_for_fewer_steps(recipe, images, part):
+    assert own_data.length(recipe, images) == part
+
+
+def test_the_schedule_follows_the_number_of_images(folder, commands, monkeypatch):
+    """Of twenty images a quarter of the recipe's; of as many as it is meant for, the recipe itself."""
+    call("my", "--output", "out", "--recipe", "cpu")
+    lengths = {}
+    for stage in own_data.STAGES:
+        recipe = read_config(str(own_data.recipe_file("cpu", stage))).SOLVER
+        solver = read_config(f"out/{stage}.yaml").SOLVER
+        assert solver.MAX_ITER * 4 == recipe.MAX_ITER
+        assert list(solver.STEPS) == [step // 4 for step in recipe.STEPS]
+        assert solver.WARMUP_ITERS <= min(recipe.WARMUP_ITERS, solver.MAX_ITER // 5)
+        lengths[stage] = recipe
+    monkeypatch.setitem(own_data.WHOLE_LENGTH, "cpu", IMAGES)
+    call("my", "--output", "whole", "--recipe", "cpu")
+    assert all(read_config(f"whole/{stage}.yaml").SOLVER == lengths[stage] for stage in lengths)
+
+
+def test_an_onnx_file_is_written_last(folder, commands, capsys):
+    """Of the config that was trained, with the options it was trained with."""
+    call("my", "--output", "out", "--recipe", "cpu", "--onnx", "--opts", "SEED", "3")
+    trained = ["SEED", "3", "MODEL.WEIGHTS", "out/retrain/model_final.pth"]
+    file = ["--output", "out/network.onnx"]
+    assert commands[-1] == ["export", "--config-file", "out/retrain.yaml", *file, *trained]
+    assert [command[0] for command in commands] == ["train", "search", "train", "export"]
+    assert "onnx          out/network.onnx" in capsys.readouterr().out
+
+
+def test_onnx_that_is_not_installed_is_found_before_the_training(folder, commands, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="--onnx needs onnxruntime: pip install onnx onnxruntime"):
+        call("my", "--output", "out", "--onnx")
+    assert commands == [] and not (folder / "out").exists()
 
 
 def test_resumed(folder, commands):
@@ -173,9 +224,12 @@ def test_from_a_folder_to_a_picture(folder, capfd):
     """All of it, with the least of everything."""
     least = "NAS.MODELS_PER_CYCLE 4 NAS.BN_RECALIBRATION.NUM_IMAGES 4 INPUT.MIN_SIZE_TEST 64".split()
     least += ["INPUT.MIN_SIZE_TRAIN", "(64,)", "MODEL.SHUFFLENET.STAGE_REPEATS", "[1, 1, 1, 1]"]
+    least += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]  # it finds something before it has learned
     steps = ("--supernet-steps", 1, "--retrain-steps", 2)
-    call("my", "--output", "out", "--recipe", "cpu", *steps, "--opts", *least)
+    onnx = ["--onnx"] * all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+    call("my", "--output", "out", "--recipe", "cpu", *steps, *onnx, "--opts", *least)
     out = capfd.readouterr().out
+    assert (folder / "out/network.onnx").is_file() == bool(onnx)
     assert "own_val" in out and "network       out/retrain/bundle.pth" in out
     assert (folder / "out/search/report.html").is_file()
     metrics = [json.loads(line) for line in (folder / "out/retrain/metrics.json").read_text().splitlines()]
