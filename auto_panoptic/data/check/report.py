@@ -4,10 +4,10 @@ import collections
 import dataclasses
 
 from ..formats.categories import Categories
-from ..formats.findings import ERROR, KINDS, SEVERITIES
+from ..formats.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING
 from .images import Counts
 
-_LISTED = 20  # warnings or notes of one kind that are printed
+_LISTED = {ERROR: None, WARNING: 20, NOTE: 3}  # findings of one kind that are printed
 
 
 @dataclasses.dataclass
@@ -77,7 +77,7 @@ def format_report(report: Report, all_lines: bool = False) -> str:
         if kind.endswith("-format") and not all_lines:
             lines += _by_format(findings)
             continue
-        shown = findings if all_lines or severity == ERROR else findings[:_LISTED]
+        shown = findings if all_lines else findings[: _LISTED[severity]]
         lines += [f"  {finding.line()}" for finding in shown]
         if len(shown) < len(findings):
             lines.append(
