@@ -184,7 +184,7 @@ def run():
     hold_warnings()
     cfg = check(args)
     if args.dry_run:
-        return dry_run(args, cfg, Trainer)
+        return dry_run(args, cfg, Trainer, path_statistics)
     args.config_file = find_config(args.config_file)  # Detectron2 copies it into the log
     launch_processes(main, args, cfg)
 

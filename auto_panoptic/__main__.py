@@ -19,6 +19,7 @@ MODULES = {
     "convert": ("data.convert", "make a COCO-panoptic set of the annotations of other tools"),
     "doctor": ("doctor", "show versions and prove the operators"),
     "export": ("export", "write a network as TorchScript or ONNX"),
+    "latency": ("latency", "measure the time of parts, or of every operator for a limit"),
     "own-data": ("own_data", "from annotated photographs to a network of your own"),
     "report": ("report", "write the report of a search"),
 }

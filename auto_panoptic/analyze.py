@@ -9,12 +9,9 @@ on noise, with random weights and no lowest score, so that as many objects as th
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -27,9 +24,9 @@ from . import systems  # noqa: F401  registers their parts
 from .errors import UserError, at_least, hold_warnings, run_command
 from .modeling import choice_blocks, meta_model
 from .modeling.counting import count
+from .modeling.timing import REST, Parts, seconds_of, timed_model
 from .read_config import read_config
 
-REST = "rest"  # what runs in no part: resizing, grouping, merging
 COLUMNS = {"macs": "G MACs", "params": "M parameters", "seconds": "ms", "bytes": "MiB"}
 UNITS = {"macs": 1e9, "params": 1e6, "seconds": 1e-3, "bytes": 1 << 20}
 
@@ -44,41 +41,6 @@ class Figures(NamedTuple):
     params: int = 0
     seconds: float = 0.0
     bytes: int = 0
-
-
-class _Parts:
-    """Follows which part of a model runs: the child whose module was entered first.
-
-    ``entered(part)`` and ``left(part)`` are called at its beginning and end.
-    """
-
-    def __init__(self, model: nn.Module, entered, left):
-        self.depth, self.hooks, self.part = 0, [], None
-        self.entered, self.left = entered, left
-        for name, module in model.named_modules():
-            if name:
-                part = name.partition(".")[0]
-                self.hooks.append(module.register_forward_pre_hook(partial(self._enter, part)))
-                self.hooks.append(module.register_forward_hook(self._leave))
-
-    def _enter(self, part: str, *_) -> None:
-        if not self.depth:
-            self.part = part
-            self.entered(part)
-        self.depth += 1
-
-    def _leave(self, *_) -> None:
-        self.depth -= 1
-        if not self.depth:
-            self.left(self.part)
-            self.part = None
-
-    def __enter__(self) -> _Parts:
-        return self
-
-    def __exit__(self, *_) -> None:
-        for hook in self.hooks:
-            hook.remove()
 
 
 class _Alive(TorchDispatchMode):
@@ -111,33 +73,6 @@ class _Alive(TorchDispatchMode):
 
 
 @torch.no_grad()
-def seconds_of(model: nn.Module, inputs: list[dict], repeats: int) -> dict[str, float]:
-    """Median seconds of the parts of ``model`` and, as "", of all of it, after a run that warms up."""
-    spent, start = Counter(), [0.0]
-
-    def now() -> float:
-        if model.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def entered(part: str) -> None:
-        start[0] = now()
-
-    def left(part: str) -> None:
-        spent[part] += now() - start[0]
-
-    runs = []
-    with _Parts(model, entered, left):
-        for _ in range(repeats + 1):
-            spent.clear()
-            begin = now()
-            model(inputs)
-            total = now() - begin
-            runs.append({**spent, REST: total - sum(spent.values()), "": total})
-    return {part: statistics.median(run.get(part, 0.0) for run in runs[1:]) for part in runs[1]}
-
-
-@torch.no_grad()
 def bytes_of(model: nn.Module, inputs: list[dict]) -> dict[str, int]:
     """Most bytes alive at once while the parts of ``model`` run, and as "" in all."""
     with _Alive(model) as alive:
@@ -148,7 +83,7 @@ def bytes_of(model: nn.Module, inputs: list[dict]) -> dict[str, int]:
         def left(part: str) -> None:
             alive.part = REST
 
-        with _Parts(model, entered, left):
+        with Parts(model, entered, left):
             model(inputs)
     return dict(alive.peaks)
 
@@ -176,22 +111,11 @@ def analyze(cfg: CfgNode, size: tuple[int, int], repeats: int) -> tuple[dict[str
     Raises:
         UserError: the config builds a supernet.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     meta = meta_model(cfg).eval()
     if any(len(block.candidates) > 1 for block in choice_blocks(meta).values()):
         raise UserError("one network is analysed, this config builds a supernet; add NAS.ARCHITECTURE FILE")
     costs = costs_of(meta, size)
-    torch.manual_seed(0)
-    from detectron2.modeling import build_model
-
-    model = build_model(cfg).eval()
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (3, *size), generator=generator).float()
-    inputs = [{"image": image, "height": size[0], "width": size[1]}]
+    model, inputs = timed_model(cfg, size)
     memory, seconds = bytes_of(model, inputs), seconds_of(model, inputs, repeats)
     parts = [name for name, _ in model.named_children() if name in {*costs, *seconds}]
     figures = {

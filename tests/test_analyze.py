@@ -11,10 +11,11 @@ from unified_util import FIXED as UNIFIED_FIXED
 from unified_util import unified_cfg
 
 from auto_panoptic import analyze
-from auto_panoptic.analyze import REST, Figures, bytes_of, costs_of, lines, seconds_of
+from auto_panoptic.analyze import Figures, bytes_of, costs_of, lines
 from auto_panoptic.errors import UserError
-from auto_panoptic.modeling import meta_model
+from auto_panoptic.modeling import meta_model, timing
 from auto_panoptic.modeling.counting import configured_costs
+from auto_panoptic.modeling.timing import REST, seconds_of
 from auto_panoptic.space import SearchSpace
 
 SIZE = (64, 96)
@@ -47,7 +48,7 @@ def test_bytes_by_hand():
 def test_seconds_add_up(monkeypatch):
     """A clock that goes on by one at every look: one second in a part, the rest between the looks."""
     ticks = iter(range(1000))
-    monkeypatch.setattr(analyze.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(ticks)))
     found = seconds_of(Two(), [{"image": torch.ones(1, 256)}], repeats=3)
     assert found == {"first": 1.0, "second": 1.0, REST: 3.0, "": 5.0}
 

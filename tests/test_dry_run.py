@@ -64,6 +64,9 @@ def test_a_resumed_training_with_evaluations(tmp_path, shapes, capfd, steps):
     assert tree(tmp_path) == before
     assert lines["iterations"].startswith("4, each a batch of 2 images; in all 10 images, 0.7 epochs")
     assert lines["starts from"] == f"{tmp_path}/output/model_final.pth, 1 iterations are done"
+    (written,) = (tmp_path / "output").glob("bundle.pth")
+    bundle = float(re.search(r" ([\d.]+) MB for the bundle;", lines["disk"])[1])
+    assert bundle <= written.stat().st_size / 1e6 < 1.3 * bundle  # it has names and a config, too
 
 
 def test_an_evaluation_and_a_search(tmp_path, shapes, capfd, monkeypatch):
@@ -81,7 +84,9 @@ def test_an_evaluation_and_a_search(tmp_path, shapes, capfd, monkeypatch):
     lines = said(capfd)
     assert lines["evaluates"].startswith("AutoPanopticFPN, ") and lines["weights"] == str(weights)
     assert lines["evaluated on"] == "toy_panoptic_val (4 images)"
-    assert re.match(r"\d+ s, at [\d.]+ s for an image \(measured on 4\)", lines["time"])
+    assert lines["statistics"] == "of 8 training images: the weights are a supernet's"
+    measured = r"\d+ s, at [\d.]+ s for an image \(measured on 4\) and \d+ s for the statistics"
+    assert re.fullmatch(measured, lines["time"])
 
     run_script("search_net", *command, "--weights", weights, "--cycles", 3)
     lines = said(capfd)
@@ -94,6 +99,21 @@ def test_an_evaluation_and_a_search(tmp_path, shapes, capfd, monkeypatch):
     )
     total, *each = map(float, times.groups())
     assert total == pytest.approx(36 * sum(each), abs=1)
+
+    # By hand: the finalists, 3 or with the best candidate 4, are trained for 4 steps, two of them twice for
+    # 8; then the best and 2 random ones twice for 8.
+    finals = "--finals", 3, "--final-steps", 8, "--controls", 2
+    run_script("search_net", *command, "--weights", weights, *finals)
+    lines = said(capfd)
+    assert tree(tmp_path) == before
+    text = r"(\d+) to (\d+) trainings, with 2 random networks; in all at most (\d+) steps of ([\d.]+) s, "
+    text += r"together (\d+) s"
+    numbers = re.fullmatch(text, lines["finals"]).groups()
+    assert numbers[:3] == ("13", "14", str(4 * 4 + 4 * 8 + 6 * 8))
+    assert int(numbers[4]) >= int(numbers[2]) * float(numbers[3]) - 1
+    total, *each = map(float, re.findall(r"[\d.]+", lines["time"]))
+    assert total == pytest.approx(12 * sum(each) + int(numbers[4]), abs=2)
+    assert re.match(r"[\d.]+ MB, [\d.]+ MB of it for the bundle; ", lines["disk"])
 
     run_script("search_net", *command[:2], "--weights", weights)
     assert len(Ledger(tmp_path / "output/search/ledger.jsonl").records) == 12

@@ -327,7 +327,7 @@ def test_best_so_far(finished):
 
 def test_front_of_the_candidates(finished):
     search = read_search(finished)
-    best = front(search.good, 0)
+    best = front(search.good, lambda c: c.cost[0])
     for c in search.good:  # none is better at no more cost than all of the front
         assert any(f.cost[0] <= c.cost[0] and f.fitness >= c.fitness for f in best)
     for one, two in zip(best, best[1:], strict=False):

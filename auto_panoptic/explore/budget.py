@@ -1,4 +1,4 @@
-"""The best total score that a budget of MACs and parameters allows; the score-against-MACs front.
+"""The best total score that a budget of MACs, parameters and time allows; the score-against-MACs front.
 
 Scores and costs are sums over the sites, so this is a multiple-choice knapsack, an integer program for HiGHS.
 Costs are integers; scores are made integers first (:func:`_integers`).
@@ -18,9 +18,9 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from ..errors import UserError
-from ..space import CostTables
+from ..space import CostTables, milliseconds
 
-COSTS = ("macs", "params")
+COSTS = ("macs", "params", "latency")  # the last in nanoseconds
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]?)")
 _UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 _SCORE_BITS = 40  # of the integer range of total scores
@@ -39,6 +39,7 @@ class Point:
         indices: operator index per site, in site order.
         score: sum of the sites' scores.
         macs, params: of the whole network.
+        latency: its predicted nanoseconds; None without a table of times.
         bound: no choice within the limits scores more; equal to or above ``score``.
         exact: proved to be the best; if not, it is the best found, and ``bound`` says how far from it the
             best can be at most.
@@ -50,6 +51,7 @@ class Point:
     params: int
     bound: float
     exact: bool = True
+    latency: int | None = None
 
 
 def parse_amount(text: str, option: str) -> int:
@@ -69,9 +71,14 @@ def parse_amount(text: str, option: str) -> int:
     return amount
 
 
-def check_budget(costs: CostTables, max_macs: int | None = None, max_params: int | None = None) -> None:
+def check_budget(
+    costs: CostTables,
+    max_macs: int | None = None,
+    max_params: int | None = None,
+    max_latency: int | None = None,
+) -> None:
     """Refuse limits that no architecture meets, as :func:`best_under_budget` does, before any search."""
-    limits = _limits(max_macs, max_params)
+    limits = _limits(max_macs, max_params, max_latency)
     if limits:
         _, tables, fixed = _tables([np.zeros(len(row)) for row in costs.sites], costs)
         _feasible(tables, fixed, limits)
@@ -82,24 +89,25 @@ def best_under_budget(
     costs: CostTables,
     max_macs: int | None = None,
     max_params: int | None = None,
+    max_latency: int | None = None,
 ) -> Point:
     """The choice with the highest total score within the limits.
 
-    Of equal total scores one with the fewest MACs wins, or with the fewest parameters where only these are
-    limited. Scores that are not whole or half numbers count to a precision of 2**-39 of the range of the
-    total. Where that is not proved, see :class:`Point`, a warning is logged.
+    Of equal total scores one with the fewest MACs wins, or where these are not limited with the fewest
+    parameters, or the least time. Scores that are not whole or half numbers count to a precision of 2**-39 of
+    the range of the total. Where that is not proved, see :class:`Point`, a warning is logged.
 
     Args:
         scores: per site an (operators,) array; minus infinity bars an operator.
-        costs: of the same space.
-        max_macs, max_params: limits for the whole network, inclusive; at least one.
+        costs: of the same space; with their ``latency`` for a limit of it.
+        max_macs, max_params, max_latency: limits for the whole network, inclusive; at least one.
 
     Raises:
         UserError: no architecture is within the limits; names the smallest feasible one.
     """
-    limits = _limits(max_macs, max_params)
+    limits = _limits(max_macs, max_params, max_latency)
     if not limits:
-        raise ValueError("no limit: give max_macs or max_params")
+        raise ValueError("no limit: give max_macs, max_params or max_latency")
     allowed, tables, fixed = _tables(scores, costs)
     columns = [COSTS.index(name) for name in limits]
     used = [table[:, columns] for table in tables]
@@ -128,6 +136,7 @@ def cheapest_near(
     allowance: float,
     max_macs: int | None = None,
     max_params: int | None = None,
+    max_latency: int | None = None,
 ) -> Point:
     """The choice with the fewest MACs whose total score is at most ``allowance`` below that of ``best``.
 
@@ -135,7 +144,7 @@ def cheapest_near(
     indices, keeps. Scores count as in :func:`best_under_budget`. ``exact`` says whether it is proved that
     none has fewer MACs; ``bound`` is the score of ``best``.
     """
-    limits = _limits(max_macs, max_params)
+    limits = _limits(max_macs, max_params, max_latency)
     allowed, tables, fixed = _tables(scores, costs)
     values, scale, _ = _integers([s[a] for s, a in zip(scores, allowed, strict=True)])
     start = np.array([np.searchsorted(a, i) for a, i in zip(allowed, best, strict=True)], dtype=np.int64)
@@ -178,29 +187,33 @@ def pareto_front(scores: Sequence[np.ndarray], costs: CostTables) -> list[Point]
     return [_point(scores, allowed, tables, fixed, row, None, exact) for row in picks[np.argsort(macs)]]
 
 
-def _limits(max_macs: int | None, max_params: int | None) -> dict[str, int]:
-    limits = zip(COSTS, (max_macs, max_params), strict=True)
+def _limits(max_macs: int | None, max_params: int | None, max_latency: int | None) -> dict[str, int]:
+    limits = zip(COSTS, (max_macs, max_params, max_latency), strict=True)
     return {name: limit for name, limit in limits if limit is not None}
 
 
 def _tables(scores, costs):
-    """Indices of the allowed operators, their (operators, 2) costs per site, and the fixed cost."""
+    """Indices of the allowed operators, their (operators, costs) per site, and the fixed costs."""
     allowed = [np.flatnonzero(np.isfinite(s)) for s in scores]
-    tables = [
-        np.array([(c.macs, c.params) for c in row.values()], dtype=np.int64)[a]
-        for row, a in zip(costs.sites, allowed, strict=True)
-    ]
-    fixed = tuple(sum(getattr(c, name) for c in costs.fixed.values()) for name in COSTS)
+    rows = [[tuple(cost) for cost in row.values()] for row in costs.sites]
+    fixed = tuple(sum(getattr(c, name) for c in costs.fixed.values()) for name in COSTS[:2])
+    if costs.latency is not None:
+        times = [costs.latency.sites[site.name].values() for site in costs.space.sites]
+        rows = [[(*c, t) for c, t in zip(*pair, strict=True)] for pair in zip(rows, times, strict=True)]
+        fixed = (*fixed, costs.latency.fixed)
+    tables = [np.array(row, dtype=np.int64)[a] for row, a in zip(rows, allowed, strict=True)]
     return allowed, tables, fixed
 
 
 def _point(scores, allowed, tables, fixed, picked, bound, exact) -> Point:
     indices = tuple(int(a[i]) for a, i in zip(allowed, picked, strict=True))
-    macs, params = (
-        fixed[c] + sum(int(table[i, c]) for table, i in zip(tables, picked, strict=True)) for c in range(2)
+    macs, params, *latency = (
+        start + sum(int(table[i, c]) for table, i in zip(tables, picked, strict=True))
+        for c, start in enumerate(fixed)
     )
     score = float(sum(s[i] for s, i in zip(scores, indices, strict=True)))
-    return Point(indices, score, macs, params, score if bound is None else max(score, float(bound)), exact)
+    bound = score if bound is None else max(score, float(bound))
+    return Point(indices, score, macs, params, bound, exact, *latency)
 
 
 def _integers(scores: list[np.ndarray]) -> tuple[list[np.ndarray], float, float]:
@@ -219,33 +232,50 @@ def _integers(scores: list[np.ndarray]) -> tuple[list[np.ndarray], float, float]
 
 def _feasible(tables, fixed, limits) -> np.ndarray:
     """Some choice within the limits; UserError if there is none."""
-    least = {name: fixed[c] + sum(int(t[:, c].min()) for t in tables) for c, name in enumerate(COSTS)}
     for name, limit in limits.items():
-        if limit < least[name]:
+        column = COSTS.index(name)
+        least = fixed[column] + sum(int(t[:, column].min()) for t in tables)
+        if limit < least:
+            what = "fast" if name == "latency" else "small"
             raise UserError(
-                f"--max-{name} {limit:,}: no architecture is that small; the smallest "
-                f"feasible value is {least[name]}"
+                f"--max-{name} {shown(name, limit)}: no architecture is that {what}; the smallest "
+                f"feasible value is {_typed(name, least)}"
             )
-    if len(limits) == 1:
-        column = COSTS.index(*limits)
+    (name, limit), *others = limits.items()
+    column = COSTS.index(name)
+    if not others:
         return np.array([int(t[:, column].argmin()) for t in tables])
-    # Fewest MACs within the parameters: the same problem with MACs saved as the score.
-    saved = [t[:, 0].max() - t[:, 0] for t in tables]
-    room = np.array([min(limits["params"] - fixed[1], sum(int(t[:, 1].max()) for t in tables))])
-    start = np.array([int(np.lexsort((t[:, 0], t[:, 1]))[0]) for t in tables])
-    picked, _, exact = _solve(saved, [t[:, 1:] for t in tables], room, start)
-    macs = fixed[0] + sum(int(t[i, 0]) for t, i in zip(tables, picked, strict=True))
-    if macs > limits["macs"]:
-        if not exact:
-            raise UserError(
-                f"--max-macs {limits['macs']:,} with --max-params {limits['params']:,}: no architecture "
-                f"within both was found; with that many parameters {macs} MACs are feasible"
-            )
+    # The least of the first within the others: the same problem with what is saved as the score.
+    start = _feasible(tables, fixed, dict(others))
+    columns = [COSTS.index(other) for other, _ in others]
+    room = np.array(
+        [
+            min(most - fixed[c], sum(int(t[:, c].max()) for t in tables))
+            for c, (_, most) in zip(columns, others, strict=True)
+        ]
+    )
+    saved = [t[:, column].max() - t[:, column] for t in tables]
+    picked, _, exact = _solve(saved, [t[:, columns] for t in tables], room, start)
+    least = fixed[column] + sum(int(t[i, column]) for t, i in zip(tables, picked, strict=True))
+    if least > limit:
+        asked = " with ".join(f"--max-{n} {shown(n, most)}" for n, most in limits.items())
+        both = "both" if len(limits) == 2 else "all"
+        problem = f"each is feasible, {both} together are not" if exact else f"none within {both} was found"
         raise UserError(
-            f"--max-macs {limits['macs']:,} with --max-params {limits['params']:,}: each is feasible, both "
-            f"together are not; with that many parameters the smallest feasible value of --max-macs is {macs}"
+            f"{asked}: {problem}; with the others the smallest feasible value of --max-{name} is "
+            f"{_typed(name, least)}"
         )
     return picked
+
+
+def shown(name: str, value: int) -> str:
+    """A cost of :data:`COSTS` for people."""
+    return milliseconds(value) if name == "latency" else f"{value:,}"
+
+
+def _typed(name: str, value: int) -> str:
+    """A cost as an option takes it."""
+    return milliseconds(value) if name == "latency" else str(value)
 
 
 def _solve(values, costs, room, start) -> tuple[np.ndarray, float, bool]:

@@ -29,8 +29,9 @@ class Selection:
         bound: upper bound of the total within the limits.
         exact: whether the selection is proved to be the best within the limits; if not, it is the best found,
             and the bound says how far from it the best can be.
-        cost: {"macs", "params"} of the selection, None without cost tables.
-        limits: {"max_macs", "max_params"}, None for no limit.
+        cost: {"macs", "params"} of the selection, None without cost tables; and "latency", its predicted
+            nanoseconds, with a table of times.
+        limits: {"max_macs", "max_params"}, None for no limit; and "max_latency", if that is limited.
         verdicts: {site: {"selected", "rival", "difference", "interval", "decided"}}: the selected operator
             against the one of the others with the highest effect; difference of their effects in units of
             fitness with its 95 % interval [low, high] (see :mod:`.intervals`; by :class:`RidgePosterior` of
@@ -89,6 +90,7 @@ def select(
     mode: str = "exact",
     within_noise: bool = False,
     adaptive: bool = False,
+    max_latency: int | None = None,
 ) -> Selection:
     """Select the architecture with the highest total score, within the limits if there are any.
 
@@ -110,6 +112,7 @@ def select(
         mode: of the scoreboard, for ``ranks``.
         within_noise: take the cheapest within a standard error of the best.
         adaptive: whether candidates were chosen by the results of earlier ones.
+        max_latency: limit in nanoseconds; ``costs`` must have a table of times.
 
     Raises:
         UserError: no candidate was evaluated; no architecture is within the limits; unknown estimator.
@@ -124,25 +127,27 @@ def select(
     used = scores[estimator]
     indices = favourites[estimator]
     bound, exact = _total(used, indices), True
+    limits = {"max_macs": max_macs, "max_params": max_params}
+    limits |= {} if max_latency is None else {"max_latency": max_latency}
     if costs is not None:
         _check_costs(space, costs)
-    if within_noise or max_macs is not None or max_params is not None:
+    if within_noise or any(limit is not None for limit in limits.values()):
         if costs is None:
             raise ValueError("a limit, or the cheapest, needs costs")
-        if not _fits(costs.cost(indices), max_macs, max_params):
-            point = best_under_budget(used, costs, max_macs, max_params)
+        if not within_limits(costs, indices, limits):
+            point = best_under_budget(used, costs, **limits)
             indices, bound, exact = list(point.indices), point.bound, point.exact
     trade = None
     if within_noise:
         best, posterior = indices, ridge_posterior(space, data)
         error = posterior.standard_error(best)
-        point = cheapest_near(used, costs, best, error, max_macs, max_params)
+        point = cheapest_near(used, costs, best, error, **limits)
         indices, exact = list(point.indices), exact and point.exact
         trade = _trade(space, costs, posterior, best, indices) | {"score": _total(used, best)}
     architecture = space.architecture(indices)
-    cost = costs.cost(architecture) if costs is not None else None
-    if cost is not None and not _fits(cost, max_macs, max_params):
-        raise AssertionError(f"selected {cost} beyond the limits {max_macs}, {max_params}")
+    cost = None if costs is None else cost_of(costs, architecture)
+    if costs is not None and not within_limits(costs, architecture, limits):
+        raise AssertionError(f"selected {cost} beyond the limits {limits}")
     return Selection(
         architecture,
         estimator,
@@ -150,8 +155,8 @@ def select(
         _total(used, indices),
         bound,
         exact,
-        None if cost is None else cost._asdict(),
-        {"max_macs": max_macs, "max_params": max_params},
+        cost,
+        limits,
         _posterior_verdicts(space, data, indices) if adaptive else _verdicts(space, data, indices),
         {
             site.name: {name: site.names[favourites[name][i]] for name in ESTIMATORS}
@@ -219,8 +224,16 @@ def _total(scores: list[np.ndarray], indices: list[int]) -> float:
     return float(sum(score[i] for score, i in zip(scores, indices, strict=True)))
 
 
-def _fits(cost, max_macs, max_params) -> bool:
-    return (max_macs is None or cost.macs <= max_macs) and (max_params is None or cost.params <= max_params)
+def cost_of(costs: CostTables, architecture) -> dict[str, int]:
+    """See :class:`Selection`."""
+    latency = {} if costs.latency is None else {"latency": costs.latency.nanoseconds(architecture)}
+    return costs.cost(architecture)._asdict() | latency
+
+
+def within_limits(costs: CostTables, architecture, limits: Mapping[str, int | None]) -> bool:
+    """Whether an architecture keeps limits as :class:`Selection` has them."""
+    cost = cost_of(costs, architecture)
+    return all(limit is None or cost[name[4:]] <= limit for name, limit in limits.items())
 
 
 def _check_costs(space: SearchSpace, costs: CostTables) -> None:

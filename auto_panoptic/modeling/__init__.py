@@ -8,6 +8,7 @@
 - ``fusion``       merging of instances and stuff into one panoptic map
 - ``targets``      instances and padded labels of a training batch
 - ``counting``     multiply-adds and parameters of any model
+- ``timing``       measured time of parts, operators and networks
 - ``searchable``   optional methods of a meta-architecture, with defaults
 - ``calibration``  BatchNorm statistics of the active path
 - ``fold``         BatchNorm folded into convolutions, for inference

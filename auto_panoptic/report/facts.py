@@ -17,9 +17,10 @@ from ..errors import UserError
 from ..explore import POLICY_REGISTRY, Ledger, Scoreboard
 from ..explore.selection import select
 from ..files import plain, read_json
+from ..search.latency import FILE, costs_digest, read_table
 from ..search.records import check_content
 from ..search.selection import candidates_noise, fitness_name, fitness_of, ledger_path
-from ..space import Architecture, CostTables, SearchSpace
+from ..space import Architecture, CostTables, LatencyTable, SearchSpace
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class Search(Run):
             search runs, and after one that was cut off.
         provenance: of architecture.json; empty if it is not of these candidates.
         costs: tables by which the candidates' costs were counted; None if costs.json has no such ones.
+        latency: measured times of the operators; None if latency.json has none of these networks.
         others: further runs to compare with.
     """
 
@@ -114,6 +116,7 @@ class Search(Run):
     final: bool = False
     provenance: Mapping = field(default_factory=dict)
     costs: CostTables | None = None
+    latency: LatencyTable | None = None
     others: Sequence[Run] = ()
 
     @property
@@ -201,7 +204,8 @@ def read_search(path: str | os.PathLike, compare: Sequence[str | os.PathLike] = 
                 "of one metric"
             )
     same = {f.name: getattr(run, f.name) for f in fields(run)}
-    return Search(**same, **_selected(run), costs=_costs(run), others=others)
+    costs = _costs(run)
+    return Search(**same, **_selected(run), costs=costs, latency=_latency(run, costs), others=others)
 
 
 def _selected(run: Run) -> dict:
@@ -290,3 +294,17 @@ def _costs(run: Run) -> CostTables | None:
         if tables.space == run.space and tuple(tables.cost(known.architecture)) == known.cost:
             return tables
     return None
+
+
+def _latency(run: Run, costs: CostTables | None) -> LatencyTable | None:
+    """The table of latency.json, if it is of the networks of this search."""
+    path = run.path.with_name(FILE)
+    if not path.exists():
+        return None
+    try:
+        table = read_table(path)
+    except UserError as error:
+        logger.warning("%s", error)
+        return None
+    other = costs is not None and table.conditions["network"] != costs_digest(costs)
+    return None if other or table.space != run.space else table

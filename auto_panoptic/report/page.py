@@ -204,13 +204,17 @@ def _provenance(search: Search) -> list[tuple[str, str]]:
             rows += [(f"{key}: {k}", _words(v)) for k, v in value.items()]
     if isinstance(header.get("metrics"), list):
         rows.append(("metrics", ", ".join(map(str, header["metrics"]))))
-    shown = ("config", "estimator", "max_macs", "max_params", "macs", "params")
+    shown = ("config", "estimator", "max_macs", "max_params", "max_latency", "macs", "params", "latency")
     rows += [
         (f"architecture.json: {k}", v) for k, v in search.provenance.items() if k in shown and v is not None
     ]
-    return [
-        (name, f"{value:,}" if type(value) is int and name != "seed" else str(value)) for name, value in rows
-    ]
+    return [(name, _shown(name, value)) for name, value in rows]
+
+
+def _shown(name: str, value: object) -> str:
+    if name.endswith("latency"):
+        return f"{value / 1e6:g} ms"
+    return f"{value:,}" if type(value) is int and name != "seed" else str(value)
 
 
 def _words(value: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ..search.latency import sentence, where
 from .axes import amount
 from .facts import Search
 
@@ -122,7 +123,8 @@ def _selected(search: Search) -> str:
 
 def _limits(search: Search) -> list[str]:
     selection = search.selection or {}
-    limits = [f"{k[4:]} ≤ {amount(v)}" for k, v in selection.get("limits", {}).items() if v is not None]
+    given = {k[4:]: v for k, v in selection.get("limits", {}).items() if v is not None}
+    limits = [f"{k} ≤ {f'{v / 1e6:g} ms' if k == 'latency' else amount(v)}" for k, v in given.items()]
     if not limits:
         return []
     sentence = f"The limits were {' and '.join(limits)}."
@@ -130,6 +132,26 @@ def _limits(search: Search) -> list[str]:
         gap = selection["bound"] - selection["score"]
         sentence += f" The selection is the best found; the best could have a total score {gap:.3g} higher."
     return [sentence]
+
+
+def latency(search: Search) -> str:
+    """How times were measured, and how well they predict; or that they were not."""
+    table = search.latency
+    if table is None:
+        return "Latency was not measured; python -m auto_panoptic.latency measures it."
+    height, width = table.conditions["image"]
+    sentences = [
+        "Latency is the sum of measured times of the operators (latency.json): one image of "
+        f"{height} × {width} on {where(table.conditions)}."
+    ]
+    if search.selected and (found := table.measured(search.selected)):
+        sentences.append(f"The selected network as a whole: {sentence(found)}.")
+    if others := [abs(network.error) for network in table.networks]:
+        worst, number = max(others), len(others)
+        sentences.append(
+            f"Of {number} networks that were measured as a whole, the sum is off by at most {worst:.0%}."
+        )
+    return " ".join(sentences)
 
 
 def _decided(search: Search) -> list[str]:

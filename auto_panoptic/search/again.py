@@ -11,10 +11,11 @@ from ..errors import UserError
 from ..explore import POLICY_REGISTRY, Ledger
 from ..explore.budget import check_budget
 from ..files import BUNDLE
-from ..space import CostTables, load_names
+from ..space import load_names
 from ..validate import flat
 from .arguments import check_continuation, check_finals, rescore_parser, selection_request
 from .costs import origin, store_tables, stored_tables
+from .latency import judged, with_measured
 from .records import recorded_space
 from .selection import ledger_path, select_again
 from .summary import summary
@@ -42,9 +43,14 @@ def rescore_command(args: argparse.Namespace | None = None) -> str | None:
     tables = stored_tables(ledger_path(output_dir).parent, key) if found else None
     is_stored = tables is not None
     if not is_stored:
-        tables, output_dir = _counted(args)
+        from ..modeling.counting import configured_costs  # needs torch and Detectron2
+
+        cfg = _config(args)
+        tables, output_dir = configured_costs(cfg), cfg.OUTPUT_DIR
     path = ledger_path(output_dir)
-    check_budget(tables, args.max_macs, args.max_params)
+    if args.max_latency is not None:
+        tables = with_measured(tables, path.parent, args.config_file)
+    check_budget(tables, args.max_macs, args.max_params, args.max_latency)
     header = recorded_space(path, tables.space)
     policy = POLICY_REGISTRY.get(header["policy"])  # None: of a module that this process has not read
     request = selection_request(args, policy.selects if policy else "ranks")
@@ -56,17 +62,18 @@ def rescore_command(args: argparse.Namespace | None = None) -> str | None:
         if result.architecture.names() != before:
             (path.parent / BUNDLE).unlink(missing_ok=True)  # its weights are the other path's
         print(summary(result))
+        if args.max_latency is not None:
+            print(*judged(_config(args), tables, result), sep="\n")
     return output_dir
 
 
-def _counted(args: argparse.Namespace) -> tuple[CostTables, str]:
-    """The costs of the config's supernet, and OUTPUT_DIR. Its data sets need not be there.
+def _config(args: argparse.Namespace):
+    """The supernet's config. Its data sets need not be there.
 
     The numbers of classes, which data sets tell, are those that the search recorded; of a ledger without
     them, those of the data sets.
     """
     from ..data.setup import HEADS  # these need torch and Detectron2
-    from ..modeling.counting import configured_costs
     from ..read_config import read_config
     from .command import search_config
 
@@ -75,13 +82,12 @@ def _counted(args: argparse.Namespace) -> tuple[CostTables, str]:
         raise UserError('NAS.ARCHITECTURE is set: a search needs the supernet; set it to ""')
     config = Ledger(ledger_path(cfg.OUTPUT_DIR)).header.get("config")
     if not isinstance(config, dict):
-        cfg = search_config(args)
-        return configured_costs(cfg), cfg.OUTPUT_DIR
+        return search_config(args)
     recorded = dict(flat(config))
     for key in (f"MODEL.{head}.NUM_CLASSES" for head in HEADS.values()):
         if isinstance(number := recorded.get(key), int):
             cfg.merge_from_list([key, number])
-    return configured_costs(cfg), cfg.OUTPUT_DIR
+    return cfg
 
 
 def _selected(directory: Path) -> Mapping[str, str]:

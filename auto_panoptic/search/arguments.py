@@ -9,6 +9,7 @@ from ..errors import UserError, at_least
 from ..explore import POLICY_REGISTRY
 from ..explore.budget import parse_amount
 from ..explore.estimators import ESTIMATORS
+from ..space import parse_latency
 from .selection import Request
 from .time_budget import parse_time
 
@@ -81,7 +82,7 @@ def check_finals(args: argparse.Namespace, processes: int = 1) -> None:
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --rescore, --estimator, --max-macs, --max-params, --within-noise and --pareto."""
+    """Add --rescore, --estimator, the limits, --within-noise and --pareto."""
     add = parser.add_argument_group("selection").add_argument
     add("--rescore", action="store_true", help="select anew from the ledger in OUTPUT_DIR, evaluate nothing")
     what = "what scores the operators: ranks (paper), mean fitness, ridge regression (default: ranks)"
@@ -89,6 +90,8 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     for option, example in (("--max-macs", "3.5G"), ("--max-params", "24M")):
         limit = f"limit for the whole network, e.g. {example}; selects the best architecture within it"
         add(option, type=_parsed(parse_amount, option), metavar="N", help=limit)
+    limit = "limit for one image, e.g. 120ms, by times that python -m auto_panoptic.latency has measured"
+    add("--max-latency", type=_parsed(parse_latency, "--max-latency"), metavar="TIME", help=limit)
     what = "the architecture with the fewest MACs whose score is within a standard error of the best"
     add("--within-noise", action="store_true", help=f"select {what} (implies --estimator ridge)")
     add("--pareto", action="store_true", help="show, and write to search/pareto.json, score against MACs")
@@ -111,7 +114,7 @@ def rescore_parser() -> argparse.ArgumentParser:
 
 def asks_for_selection(args: argparse.Namespace) -> bool:
     """Whether any option asks for another selection than the policy's own."""
-    limits = args.max_macs or args.max_params
+    limits = args.max_macs or args.max_params or args.max_latency
     return bool(args.rescore or args.estimator or limits or args.within_noise or args.pareto)
 
 
@@ -129,7 +132,8 @@ def selection_request(args: argparse.Namespace, selects: str = "ranks") -> Reque
                 "leave out --estimator, or use ridge"
             )
         estimator = "ridge"
-    return Request(estimator, args.max_macs, args.max_params, args.pareto, args.within_noise)
+    limits = (args.max_macs, args.max_params)
+    return Request(estimator, *limits, args.pareto, args.within_noise, args.max_latency)
 
 
 def check_length(args: argparse.Namespace) -> None:

@@ -63,6 +63,7 @@ from .finals import (
     write_finals,
 )
 from .header import comparable, search_header, search_policy
+from .latency import judged, with_measured
 from .loop import run_search
 from .pictures import search_pictures
 from .selection import FITNESS, SearchResult, ledger_path
@@ -81,7 +82,7 @@ def search_command(epilog: str | None = None) -> str | None:
         return rescore_command(args)
     cfg = prepared(args)
     if args.dry_run:
-        return dry_run(args, cfg)
+        return dry_run(args, cfg, None if args.finals is None else finals_request(args, cfg))
     launch_processes(main, args, cfg)
     return cfg.OUTPUT_DIR if args.machine_rank == 0 and os.environ.get("RANK", "0") == "0" else None
 
@@ -203,7 +204,10 @@ def search_config(args: argparse.Namespace):
 def check_search(args: argparse.Namespace, cfg) -> CostTables:
     """What may be wrong before anything is written; the costs of the supernet."""
     costs = configured_costs(cfg)
-    check_budget(costs, args.max_macs, args.max_params)
+    if args.max_latency is not None:
+        directory = ledger_path(cfg.OUTPUT_DIR).parent
+        costs = with_measured(costs, directory, _name(args))
+    check_budget(costs, args.max_macs, args.max_params, args.max_latency)
     check_weights(cfg, args.weights)
     if costs.space.cardinality == 1:
         raise UserError(
@@ -268,6 +272,8 @@ def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
             result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed, args.budget)
             search_pictures(cfg, executor, result.architecture, result.directory)
         print(summary(result))
+        if args.max_latency is not None:
+            print(*judged(cfg, args.costs, result), sep="\n")
         if args.finals is not None:
             result = hold_finals(args, cfg, ledger, result)
         if bundle := write_path_bundle(cfg, args.weights, result):
@@ -275,10 +281,15 @@ def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
     return result
 
 
+def finals_request(args: argparse.Namespace, cfg) -> FinalsRequest:
+    """What the arguments ask of the finals."""
+    controls = CONTROLS if args.controls is None else args.controls
+    return FinalsRequest(args.finals, controls, args.final_steps or cfg.SOLVER.MAX_ITER)
+
+
 def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result: SearchResult) -> SearchResult:
     """Train the finalists of a finished search, and say what came of it; the result with the best of them."""
-    controls = CONTROLS if args.controls is None else args.controls
-    request = FinalsRequest(args.finals, controls, args.final_steps or cfg.SOLVER.MAX_ITER)
+    request = finals_request(args, cfg)
     evaluated = evaluated_candidates(ledger, args.costs.space)
     finalists = contenders(request, result, evaluated, args.costs)
     header = finals_header(ledger, request, finalists, cfg.SOLVER)

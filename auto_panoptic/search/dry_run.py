@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from ..data.few import few_images
 from ..explore import Ledger
+from ..modeling import meta_model
 from ..progress import hidden
-from ..training import processes
-from ..training.dry_run import begins, duration, free_space, memory, memory_text, show, size, temporary_output
+from ..space import as_text
+from ..training import AutoPanopticTrainer, processes
+from ..training.checkpoint import checkpoint_sizes
+from ..training.dry_run import (
+    begins,
+    duration,
+    free_space,
+    measure_training,
+    memory,
+    memory_text,
+    show,
+    size,
+    temporary_output,
+    weight_bytes,
+)
 from .candidate import EVALUATION_BATCH, CandidateEvaluator, load_evaluator
+from .final_training import Final, final_config
+from .finals import FinalsRequest, trainings
 from .header import search_policy
 from .selection import ledger_path
 
@@ -19,8 +37,8 @@ _RECORD = 4000  # bytes of a candidate in the ledger, with its bootstrap samples
 _REPORT = 2_000_000  # and figures
 
 
-def dry_run(args, cfg) -> None:
-    """Say what a search that has been checked would do; nothing is written.
+def dry_run(args, cfg, finals: FinalsRequest | None = None) -> None:
+    """Say what a search that has been checked would do, and its ``finals``; nothing is written.
 
     A candidate is measured on some of the images; the decoded images of all are held in memory.
 
@@ -41,13 +59,20 @@ def dry_run(args, cfg) -> None:
         evaluate = load_evaluator(small, args.weights, args.metrics)
         evaluate.show = False
         each, held = _measure(evaluate, args.costs.space, wanted, images)
+        trained = None if finals is None else _measure_finals(args, small, counts, finals)
+        path_bytes = weight_bytes(meta_model(_of_path(small, args.costs.space)))
         needed = memory(cfg) + (0 if cfg.MODEL.DEVICE.startswith("cuda") else held)
     at_once, seconds = args.workers or processes(args), sum(each.values())
     left, how = max(total - done, 0), f"{policy.name}, {policy.cycles} cycles of {policy.models}"
     if args.budget is not None:
         left = min(left, int(args.budget * at_once / seconds))
         how = f"{policy.name}, as many cycles of {policy.models} as end within --budget"
-    needs = (done + left) * _RECORD + _REPORT
+    needs = (done + left) * _RECORD + _REPORT + path_bytes
+    time, lines = left * seconds / at_once, []
+    if finals is not None:
+        lines, more, disk = _finals_lines(finals, trained, each["evaluation"], at_once)
+        time, needs = time + more, needs + disk
+    free = size(free_space(cfg.OUTPUT_DIR))
     parts = ", ".join(f"{name} {value:.2f} s" for name, value in each.items())
     names = ", ".join(cfg.DATASETS.SEARCH)
     show(
@@ -57,13 +82,46 @@ def dry_run(args, cfg) -> None:
             ("supernet", args.weights),
             ("scored by", f"{', '.join(args.metrics)} on {names} ({images:,} images)"),
             *([("statistics", f"of {wanted:,} training images for each candidate")] if wanted else []),
-            *([("finals", "their trainings are not in what follows")] if args.finals is not None else []),
+            *lines,
             ("writes to", str(path.parent)),
-            ("disk", f"{size(needs)}; {size(free_space(cfg.OUTPUT_DIR))} are free"),
+            ("disk", f"{size(needs)}, {size(path_bytes)} of it for the bundle; {free} are free"),
             ("memory", f"{memory_text(needed, cfg.MODEL.DEVICE, at_once)}; decoded images {size(held)}"),
-            ("time", f"{duration(left * seconds / at_once)}; for a candidate: {parts}"),
+            ("time", f"{duration(time)}; for a candidate: {parts}"),
         ]
     )
+
+
+def _of_path(cfg, space):
+    """The config of some path, as a network of its own."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.NAS.ARCHITECTURE = as_text(space.random(np.random.default_rng(0)).names())
+    return cfg
+
+
+def _measure_finals(args, cfg, counts: dict, request: FinalsRequest) -> tuple[float, int]:
+    """Seconds of an optimizer step of a finalist, and the bytes of the checkpoints of its training."""
+    architecture = args.costs.space.random(np.random.default_rng(0))
+    folder = Path(cfg.OUTPUT_DIR)
+    final = Final(architecture, request.steps, 0)
+    architecture.save(folder / "architecture.json")
+    small = final_config(cfg, args.weights, final, folder)
+    bytes_each, kept = checkpoint_sizes(small, meta_model(small))
+    small.defrost()
+    return measure_training(small, counts, 1, AutoPanopticTrainer)["step"], bytes_each * kept
+
+
+def _finals_lines(request: FinalsRequest, trained: tuple[float, int], scoring: float, at_once: int) -> tuple:
+    """A line about the finals, their seconds and bytes; the best candidate may be one finalist more."""
+    step, held = trained
+    least, most = (trainings(request.finalists + more, request) for more in (0, 1))
+    numbers = [sum(number for number, _ in plan) for plan in (least, most)]
+    steps = sum(number * steps for number, steps in most)
+    seconds = (steps * step + numbers[1] * scoring) / at_once
+    number = f"{numbers[0]:,} to {numbers[1]:,}" if numbers[0] < numbers[1] else f"{numbers[0]:,}"
+    text = f"{number} trainings, with {request.controls} random networks; in all at most {steps:,} steps"
+    text += f" of {step:.2f} s, together {duration(seconds)}"
+    return [("finals", text)], seconds, held * at_once
 
 
 def _measure(evaluate: CandidateEvaluator, space, wanted: int, images: int) -> tuple[dict[str, float], int]:

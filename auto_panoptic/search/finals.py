@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..explore import Ledger
 from ..explore.comparison import Difference, found_against_random
 from ..explore.controls import random_of_equal_cost
+from ..explore.selection import within_limits
 from ..files import plain, write_json
 from ..progress import Progress
 from ..space import Architecture, CostTables, SearchSpace
@@ -133,7 +134,7 @@ def contenders(request: FinalsRequest, result: SearchResult, candidates, costs: 
         )
     found = {result.architecture: ["the selection"]}
     limits = result.selection.limits if result.selection else {}
-    allowed = [a for a in unique if _within(costs.cost(a), limits)]
+    allowed = [a for a in unique if within_limits(costs, a, limits)]
     if result.selection:
         scores = result.selection.scores
 
@@ -165,11 +166,6 @@ def random_networks(number: int, winner: Contender, finalists: Sequence[Contende
     return [Contender(architecture, [f"random {i}"]) for i, architecture in enumerate(drawn, start=1)]
 
 
-def _within(cost, limits: Mapping) -> bool:
-    pairs = ((cost.macs, limits.get("max_macs")), (cost.params, limits.get("max_params")))
-    return all(limit is None or value <= limit for value, limit in pairs)
-
-
 def rounds(finalists: int, steps: int) -> list[tuple[int, int]]:
     """(how many are trained, for how many steps) of successive halving, until two are left and trained whole.
 
@@ -182,6 +178,12 @@ def rounds(finalists: int, steps: int) -> list[tuple[int, int]]:
             break
         finalists = -(-finalists // 2)
     return [(n, max(1, steps >> (len(numbers) - 1 - i))) for i, n in enumerate(numbers)]
+
+
+def trainings(finalists: int, request: FinalsRequest) -> list[tuple[int, int]]:
+    """(how many trainings, of how many steps) of all rounds, and of the comparison at the end."""
+    plan = [(n * (request.seeds if n == 2 else 1), steps) for n, steps in rounds(finalists, request.steps)]
+    return [*plan, (request.seeds * (1 + request.controls), request.steps)]
 
 
 class Finals:
@@ -212,8 +214,7 @@ class Finals:
         plan = rounds(len(finalists), request.steps)
         chosen_by = range(request.seeds)
         compared = range(request.seeds, 2 * request.seeds)
-        total = sum(n * (request.seeds if n == 2 else 1) for n, _ in plan)
-        total += request.seeds * (1 + request.controls)
+        total = sum(number for number, _ in trainings(len(finalists), request))
         with Progress("finals", total, "trainings") as bar:
             for size, steps in plan:
                 left = left[:size]

@@ -27,7 +27,7 @@ class Request:
     """How to select: see :func:`~auto_panoptic.explore.selection.select`.
 
     Attributes:
-        estimator, max_macs, max_params, within_noise: its arguments.
+        estimator, max_macs, max_params, within_noise, max_latency: its arguments.
         pareto: also write pareto.json, a list of {"macs", "params", "score", "behind", "interval",
             "architecture": the index lists}, ascending in MACs and score; see
             :class:`~auto_panoptic.explore.selection.FrontPoint`.
@@ -38,6 +38,7 @@ class Request:
     max_params: int | None = None
     pareto: bool = False
     within_noise: bool = False
+    max_latency: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def write_selection(
         policy = POLICY_REGISTRY.get(header["policy"])  # None: of a module that this process has not read
         adaptive = policy is not None and policy.uses_history
         selection = select(
-            space, pairs, request.estimator, costs, *limits, mode, request.within_noise, adaptive
+            *(space, pairs, request.estimator, costs, *limits, mode, request.within_noise, adaptive),
+            max_latency=request.max_latency,
         )
         selected = selection.architecture
         extra = {"estimator": selection.estimator, **selection.limits, **(selection.cost or {})}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from ..explore.budget import shown
 from ..explore.selection import Selection
 from .selection import SearchResult
 
@@ -32,7 +33,7 @@ def summary(result: SearchResult) -> str:
 
 def selection_lines(selection: Selection) -> list[str]:
     """The limits, how many sites are decided, where the estimators disagree."""
-    limits = [f"{k[4:]} <= {v:,}" for k, v in selection.limits.items() if v is not None]
+    limits = [f"{k[4:]} <= {shown(k[4:], v)}" for k, v in selection.limits.items() if v is not None]
     within = f" with {' and '.join(limits)}" if limits else ""
     bound = f" (upper bound {selection.bound:.6g})" if limits else ""
     lines = [f"Selected by {selection.estimator}{within}: total score {selection.score:.6g}{bound}"]
@@ -42,7 +43,9 @@ def selection_lines(selection: Selection) -> list[str]:
         gap = selection.bound - selection.score
         lines.append(f"NOT PROVED THE BEST: best found, its total score at most {gap:.3g} below the best")
     if selection.cost:
-        lines.append(f"{selection.cost['macs']:,} MACs, {selection.cost['params']:,} parameters")
+        latency = selection.cost.get("latency")
+        time = "" if latency is None else f", {latency / 1e6:,.1f} ms predicted"
+        lines.append(f"{selection.cost['macs']:,} MACs, {selection.cost['params']:,} parameters{time}")
     lines.append(f"{'site':<18} {'selected':<13} {'lead, 95 % interval':<26} over")
     lines += [_verdict_line(site, verdict) for site, verdict in selection.verdicts.items()]
     total = sum(verdict["rival"] is not None for verdict in selection.verdicts.values())

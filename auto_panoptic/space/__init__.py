@@ -2,6 +2,7 @@
 
 from .architecture_file import TEXT, as_text, load_names, names_in, resolve_architecture_path
 from .cost import Cost, CostTables, backbone_cost
+from .latency import LatencyTable, milliseconds, parse_latency
 from .ops import BACKBONE_OPS, HEAD_OPS, INTER_OPS, OpSpec, domain, op, ratio_op, register_ops
 from .space import Architecture, ChoiceSite, SearchSpace
 
@@ -13,6 +14,7 @@ __all__ = [
     "ChoiceSite",
     "Cost",
     "CostTables",
+    "LatencyTable",
     "OpSpec",
     "SearchSpace",
     "TEXT",
@@ -20,8 +22,10 @@ __all__ = [
     "backbone_cost",
     "domain",
     "load_names",
+    "milliseconds",
     "names_in",
     "op",
+    "parse_latency",
     "ratio_op",
     "register_ops",
     "resolve_architecture_path",

@@ -36,7 +36,10 @@ class CostTables:
         space: the search space.
         fixed: {part of the network: :class:`Cost` of what no choice changes}.
         sites: per site, in site order, {operator name: :class:`Cost`}.
+        latency: measured times of the same space, a :class:`.LatencyTable`; None where there are none.
     """
+
+    latency = None
 
     def __init__(
         self, space: SearchSpace, fixed: Mapping[str, Cost], sites: Mapping[str, Mapping[str, Cost]]

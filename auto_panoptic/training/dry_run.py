@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
+from ..data import holds_classes
 from ..data.few import few_images
 from ..errors import show_warnings
 from ..modeling import choice_blocks, meta_model
@@ -33,10 +34,11 @@ ENOUGH = 10.0  # seconds of steps
 MOST_STEPS = 5
 
 
-def dry_run(args, cfg, trainer=AutoPanopticTrainer) -> None:
+def dry_run(args, cfg, trainer=AutoPanopticTrainer, statistics=None) -> None:
     """Say what a training or evaluation that has been checked would do; nothing is written.
 
-    The measurement is of one process, with its share of the batch, on a few images of each set: several
+    ``statistics(cfg, model, space)`` is the context in which a path of a supernet's weights is evaluated. The
+    measurement is of one process, with its share of the batch, on a few images of each set: several
     processes also wait for each other, and data loaders may be slower on many images.
 
     Raises:
@@ -46,11 +48,13 @@ def dry_run(args, cfg, trainer=AutoPanopticTrainer) -> None:
         return
     number = processes(args)
     with few_images(cfg, IMAGES) as counts, temporary_output(cfg) as small, hidden():
-        measure = measure_evaluation if args.eval_only else measure_training
-        facts = measure(small, counts, number, trainer)
+        if args.eval_only:
+            facts = measure_evaluation(small, counts, number, trainer, statistics=statistics)
+        else:
+            facts = measure_training(small, counts, number, trainer)
     if args.eval_only:
-        seconds = facts["evaluation"]
-        parts = [("evaluates", facts["model"]), ("weights", cfg.MODEL.WEIGHTS)]
+        seconds = facts["evaluation"] + facts["statistics"]
+        parts = [("evaluates", facts["model"]), ("weights", cfg.MODEL.WEIGHTS), *facts["of"]]
         disk = "results and logs: a few MB, and predictions with --save-predictions"
     else:
         seconds, lines, disk = _of_training(args, cfg, counts, facts)
@@ -85,7 +89,8 @@ def _of_training(args, cfg, counts: dict, facts: dict) -> tuple[float, list[tupl
     each = f"{passes} passes over {batch} images" if passes > 1 else f"a batch of {batch} images"
     period = cfg.TEST.EVAL_PERIOD
     evaluations = max(left // period, 1) if period else 1
-    bytes_each, kept = checkpoint_sizes(cfg, meta_model(cfg))
+    model = meta_model(cfg)
+    bytes_each, kept = checkpoint_sizes(cfg, model)
     start = f"{file}, {done:,} iterations are done" if file else cfg.MODEL.WEIGHTS or "random weights"
     lines = [
         ("on", _sets(cfg.DATASETS.TRAIN, counts)),
@@ -93,6 +98,8 @@ def _of_training(args, cfg, counts: dict, facts: dict) -> tuple[float, list[tupl
         ("starts from", start),
     ]
     disk = f"{size(bytes_each * kept)} for {kept} checkpoints of {size(bytes_each)}"
+    if is_fixed(model) and not any(map(holds_classes, cfg.DATASETS.TRAIN)):
+        disk += f", {size(weight_bytes(model))} for the bundle"
     return left * facts["step"] + evaluations * facts["evaluation"], lines, disk
 
 
@@ -123,7 +130,7 @@ def measure_training(cfg, counts: dict, number: int, trainer) -> dict:
             loop.run_step()  # ends with numbers of the losses, so with all work of the GPU
             times.append(time.perf_counter() - start)
     loop.close()
-    step, fixed = sum(times[1:]) / len(times[1:]), not choice_blocks(model) or loop.space.cardinality == 1
+    step, fixed = sum(times[1:]) / len(times[1:]), is_fixed(model)
     found = {"model": text, "step": step, "passes": max(loop.space.cycle_length, 1), "evaluation": 0.0}
     how = f", at {step:.2f} s for an iteration (mean of {len(times) - 1})"
     if fixed and cfg.DATASETS.TEST:
@@ -132,18 +139,44 @@ def measure_training(cfg, counts: dict, number: int, trainer) -> dict:
     return found | {"model": text, "how": how, "memory": memory(cfg)}
 
 
-def measure_evaluation(cfg, counts: dict, number: int, trainer, model=None) -> dict:
-    """Seconds of an evaluation of DATASETS.TEST, from some of its images."""
+def measure_evaluation(cfg, counts: dict, number: int, trainer, model=None, statistics=None) -> dict:
+    """Seconds of an evaluation of DATASETS.TEST, from some of its images; see :func:`dry_run`.
+
+    "statistics" are the seconds of those of a supernet's path, which "of" says in a line.
+    """
+    context, wanted = contextlib.nullcontext(), 0
+    settings = cfg.NAS.BN_RECALIBRATION
     if model is None:
         model = trainer.build_model(cfg)
-        load_weights(model, cfg.MODEL.WEIGHTS, cfg=cfg)
+        space = load_weights(model, cfg.MODEL.WEIGHTS, cfg=cfg)
+        if settings.ENABLED and statistics and any(len(ops) > 1 for ops in space.values()):
+            wanted = min(settings.NUM_IMAGES, sum(counts[name] for name in cfg.DATASETS.TRAIN))
+            settings.NUM_IMAGES = few = min(wanted, IMAGES)
+            context = statistics(cfg, model, space)
     images = sum(min(counts[name], IMAGES) for name in cfg.DATASETS.TEST)
-    start = time.perf_counter()
-    trainer.test(cfg, model)
-    each = (time.perf_counter() - start) / max(images, 1)
+    begin = time.perf_counter()
+    with context:
+        start = time.perf_counter()
+        trainer.test(cfg, model)
+        each = (time.perf_counter() - start) / max(images, 1)
     seconds = each * sum(counts[name] for name in cfg.DATASETS.TEST) / number
+    found = {"evaluation": seconds, "statistics": (start - begin) * wanted / few if wanted else 0.0}
     how = f", at {each:.2f} s for an image (measured on {images})"
-    return {"model": describe(model), "evaluation": seconds, "how": how, "memory": memory(cfg)}
+    found["of"] = []
+    if wanted:
+        how += f" and {duration(found['statistics'])} for the statistics"
+        found["of"] = [("statistics", f"of {wanted:,} training images: the weights are a supernet's")]
+    return found | {"model": describe(model), "how": how, "memory": memory(cfg)}
+
+
+def is_fixed(model) -> bool:
+    """Whether a model is one network, no supernet."""
+    return all(len(block.candidates) == 1 for block in choice_blocks(model).values())
+
+
+def weight_bytes(model) -> int:
+    """Of all weights and statistics of a model, as a bundle holds them."""
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 
 def describe(model) -> str:
