@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import time
 
 import pytest
 from report_util import COSTS, Page, make_search, words
@@ -286,6 +287,15 @@ def test_the_page_needs_nothing_else(finished, page):
     assert "url(" not in html and "@import" not in html and "http:" not in html and "https:" not in html
     assert "default-src 'none'" in html
     assert len(html) < 2_000_000
+
+
+def test_a_thousand_candidates_are_small_and_quick(tmp_path):
+    """Of 2 MB the pictures may take 600 kB; seconds of the CPU, whatever else the machine does."""
+    make_search(tmp_path, cycles=42)
+    start = time.process_time()
+    page = write_report(tmp_path)
+    assert time.process_time() - start < 5
+    assert len(read_search(tmp_path).good) == 1008 and page.stat().st_size < 1_400_000
 
 
 def test_every_figure_lies_beside_the_page(finished, page):
