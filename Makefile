@@ -8,6 +8,7 @@
 # make clean        remove caches, the quickstart's results and the generated data set (not .venv, not other results)
 # make distclean    the same, and .venv
 #
+# with these, as in make PYTHON=python3.12 doctor:
 # PYTHON=...          the Python that .venv is made with (default: the first supported one found)
 # CHAOS_ARGS=...      of the drills, e.g. "--quick --only kill" (tools/chaos --help names all)
 # TORCH_PIP_ARGS=...  e.g. "--index-url https://download.pytorch.org/whl/cpu" for torch without CUDA
@@ -25,7 +26,7 @@ INSTALL := pyproject.toml tools/constraints.txt tools/setup_env.py $(wildcard to
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# \{0,1\}//p' Makefile
 
 quickstart: $(VENV)/.installed
 	@AUTO_PANOPTIC_PARENT=$$PPID exec $(RUN) tools/quickstart.py
@@ -47,7 +48,7 @@ lint: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
-	@echo output/docs/index.html
+	@echo "output/docs/index.html   # with its search: python -m http.server -d output/docs"
 
 clean:
 	rm -rf output/quickstart output/docs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis datasets/shapes

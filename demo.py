@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Segment photos and videos that nobody has labelled, with the arguments of Detectron2's demo.
+r"""Segment photos and videos that nobody has labelled, with the arguments of Detectron2's demo.
 
 python demo.py --bundle output/quickstart/retrain --input photos/ --output drawn
 python demo.py --bundle bundle.pth --video-input film.mp4 --output drawn
@@ -265,12 +265,13 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--video-input", metavar="FILE", type=Path, help="a video")
     source.add_argument("--webcam", action="store_true", help="what the first camera sees, until Ctrl-C")
     p.add_argument("--output", required=True, metavar="FOLDER", type=Path, help="of a video also a name.mp4")
-    p.add_argument("--confidence-threshold", type=float, default=0.5, help="least score of an object")
+    least = "least score of an object (default: %(default)s)"
+    p.add_argument("--confidence-threshold", type=float, default=0.5, help=least)
     p.add_argument(
         "--rows", action="store_true", help="two rows: the panoptic map, and below it the instances"
     )
     p.add_argument("--json", action="store_true", help="also write COCO's panoptic results format")
-    p.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="KEY VALUE pairs")
+    p.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="KEY VALUE ... of the config; last")
     return p
 
 

@@ -27,7 +27,6 @@ if __name__ == "__main__":
 import math
 import os
 
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from auto_panoptic.data import data_set_for, holds_classes
@@ -44,6 +43,7 @@ from auto_panoptic.training import (
     check_weights,
     find_config,
     is_read,
+    launch_parser,
     launch_processes,
     load_weights,
     processes,
@@ -170,7 +170,7 @@ def check(args):
 
 
 def run():
-    parser = default_argument_parser(__doc__)
+    parser = launch_parser(__doc__, "the training")
     parser.add_argument("--per-class", action="store_true", help="with --eval-only: print PQ per class")
     parser.add_argument("--save-predictions", action="store_true", help="with --eval-only: JSON and PNGs")
     parser.add_argument("--trim-study", action="store_true", help="with --eval-only: compare TEST.TRIM_AREAS")

@@ -1,4 +1,4 @@
-"""``python -m auto_panoptic.doctor``: what is installed, and does it work?
+"""Say what is installed, and prove that it works.
 
 Imports the libraries one after the other, prints Detectron2's list of versions, then runs one RoIAlign, one
 non-maximum suppression, one deformable convolution and one panoptic quality. Each line says ok or FAIL, and
@@ -8,6 +8,7 @@ a FAIL is followed by its remedy. Exit code 0: all fine, 2: not.
 import argparse
 import importlib
 import importlib.metadata
+import logging
 import os
 import sys
 import warnings
@@ -130,7 +131,8 @@ def _passes(name: str, check, remedy) -> bool:
 
 def main(argv=None) -> int:
     """Print the report; return the exit code."""
-    argparse.ArgumentParser(prog="auto_panoptic.doctor", description=__doc__.splitlines()[0]).parse_args(argv)
+    name, what = "python -m auto_panoptic.doctor", __doc__.splitlines()[0]
+    argparse.ArgumentParser(prog=name, description=what).parse_args(argv)
     warnings.simplefilter("ignore")
     print(f"{'Python':24s}      {sys.version.split()[0]} ({sys.executable}), {os.cpu_count()} CPU cores")
     failed = []
@@ -147,6 +149,7 @@ def main(argv=None) -> int:
             failed.append(name)
             break
     else:
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it tells of compilers
         from detectron2.utils.collect_env import collect_env_info
 
         print(collect_env_info().partition("PyTorch built with")[0].rstrip())

@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -25,7 +24,7 @@ from ..modeling.counting import configured_costs
 from ..screen import set_up_logs
 from ..signals import resumable
 from ..space import CostTables
-from ..training import build_config, check_unread, check_weights, launch_processes, processes
+from ..training import build_config, check_unread, check_weights, launch_parser, launch_processes, processes
 from ..training.run_folder import check_room, only_run
 from ..training.zoo import trust_pickle
 from ..validate import flat
@@ -137,9 +136,9 @@ def _name(args: argparse.Namespace) -> str:
 
 def parser(epilog: str | None = None) -> argparse.ArgumentParser:
     """Detectron2's parser, with the options of a search."""
-    p = default_argument_parser(epilog)
+    p = launch_parser(epilog, "the search", "configs/supernet_coco.yaml")
     p.error = refuse
-    p.set_defaults(config_file="configs/supernet_coco.yaml")
+    next(action for action in p._actions if action.dest == "eval_only").help = argparse.SUPPRESS
     add_search_arguments(p)
     add_finals_arguments(p)
     add_selection_arguments(p)

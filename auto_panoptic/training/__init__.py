@@ -5,7 +5,7 @@ from ..errors import run_command
 from ..read_config import find_config
 from .checkpoint import AtomicCheckpointer
 from .gradients import build_optimizer, model_space
-from .launch import launch_processes, processes
+from .launch import launch_parser, launch_processes, processes
 from .loader import build_train_loader
 from .loop import FairCycleTrainer
 from .run import build_config, check_run, started, train, train_in

@@ -5,6 +5,7 @@ Detectron2's launcher starts one per GPU; under torchrun this process is one of 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import gc
@@ -19,7 +20,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
@@ -32,6 +33,33 @@ from ..signals import end_with_parent
 # A collective waits so long for a process that lives: it may be scoring, or hang.
 PATIENCE = datetime.timedelta(hours=2)
 _TORCHRUN = "start the processes with torchrun, or unset WORLD_SIZE to run one"
+
+
+def launch_parser(usage: str | None, resumed: str, config: str = "") -> argparse.ArgumentParser:
+    """Detectron2's parser, whose help says what its options do here.
+
+    Args:
+        usage: shown at the end.
+        resumed: what --resume continues.
+        config: taken where --config-file is left out.
+    """
+    parser = default_argument_parser(usage)
+    default = f" (default: {config})" if config else ", such as configs/quick/supernet.yaml"
+    texts = {
+        "config_file": f"a file, or the name of one of ours or of Detectron2's model zoo{default}",
+        "resume": f"continue {resumed} in OUTPUT_DIR, or start it where there is nothing of it",
+        "eval_only": "evaluate MODEL.WEIGHTS on DATASETS.TEST, train nothing",
+        "num_gpus": "processes on this machine, one per GPU (default: 1)",
+        "num_machines": "machines (default: 1)",
+        "machine_rank": "number of this machine, from 0",
+        "dist_url": "with --num-machines: tcp://HOST:PORT of machine 0",
+        "opts": "KEY VALUE ... at the end: settings that replace those of the config, such as OUTPUT_DIR "
+        "output/mine SOLVER.BASE_LR 0.01; 'make docs' lists all keys",
+    }
+    for action in parser._actions:
+        action.help = texts.get(action.dest, action.help)
+    parser.set_defaults(config_file=config)
+    return parser
 
 
 def processes(args) -> int:
