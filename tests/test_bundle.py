@@ -1,6 +1,7 @@
 """Bundles: one file, alone, predicts as the run that wrote it; what is none is refused."""
 
 import json
+import random
 import shutil
 
 import cv2
@@ -238,3 +239,51 @@ def test_the_demo_takes_a_bundle(world, shapes, tmp_path, monkeypatch, capfd):
     with pytest.raises(SystemExit):
         run_script("demo", "--bundle", tmp_path / "no.pth", "--input", photos, "--output", tmp_path / "x")
     assert "there is no such bundle" in error_line(capfd)
+
+
+# ------------------------------------------------------------------ damaged at random
+
+# name -> what it does to the bytes of a file, at random.
+RANDOM_DAMAGES = {
+    "cut": lambda data, rng: data[: rng.randrange(len(data))],
+    "bit": lambda data, rng: flipped(data, rng.randrange(len(data)), rng),
+    "bit of the directory": lambda data, rng: flipped(data, len(data) - rng.randrange(1, 20_000), rng),
+    "bit of the records": lambda data, rng: flipped(data, rng.randrange(64, 20_000), rng),
+    "zeros": lambda data, rng: overwritten(data, rng.randrange(len(data) - 512), bytes(512)),
+    "inserted": lambda data, rng: data[: (at := rng.randrange(len(data)))] + rng.randbytes(7) + data[at:],
+    "lost": lambda data, rng: data[: (at := rng.randrange(len(data) - 64))] + data[at + 64 :],
+    "appended": lambda data, rng: data + rng.randbytes(100),
+}
+
+
+def flipped(data, at, rng):
+    return overwritten(data, at, bytes([data[at] ^ 1 << rng.randrange(8)]))
+
+
+def overwritten(data, at, by):
+    return data[:at] + by + data[at + len(by) :]
+
+
+def equal(a, b):
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b and type(a) is type(b)
+
+
+@pytest.mark.parametrize("kind", RANDOM_DAMAGES)
+def test_a_damaged_file_is_refused_in_one_line_or_holds_the_same(world, tmp_path, kind):
+    """Every number has a checksum. What has none, such as fillers of the archive, changes nothing."""
+    rng = random.Random(kind)
+    content = (world / "alone/bundle.pth").read_bytes()
+    intact = bundle.read_bundle(world / "alone/bundle.pth")
+    refused = 0
+    for _ in range(12):
+        (tmp_path / "bundle.pth").write_bytes(RANDOM_DAMAGES[kind](content, rng))
+        try:
+            data = bundle.read_bundle(tmp_path / "bundle.pth")
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(tmp_path) in str(error)
+        else:
+            assert equal(data, intact)
+    assert refused or kind == "appended"

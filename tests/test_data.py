@@ -184,7 +184,7 @@ def test_setup_sizes_the_model(tmp_path, forget_data_sets):
     "datasets, message",
     [
         ({"TRAIN": ("shapes_panoptc_train",)}, "unknown data set .*did you mean shapes_panoptic_train"),
-        ({"TRAIN": ("qqq",)}, "did you mean shapes_panoptic_"),
+        ({"TRAIN": ("qqq",)}, "there is, for example, shapes_panoptic_train. Register your own"),
         ({"TRAIN": (), "TEST": ()}, "are empty"),
         ({"COCO_PANOPTIC": [{"name": "x", "json": "y"}]}, r"unknown keys \['json'\].*panoptic_json"),
         ({"COCO_PANOPTIC": ["x"]}, "not a mapping"),

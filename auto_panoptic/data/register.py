@@ -39,10 +39,9 @@ def foreign_source(name: str) -> PanopticSource | None:
 
 def unknown_data_set(name: str, known: Sequence[str], remedy: str) -> UserError:
     """The error of a name that is none of ``known``, with those like it."""
-    near = difflib.get_close_matches(name, known, n=3) or [n for n in known if n.startswith("shapes_")]
-    return UserError(
-        f"unknown data set {name!r}; did you mean {', '.join(near)}? {remedy} (see datasets/README.md)"
-    )
+    near = ", ".join(difflib.get_close_matches(name, known, n=3))
+    hint = f"did you mean {near}?" if near else "there is, for example, shapes_panoptic_train."
+    return UserError(f"unknown data set {name!r}; {hint} {remedy} (see datasets/README.md)")
 
 
 def check_name(name: str) -> None:

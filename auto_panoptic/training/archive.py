@@ -104,7 +104,8 @@ def read_checkpoint(
         reason = first_line(error)
         if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what it holds
             reason = "it is no file of torch, or holds other things than numbers, which are not read"
-        raise UserError(f"{subject} cannot be read as a checkpoint ({reason})") from None
+        problem = f"{subject} cannot be read as a checkpoint ({reason})"
+        raise UserError(f"{problem}; give an intact file of weights") from None
     data = data if isinstance(data, dict) else {}
     weights = next((data[key] for key in _WRAPPERS if isinstance(data.get(key), dict)), data)
     data = {**(data if "model" in data else {}), "model": weights}  # records under other names are not ours

@@ -125,7 +125,7 @@ def find_data_set(name: str, cfg=None) -> DataSet:
         return from_paths(name, paths_in(name))
     if name not in DatasetCatalog.list():
         known = [*own, *folders, *DatasetCatalog.list()]
-        own = "Name the folder of your own, or give --config-file, or --panoptic-json and the other paths"
+        own = "No folder has that name; name that of a set of your own, or --config-file, or --panoptic-json"
         raise unknown_data_set(name, known, own)
     folder = find_image_folder(name)
     if folder is not None:

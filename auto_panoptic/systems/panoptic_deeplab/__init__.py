@@ -3,6 +3,7 @@
 It is built on Detectron2's ``projects.panoptic_deeplab``.
 
 - ``config``           its keys; ``encoder_config``: those of the encoders
+- ``upstream``         what is taken from Detectron2's project
 - ``meta_arch``        ``AutoPanopticDeepLab``: all of it together
 - ``heads``            the semantic branch and that of centres and offsets, with searched convolutions
 - ``ops``              their operators

@@ -4,7 +4,6 @@ The supplement states less than a network needs. What it leaves open is marked "
 """
 
 from detectron2.config import CfgNode as CN
-from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config as add_detectron2_keys
 
 from ...validate import (
     CONDITIONS,
@@ -24,6 +23,7 @@ from ...validate import (
     whole,
 )
 from .encoder_config import add_encoder_config
+from .upstream import add_panoptic_deeplab_config as add_detectron2_keys
 
 OURS, DETECTRON2S = "AutoPanopticDeepLab", "PanopticDeepLab"
 _NODE = "MODEL.PANOPTIC_DEEPLAB"

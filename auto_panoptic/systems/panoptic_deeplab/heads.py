@@ -14,11 +14,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.projects.deeplab import DeepLabV3PlusHead
-from detectron2.projects.panoptic_deeplab import (
-    INS_EMBED_BRANCHES_REGISTRY,
-    PanopticDeepLabInsEmbedHead,
-    PanopticDeepLabSemSegHead,
-)
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,6 +22,7 @@ from auto_panoptic.modeling.choice import Choices
 from auto_panoptic.space import OpSpec, domain
 
 from .ops import build_op, dense
+from .upstream import INS_EMBED_BRANCHES_REGISTRY, PanopticDeepLabInsEmbedHead, PanopticDeepLabSemSegHead
 
 __all__ = ["AutoPanopticDeepLabInsEmbedHead", "AutoPanopticDeepLabSemSegHead"]
 

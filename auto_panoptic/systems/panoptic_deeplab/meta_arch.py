@@ -9,7 +9,6 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
 from detectron2.modeling.postprocessing import sem_seg_postprocess
-from detectron2.projects.panoptic_deeplab import PanopticDeepLab, build_ins_embed_branch
 from detectron2.structures import ImageList
 from torch import nn
 
@@ -20,6 +19,7 @@ from auto_panoptic.modeling.choice import check_complete
 from .heads import AutoPanopticDeepLabInsEmbedHead, AutoPanopticDeepLabSemSegHead
 from .post_processing import instances_of, panoptic_segmentation
 from .traced_post_processing import traced_segmentation
+from .upstream import PanopticDeepLab, build_ins_embed_branch
 
 __all__ = ["AutoPanopticDeepLab"]
 
