@@ -271,6 +271,21 @@ def test_a_fixed_model_takes_its_path_from_a_supernet(saved, files):
     torch.testing.assert_close(found["sem_seg"], wanted["sem_seg"], rtol=1e-5, atol=1e-5)
 
 
+def test_a_fixed_model_without_a_layer_takes_its_path(saved, shapes, tmp_path):
+    sites = ("NAS.SPACE.SITES", (("mask.0", ("conv_3x3", "identity")), ("backbone.3", ("shuffle_3x3", "skip"))))
+    supernet_cfg, model, path = saved(*sites)
+    space = SearchSpace.from_config(supernet_cfg)
+    names = space.architecture([0] * len(space.sites)).names() | {"mask.0": "identity", "backbone.3": "skip"}
+    space.architecture(names).save(tmp_path / "shallow.json")
+    cfg = make_config(tmp_path, shapes, *sites, *fixed(tmp_path / "shallow.json"))
+    check_weights(cfg, path)
+    ours = build_model(cfg)
+    load_weights(ours, path)
+    expected = extract(model, space.architecture(names)).state_dict()
+    assert ours.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in ours.state_dict().items())
+
+
 @pytest.mark.parametrize(
     "key, value", [("PIXEL_MEAN", [0.0, 0.0, 0.0]), ("PIXEL_STD", [57.375, 57.12, 58.395])]
 )

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..data.classes import check_classes, config_classes
 from ..errors import UserError
-from ..modeling import choice_blocks, meta_model
+from ..modeling import ChoiceBlock, choice_blocks, meta_model
 from ..modeling.finite import finite_problem
 from ..modeling.layers.setting import SettingInWeights
 from ..space import SearchSpace
@@ -111,7 +111,8 @@ def select_weights(
     if space is not None and (problem := _space_problem(space, own_space)):
         raise UserError(f"{subject} {problem}")
     weights, own = ({k: v for k, v in d.items() if k not in anew} for d in (weights, own))
-    _check_names(subject, weights, own, kinds, cfg)
+    candidates = {f"{k}.candidates" for k, m in model.named_modules() if isinstance(m, ChoiceBlock)}
+    _check_names(subject, weights, own, kinds, candidates, cfg)
     _check_pixels(subject, model, meta)
     _check_layers(subject, model, weights)
     selected = {k: weights[k] for k in own if k in weights}
@@ -193,9 +194,10 @@ def _check_layers(subject: str, model: torch.nn.Module, weights: dict) -> None:
                 raise UserError(f"{subject} does not fit: {error}; set it so, or give others") from None
 
 
-def _check_names(subject: str, weights: dict, own: dict, kinds: tuple, cfg: CfgNode | None) -> None:
-    blocks = {match["block"] for match in map(_CANDIDATE.match, own) if match}
-    unneeded = {k for k in weights if (match := _CANDIDATE.match(k)) and match["block"] in blocks}
+def _check_names(
+    subject: str, weights: dict, own: dict, kinds: tuple, candidates: set[str], cfg: CfgNode | None
+) -> None:
+    unneeded = {k for k in weights if (match := _CANDIDATE.match(k)) and match["block"] in candidates}
     lacking = [k for k in own if k not in weights and not optional(k)]
     shared = [k for k in own if k in weights and not k.endswith("_extra_state")]
     shapes = [k for k in shared if own[k].shape != weights[k].shape]
