@@ -272,7 +272,8 @@ def test_a_fixed_model_takes_its_path_from_a_supernet(saved, files):
 
 
 def test_a_fixed_model_without_a_layer_takes_its_path(saved, shapes, tmp_path):
-    sites = ("NAS.SPACE.SITES", (("mask.0", ("conv_3x3", "identity")), ("backbone.3", ("shuffle_3x3", "skip"))))
+    domains = (("mask.0", ("conv_3x3", "identity")), ("backbone.3", ("shuffle_3x3", "skip")))
+    sites = ("NAS.SPACE.SITES", domains)
     supernet_cfg, model, path = saved(*sites)
     space = SearchSpace.from_config(supernet_cfg)
     names = space.architecture([0] * len(space.sites)).names() | {"mask.0": "identity", "backbone.3": "skip"}
