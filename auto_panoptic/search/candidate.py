@@ -164,7 +164,7 @@ class CandidateEvaluator:
             Diverged: the path's statistics or outputs are not finite.
         """
         start = time.perf_counter()
-        with self._path(architecture):
+        with self.path(architecture):
             recalibrated = time.perf_counter()
             scores = [self._score(batches, evaluators) for batches, evaluators in self.data]
         seconds = {"recalibration": recalibrated - start, "evaluation": time.perf_counter() - recalibrated}
@@ -180,7 +180,7 @@ class CandidateEvaluator:
             Diverged: the path's statistics or outputs are not finite.
         """
         found = {}
-        with self._path(architecture):
+        with self.path(architecture):
             for name, (batches, evaluators) in zip(self.cfg.DATASETS.SEARCH, self.data, strict=True):
                 evaluator = panoptic_evaluator_of(evaluators)
                 if evaluator is None:
@@ -195,7 +195,7 @@ class CandidateEvaluator:
         return found
 
     @contextlib.contextmanager
-    def _path(self, architecture: Architecture) -> Iterator[None]:
+    def path(self, architecture: Architecture) -> Iterator[None]:
         """The model as this path, with its own statistics, to be evaluated."""
         apply_architecture(self.model, architecture)
         title = "recalibration" * self.show

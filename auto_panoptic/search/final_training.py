@@ -89,6 +89,10 @@ class FinalTraining:
         Raises:
             Diverged: the training did.
         """
+        return self.trained(final)(final.architecture)
+
+    def trained(self, final: Final) -> CandidateEvaluator:
+        """Train, or go on; what scores the network."""
         folder = self.directory / final.folder
         final.architecture.save(folder / "architecture.json")
         cfg = final_config(self.cfg, self.weights, final, folder)
@@ -97,8 +101,7 @@ class FinalTraining:
             trainer = AutoPanopticTrainer(cfg)
             trainer.resume_or_load(resume=True)
             trainer.train()
-        evaluator = CandidateEvaluator(cfg, folded(trainer.model), self.metrics, self.images)
-        return evaluator(final.architecture)
+        return CandidateEvaluator(cfg, folded(trainer.model), self.metrics, self.images)
 
     def clean(self, final: Final) -> None:
         """Delete what an evaluated training has left."""

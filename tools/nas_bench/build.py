@@ -1,0 +1,166 @@
+"""The benchmark of architectures: what 4096 paths score in supernets, and what 128 are worth when trained.
+
+Everything that is computed is a line of OUTPUT/journal.jsonl; stopped at any moment, the same command goes
+on. --workers N does N jobs at a time, one thread (or one GPU) each, here or with --ray-address on a cluster.
+
+    python tools/nas_bench/build.py [--output output/nas_bench] [--workers 2]
+    python tools/nas_bench/build.py --table auto_panoptic/bench/shapes4096.npz
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from jobs import ROOT, AllScores, Standalone, Supernet, Work  # noqa: E402
+
+from auto_panoptic.bench import path_of  # noqa: E402
+from auto_panoptic.errors import UserError, at_least, run_command  # noqa: E402
+from auto_panoptic.explore import Ledger  # noqa: E402
+from auto_panoptic.modeling.counting import configured_costs  # noqa: E402
+from auto_panoptic.progress import Progress  # noqa: E402
+from auto_panoptic.search.executors.in_process import InProcess  # noqa: E402
+from auto_panoptic.search.executors.ray import RayExecutor  # noqa: E402
+from auto_panoptic.space import SearchSpace  # noqa: E402
+from auto_panoptic.training import build_config  # noqa: E402
+
+CONFIG, TRAINED = "configs/bench/shapes4096.yaml", "configs/bench/shapes4096_trained.yaml"
+NAME = "base"  # of the supernets whose scores of all paths are in the table
+
+
+class Journal:
+    """The results of jobs by their keys, in a file that survives being killed."""
+
+    def __init__(self, ledger: Ledger):
+        self.ledger = ledger
+        self.results = {r["key"]: r["metrics"] for r in ledger.records if r["status"] == "ok"}
+
+    def do(self, executor, jobs: Sequence, title: str) -> list[dict]:
+        """The results of ``jobs``, those that are missing computed first.
+
+        Raises:
+            UserError: some failed.
+        """
+        missing = [job for job in jobs if job.key not in self.results]
+        failed = []
+        with Progress(title, len(jobs), "jobs", done=len(jobs) - len(missing)) as bar:
+            for key, outcome in executor.run([(job.key, job) for job in missing]) if missing else ():
+                self.ledger.append({"key": key, **outcome})
+                if outcome["status"] == "ok":
+                    self.results[key] = outcome["metrics"]
+                else:
+                    failed.append(key)
+                bar.update()
+        if failed:
+            raise UserError(f"{self.ledger.path}: {len(failed)} jobs failed, see the line of {failed[0]!r}")
+        return [self.results[job.key] for job in jobs]
+
+
+def strata(scores: np.ndarray, macs: np.ndarray, number: int, seed: int = 0) -> list[int]:
+    """Paths drawn evenly from 16 strata: quarters of the multiply-adds, in each quarters of the score."""
+    rng, chosen = np.random.default_rng(seed), []
+    cheap_first = np.argsort(macs, kind="stable")
+    cells = []
+    for quarter in np.array_split(cheap_first, 4):
+        cells += np.array_split(quarter[np.argsort(scores[quarter], kind="stable")], 4)
+    for i, cell in enumerate(cells):
+        share = number * (i + 1) // len(cells) - number * i // len(cells)
+        chosen += rng.choice(cell, share, replace=False).tolist()
+    return chosen
+
+
+def base_supernets(seeds: int) -> list[Supernet]:
+    """Those whose scores are in the table."""
+    return [Supernet(NAME, (), seed) for seed in range(seeds)]
+
+
+def space_and_costs(options: Sequence[str] = ()):
+    """(space, multiply-adds of all paths, parameters of all paths)."""
+    cfg = build_config(str(ROOT / CONFIG), list(options))
+    space, tables = SearchSpace.from_config(cfg), configured_costs(cfg)
+    costs = [tables.cost(path_of(space, number)) for number in range(space.cardinality)]
+    return space, np.array([c.macs for c in costs]), np.array([c.params for c in costs])
+
+
+def backbones(space: SearchSpace) -> int:
+    """Number of choices of the backbone."""
+    return int(np.prod([len(site.ops) for site in space.sites if site.part == "backbone"]))
+
+
+def all_scores(journal: Journal, executor, supernet: Supernet, space: SearchSpace) -> dict[str, np.ndarray]:
+    """{metric: (paths,)} of a supernet."""
+    jobs = [AllScores(supernet, number) for number in range(backbones(space))]
+    parts = journal.do(executor, jobs, f"scores of supernet {supernet.name} {supernet.seed}")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def build(args, journal: Journal, executor) -> tuple:
+    """(scores per supernet, numbers of the trained paths, their results by path and seed)."""
+    space, macs, _ = space_and_costs()
+    supernets = base_supernets(args.supernets)
+    journal.do(executor, supernets, "supernets")
+    scores = [all_scores(journal, executor, supernet, space) for supernet in supernets]
+    paths = strata(np.mean([s["PQ"] for s in scores], axis=0), macs, args.trained)
+    jobs = [Standalone(path, seed, args.steps) for seed in range(args.seeds) for path in paths]
+    results = journal.do(executor, jobs, "trained paths")
+    by_seed = [results[i : i + len(paths)] for i in range(0, len(results), len(paths))]
+    return scores, paths, by_seed
+
+
+def make_executor(args):
+    """Jobs in this process, or side by side."""
+    make = partial(Work, CONFIG, TRAINED, args.output.resolve())
+    if args.workers == 1 and not args.ray_address:
+        return contextlib.nullcontext(InProcess(make()))
+    gpus = args.gpus
+    return RayExecutor(partial(_in_worker, make), lambda: None, args.workers, args.ray_address, gpus)
+
+
+def _in_worker(make, _shared) -> Work:
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    return make()
+
+
+def header(args) -> dict:
+    """What the entries of a journal have in common."""
+    return {"benchmark": "shapes4096", "steps": args.steps}
+
+
+def main() -> None:
+    """The command line."""
+    how = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "nas_bench")
+    parser.add_argument("--workers", type=int, default=1, help="jobs at a time (default: 1)")
+    parser.add_argument("--ray-address", help="of a running Ray cluster, or auto")
+    parser.add_argument("--gpus", action="store_true", help="one GPU per worker")
+    parser.add_argument("--supernets", type=int, default=3, help="seeds of the supernet (default: 3)")
+    parser.add_argument("--trained", type=int, default=128, help="paths that are trained (default: 128)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each training (default: 3)")
+    parser.add_argument("--steps", type=int, default=150, help="of each training (default: 150)")
+    parser.add_argument("--table", type=Path, help="write the table to this .npz file at the end")
+    args = parser.parse_args()
+    for name, least in (("workers", 1), ("supernets", 1), ("trained", 16), ("seeds", 2), ("steps", 20)):
+        at_least(f"--{name}", getattr(args, name), least)
+    start = time.perf_counter()
+    with (
+        Ledger.open(args.output / "journal.jsonl", header(args), resume=True) as ledger,
+        make_executor(args) as executor,
+    ):
+        scores, paths, by_seed = build(args, Journal(ledger), executor)
+    print(f"{len(paths)} paths trained with {len(by_seed)} seeds, {time.perf_counter() - start:.0f} seconds")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,146 @@
+"""The work of the benchmark: supernets, their scores, and networks trained on their own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from auto_panoptic.bench import path_of
+from auto_panoptic.evaluation import panoptic_quality_of
+from auto_panoptic.search.candidate import load_evaluator
+from auto_panoptic.search.executors.ray import import_ray
+from auto_panoptic.search.final_training import Final, FinalTraining
+from auto_panoptic.space import SearchSpace
+from auto_panoptic.training import build_config, train
+
+try:
+    from .scoring import METRICS, PathScorer
+except ImportError:  # started as a file
+    from scoring import METRICS, PathScorer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """The training of a supernet: a name, options of the config, and a seed."""
+
+    name: str
+    options: tuple
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"supernet {self.name} {self.seed}"
+
+    def folder(self, output: Path) -> Path:
+        """Where it lies."""
+        return output / f"supernet_{self.name}_{self.seed}"
+
+    def weights(self, output: Path) -> str:
+        """Its checkpoint."""
+        return str(self.folder(output) / "model_final.pth")
+
+
+@dataclass(frozen=True)
+class AllScores:
+    """The scores of all paths of a supernet with one choice of backbone."""
+
+    supernet: Supernet
+    backbone: int
+
+    @property
+    def key(self) -> str:
+        return f"scores {self.supernet.name} {self.supernet.seed} {self.backbone}"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of some paths of a supernet, by the search's own evaluator, under options of the config."""
+
+    supernet: Supernet
+    name: str
+    options: tuple
+    paths: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        return f"scores {self.supernet.name} {self.supernet.seed} {self.name}"
+
+
+@dataclass(frozen=True)
+class Standalone:
+    """A path trained on its own from scratch; or, with ``start``, from its weights in a supernet."""
+
+    path: int
+    seed: int
+    steps: int
+    start: Supernet | None = None
+
+    @property
+    def key(self) -> str:
+        start = f" from {self.start.name} {self.start.seed}" if self.start else ""
+        return f"trained {self.path} {self.seed} {self.steps}{start}"
+
+
+class Work:
+    """Does any of the jobs; a training that was stopped goes on where it was.
+
+    Args:
+        supernet_config, trained_config: config files.
+        output: folder of all.
+    """
+
+    def __init__(self, supernet_config: str, trained_config: str, output: Path, options: Sequence[str] = ()):
+        self.supernet_config, self.trained_config = supernet_config, trained_config
+        self.output, self.options = output, list(options)
+        self._scorer = None
+        if torch.cuda.is_available() and "RAY_JOB_ID" in os.environ and import_ray().get_gpu_ids():
+            self.options += ["MODEL.DEVICE", "cuda"]
+
+    def __call__(self, job) -> tuple[dict, dict]:
+        """(results, seconds)."""
+        start = time.perf_counter()
+        results = getattr(self, "_" + type(job).__name__.lower())(job)
+        return results, {"all": round(time.perf_counter() - start, 2)}
+
+    def _supernet(self, job: Supernet) -> dict:
+        folder = job.folder(self.output)
+        options = [*self.options, *job.options, "SEED", str(job.seed), "OUTPUT_DIR", str(folder)]
+        if not Path(job.weights(self.output)).is_file():
+            options += ["DATASETS.TEST", "()"]
+            train(str(ROOT / self.supernet_config), list(map(str, options)), resume=folder.is_dir())
+        return {}
+
+    def _allscores(self, job: AllScores) -> dict:
+        if self._scorer is None:
+            self._scorer = PathScorer(str(ROOT / self.supernet_config), self.options)
+        return self._scorer(job.supernet.weights(self.output), job.backbone)
+
+    def _scores(self, job: Scores) -> dict:
+        options = [*self.options, *map(str, job.options)]
+        cfg = build_config(str(ROOT / self.supernet_config), options)
+        evaluator = load_evaluator(cfg, job.supernet.weights(self.output), ("pq",))
+        space = SearchSpace.from_config(cfg)
+        rows = [evaluator(path_of(space, path))[0] for path in job.paths]
+        return {name: [round(row[name], 6) for row in rows] for name in METRICS}
+
+    def _standalone(self, job: Standalone) -> dict:
+        options = [*self.options, "SOLVER.MAX_ITER", str(job.steps)]
+        cfg = build_config(str(ROOT / self.trained_config), options)
+        space = SearchSpace.from_config(cfg)
+        weights = job.start.weights(self.output) if job.start else ""
+        start = job.start.folder(self.output).name if job.start else "scratch"
+        training = FinalTraining(cfg, weights, self.output / "trained" / start, ("pq",))
+        final = Final(path_of(space, job.path), job.steps, job.seed)
+        evaluator = training.trained(final)
+        metrics, _ = evaluator(final.architecture)
+        quality = panoptic_quality_of(evaluator.data[0][1])
+        training.clean(final)
+        metrics.pop("bootstrap", None)
+        return {**metrics, "counts": quality.record()["images"]}
