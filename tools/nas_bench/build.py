@@ -24,8 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from jobs import ROOT, AllScores, Standalone, Supernet, Work  # noqa: E402
+from scoring import METRICS  # noqa: E402
+from table import make_table  # noqa: E402
 
-from auto_panoptic.bench import path_of  # noqa: E402
+from auto_panoptic.bench import Benchmark, path_of  # noqa: E402
 from auto_panoptic.errors import UserError, at_least, run_command  # noqa: E402
 from auto_panoptic.explore import Ledger  # noqa: E402
 from auto_panoptic.modeling.counting import configured_costs  # noqa: E402
@@ -37,6 +39,8 @@ from auto_panoptic.training import build_config  # noqa: E402
 
 CONFIG, TRAINED = "configs/bench/shapes4096.yaml", "configs/bench/shapes4096_trained.yaml"
 NAME = "base"  # of the supernets whose scores of all paths are in the table
+# Those that trainings start from, another one for each seed of a training.
+START = ("SOLVER.MAX_ITER", 480, "SOLVER.STEPS", "(384, 446)")
 
 
 class Journal:
@@ -44,7 +48,7 @@ class Journal:
 
     def __init__(self, ledger: Ledger):
         self.ledger = ledger
-        self.results = {r["key"]: r["metrics"] for r in ledger.records if r["status"] == "ok"}
+        self.results = {r["key"]: _result(r) for r in ledger.records if r["status"] == "ok"}
 
     def do(self, executor, jobs: Sequence, title: str) -> list[dict]:
         """The results of ``jobs``, those that are missing computed first.
@@ -58,13 +62,17 @@ class Journal:
             for key, outcome in executor.run([(job.key, job) for job in missing]) if missing else ():
                 self.ledger.append({"key": key, **outcome})
                 if outcome["status"] == "ok":
-                    self.results[key] = outcome["metrics"]
+                    self.results[key] = _result(outcome)
                 else:
                     failed.append(key)
                 bar.update()
         if failed:
             raise UserError(f"{self.ledger.path}: {len(failed)} jobs failed, see the line of {failed[0]!r}")
         return [self.results[job.key] for job in jobs]
+
+
+def _result(outcome: dict) -> dict:
+    return {**outcome["metrics"], "seconds": outcome["seconds"]["all"]}
 
 
 def strata(scores: np.ndarray, macs: np.ndarray, number: int, seed: int = 0) -> list[int]:
@@ -85,6 +93,11 @@ def base_supernets(seeds: int) -> list[Supernet]:
     return [Supernet(NAME, (), seed) for seed in range(seeds)]
 
 
+def start_supernets(seeds: int) -> list[Supernet]:
+    """Those whose weights the trainings start from."""
+    return [Supernet("start", START, 100 + seed) for seed in range(seeds)]
+
+
 def space_and_costs(options: Sequence[str] = ()):
     """(space, multiply-adds of all paths, parameters of all paths)."""
     cfg = build_config(str(ROOT / CONFIG), list(options))
@@ -102,20 +115,24 @@ def all_scores(journal: Journal, executor, supernet: Supernet, space: SearchSpac
     """{metric: (paths,)} of a supernet."""
     jobs = [AllScores(supernet, number) for number in range(backbones(space))]
     parts = journal.do(executor, jobs, f"scores of supernet {supernet.name} {supernet.seed}")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
 
 
-def build(args, journal: Journal, executor) -> tuple:
-    """(scores per supernet, numbers of the trained paths, their results by path and seed)."""
-    space, macs, _ = space_and_costs()
+def build(args, journal: Journal, executor) -> Benchmark:
+    """The table."""
+    space, macs, params = space_and_costs()
     supernets = base_supernets(args.supernets)
     journal.do(executor, supernets, "supernets")
     scores = [all_scores(journal, executor, supernet, space) for supernet in supernets]
     paths = strata(np.mean([s["PQ"] for s in scores], axis=0), macs, args.trained)
-    jobs = [Standalone(path, seed, args.steps) for seed in range(args.seeds) for path in paths]
+    starts = start_supernets(args.seeds)
+    journal.do(executor, starts, "supernets to start from")
+    jobs = [Standalone(path, s, args.steps, start) for s, start in enumerate(starts) for path in paths]
     results = journal.do(executor, jobs, "trained paths")
-    by_seed = [results[i : i + len(paths)] for i in range(0, len(results), len(paths))]
-    return scores, paths, by_seed
+    trained = [results[place :: len(paths)] for place in range(len(paths))]
+    cfg = build_config(str(ROOT / TRAINED))
+    about = {"configs": [CONFIG, TRAINED], "steps": args.steps, "image": cfg.INPUT.MIN_SIZE_TEST}
+    return make_table(space, (macs, params), scores, paths, trained, about, cfg.DATASETS.SEARCH)
 
 
 def make_executor(args):
@@ -148,7 +165,7 @@ def main() -> None:
     parser.add_argument("--supernets", type=int, default=3, help="seeds of the supernet (default: 3)")
     parser.add_argument("--trained", type=int, default=128, help="paths that are trained (default: 128)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each training (default: 3)")
-    parser.add_argument("--steps", type=int, default=150, help="of each training (default: 150)")
+    parser.add_argument("--steps", type=int, default=200, help="of each training (default: 200)")
     parser.add_argument("--table", type=Path, help="write the table to this .npz file at the end")
     args = parser.parse_args()
     for name, least in (("workers", 1), ("supernets", 1), ("trained", 16), ("seeds", 2), ("steps", 20)):
@@ -158,8 +175,11 @@ def main() -> None:
         Ledger.open(args.output / "journal.jsonl", header(args), resume=True) as ledger,
         make_executor(args) as executor,
     ):
-        scores, paths, by_seed = build(args, Journal(ledger), executor)
-    print(f"{len(paths)} paths trained with {len(by_seed)} seeds, {time.perf_counter() - start:.0f} seconds")
+        table = build(args, Journal(ledger), executor)
+    if args.table:
+        table.save(args.table)
+    networks, seeds = table.trained["PQ"].shape
+    print(f"{networks} paths trained with {seeds} seeds, {time.perf_counter() - start:.0f} seconds now")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from scoring import METRICS, PathScorer
 
 from auto_panoptic.bench import path_of
 from auto_panoptic.evaluation import panoptic_quality_of
@@ -17,11 +18,6 @@ from auto_panoptic.search.executors.ray import import_ray
 from auto_panoptic.search.final_training import Final, FinalTraining
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import build_config, train
-
-try:
-    from .scoring import METRICS, PathScorer
-except ImportError:  # started as a file
-    from scoring import METRICS, PathScorer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,7 +136,7 @@ class Work:
         final = Final(path_of(space, job.path), job.steps, job.seed)
         evaluator = training.trained(final)
         metrics, _ = evaluator(final.architecture)
-        quality = panoptic_quality_of(evaluator.data[0][1])
+        qualities = [panoptic_quality_of(evaluators) for _, evaluators in evaluator.data]
         training.clean(final)
         metrics.pop("bootstrap", None)
-        return {**metrics, "counts": quality.record()["images"]}
+        return {**metrics, "counts": [row for q in qualities for row in q.record()["images"]]}

@@ -1,0 +1,70 @@
+"""From the journal to the file that ``auto_panoptic.bench.load`` reads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from scoring import METRICS
+
+from auto_panoptic.bench import Benchmark
+from auto_panoptic.data.formats.panoptic_json import read_panoptic_json
+from auto_panoptic.space import SearchSpace
+
+LIBRARIES = ("torch", "torchvision", "numpy", "detectron2")
+
+
+def make_table(
+    space: SearchSpace,
+    costs: tuple[np.ndarray, np.ndarray],
+    scores: Sequence[dict[str, np.ndarray]],
+    paths: Sequence[int],
+    trained: Sequence[Sequence[dict]],
+    about: dict,
+    data_sets: Sequence[str],
+) -> Benchmark:
+    """The table.
+
+    Args:
+        space: the search space.
+        costs: (multiply-adds, parameters), (paths,) each.
+        scores: of each supernet {metric: (paths,)}.
+        paths: numbers of those that were trained.
+        trained: [path][seed], what the jobs returned.
+        about: goes into "provenance".
+        data_sets: those that scored them; they have the same categories.
+    """
+    names = [name for name in METRICS if name in trained[0][0]]
+    read = [read_panoptic_json(MetadataCatalog.get(name).panoptic_json) for name in data_sets]
+    categories = [{key: c[key] for key in ("id", "isthing", "name")} for c in read[0]["categories"]]
+    images = sorted({key for row in trained for result in row for key, _, _ in result["counts"]})
+    place = {key: i for i, key in enumerate(images)}
+    rows, iou = [], []
+    for p, results in enumerate(trained):
+        for s, result in enumerate(results):
+            for key, classes, found in result["counts"]:
+                for category, (tp, fp, fn, total) in zip(classes, found, strict=True):
+                    rows.append((place[key], p * len(results) + s, category, tp, fp, fn))
+                    iou.append(total)
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return Benchmark(
+        space=space,
+        macs=costs[0],
+        params=costs[1],
+        supernet={n: np.array([s[n] for s in scores], np.float32) for n in METRICS},
+        paths=np.array(paths, np.int32),
+        trained={n: np.array([[r[n] for r in row] for row in trained], np.float32) for n in names},
+        seconds=np.array([[r["seconds"] for r in row] for row in trained], np.float32),
+        counts=np.array(rows, np.uint16),
+        iou=np.array(iou, np.float32),
+        provenance={
+            **about,
+            "categories": categories,
+            "images": images,
+            "data_sets": list(data_sets),
+            "versions": {**versions, "python": platform.python_version()},
+        },
+    )
