@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -130,5 +132,5 @@ def load(name: str | os.PathLike) -> Benchmark:
             groups[group][metric] = arrays.pop(key)
         space = SearchSpace.from_dict(about["space"])
         return Benchmark(space=space, provenance=about["provenance"], **groups, **arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: no table of a benchmark, or damaged: {error}") from error

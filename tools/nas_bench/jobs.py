@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -115,7 +116,7 @@ class Work:
 
     def _allscores(self, job: AllScores) -> dict:
         if self._scorer is None:
-            self._scorer = PathScorer(str(ROOT / self.supernet_config), self.options)
+            self._scorer = PathScorer(build_config(str(ROOT / self.supernet_config), self.options))
         return self._scorer(job.supernet.weights(self.output), job.backbone)
 
     def _scores(self, job: Scores) -> dict:
@@ -124,7 +125,7 @@ class Work:
         evaluator = load_evaluator(cfg, job.supernet.weights(self.output), ("pq",))
         space = SearchSpace.from_config(cfg)
         rows = [evaluator(path_of(space, path))[0] for path in job.paths]
-        return {name: [round(row[name], 6) for row in rows] for name in METRICS}
+        return {name: [round(row.get(name, math.nan), 6) for row in rows] for name in METRICS}
 
     def _standalone(self, job: Standalone) -> dict:
         options = [*self.options, "SOLVER.MAX_ITER", str(job.steps)]

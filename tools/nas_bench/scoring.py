@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 
 from auto_panoptic.evaluation.evaluators import panoptic_evaluator_of
@@ -20,7 +20,6 @@ from auto_panoptic.modeling import apply_architecture
 from auto_panoptic.modeling.fusion import add_stuff, combine, semantic_labels
 from auto_panoptic.search.candidate import BOOTSTRAP_SAMPLES, load_evaluator
 from auto_panoptic.space import Architecture, SearchSpace
-from auto_panoptic.training import build_config
 
 METRICS = ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st", "PQ_se")
 
@@ -36,12 +35,11 @@ class PathScorer:
     """Scores the paths of supernets; the last supernet stays in memory.
 
     Args:
-        config_file, options: of the supernets; DATASETS.SEARCH names one data set.
+        cfg: of the supernets, which have no attention; DATASETS.SEARCH names one data set.
     """
 
-    def __init__(self, config_file: str, options: Sequence[str] = ()):
-        self.cfg = build_config(config_file, list(options))
-        self.space = SearchSpace.from_config(self.cfg)
+    def __init__(self, cfg: CfgNode):
+        self.cfg, self.space = cfg, SearchSpace.from_config(cfg)
         self._weights = None
 
     def __call__(self, weights: str, number: int) -> dict[str, list[float]]:
@@ -101,7 +99,8 @@ class PathScorer:
     @staticmethod
     def _things(model, features, boxes, batch, labels) -> list[tuple[torch.Tensor, list[dict]]]:
         """(map, segments) of each image before stuff takes what is left."""
-        found = model.roi_heads.forward_with_given_boxes(features, [copy.copy(b) for b in boxes])
+        own = [copy.deepcopy(b) for b in boxes]  # what follows scales and clips them in place
+        found = model.roi_heads.forward_with_given_boxes(features, own)
         merging = model._merging() | {"stuff_area": 1}
         maps = []
         for instances, sample, semantic in zip(found, batch, labels, strict=True):

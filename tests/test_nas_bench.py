@@ -1,0 +1,162 @@
+"""The benchmark of architectures: scores are the search's own, strata even, the table what was measured."""
+
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from toy import answer_strongly, make_config
+
+from auto_panoptic.bench import Benchmark, load, path_of
+from auto_panoptic.errors import UserError
+from auto_panoptic.evaluation import PanopticQuality
+from auto_panoptic.explore import Ledger
+from auto_panoptic.search.candidate import CandidateEvaluator
+from auto_panoptic.search.executors.in_process import InProcess
+from auto_panoptic.space import SearchSpace
+from auto_panoptic.training.checkpoint import AtomicCheckpointer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
+
+from build import Journal, strata  # noqa: E402
+from jobs import AllScores, Supernet  # noqa: E402
+from scoring import METRICS, PathScorer  # noqa: E402
+
+SITES = (
+    ("backbone.*", ("shuffle_3x3",)),
+    ("backbone.3", ("skip", "xception_3x3")),
+    ("mask.*", ("conv_3x3", "identity")),
+    ("sem_seg.*", ("dwconv_3x3", "atconv_3x3")),
+)
+
+
+def _fingerprint(quality, overlap) -> dict:
+    """Contributions of an image that tell its panoptic maps apart; no random network has a match."""
+    text = repr((overlap.pairs, sorted(overlap.predicted.items())))
+    row = [1, 0, 0, zlib.crc32(text.encode()) / 2**32]
+    return {0: row, len(quality.categories) - 1: row}  # a thing and stuff
+
+
+def test_scores_are_those_of_the_search(tmp_path, shapes, monkeypatch):
+    monkeypatch.setattr(PanopticQuality, "_match", _fingerprint)
+    options = ("MODEL.CROSS_ATTENTION.ENABLED", False, "NAS.SPACE.SITES", SITES)
+    cfg = make_config(tmp_path, shapes, *options)
+    torch.manual_seed(0)
+    supernet = build_model(cfg)
+    answer_strongly(supernet)
+    AtomicCheckpointer(supernet, str(tmp_path)).save("model_final")
+    scorer, space = PathScorer(cfg), SearchSpace.from_config(cfg)
+    rows = space.cardinality // 2
+    found = [scorer(str(tmp_path / "model_final.pth"), number) for number in range(2)]
+    evaluate = CandidateEvaluator(cfg, supernet)
+    different = set()
+    for number in range(space.cardinality):
+        metrics, _ = evaluate(path_of(space, number))
+        for name in METRICS:
+            assert found[number // rows][name][number % rows] == pytest.approx(metrics[name], abs=1e-6), name
+        different.add(metrics["PQ"])
+    assert len(different) > rows  # every part of the network plays its part
+
+
+def test_strata_are_even():
+    rng = np.random.default_rng(1)
+    macs, scores = rng.integers(1, 1000, 4096), rng.normal(size=4096)
+    chosen = strata(scores, macs, 128)
+    assert len(set(chosen)) == 128 and strata(scores, macs, 128) == chosen
+    quarter = np.argsort(np.argsort(macs, kind="stable"), kind="stable") // 1024
+    assert np.bincount(quarter[chosen]).tolist() == [32] * 4
+    for q in range(4):
+        inside = np.flatnonzero(quarter == q)
+        rank = np.argsort(np.argsort(scores[inside], kind="stable"), kind="stable") // 256
+        picked = np.isin(inside, chosen)
+        assert np.bincount(rank[picked]).tolist() == [8] * 4
+
+
+SPACE = SearchSpace.from_dict(
+    {"a.0": ["conv_3x3"], "a.1": ["conv_3x3", "identity"], "b.0": ["r4", "r8", "r16"]}
+)
+
+
+def test_numbers_of_paths():
+    table = make_table([[[]]], [0])
+    assert [table.path(n).choices[1:] for n in (0, 2, 5)] == [
+        ("conv_3x3", "r4"), ("conv_3x3", "r16"), ("identity", "r16")
+    ]  # fmt: skip
+    assert [table.number(table.path(n)) for n in range(6)] == list(range(6))
+    assert table.choices.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+
+
+def make_table(counts, paths) -> Benchmark:
+    """``counts[place][seed]``: rows of (image, class, TP, FP, FN, IoU)."""
+    seeds = len(counts[0])
+    rows = [
+        (image, p * seeds + s, *numbers, iou)
+        for p, row in enumerate(counts)
+        for s, found in enumerate(row)
+        for image, *numbers, iou in found
+    ]
+    table = np.array(rows).reshape(-1, 7)
+    categories = [{"id": 3, "isthing": 1, "name": "cat"}, {"id": 5, "isthing": 0, "name": "sky"}]
+    quality = {"PQ": np.zeros((len(paths), seeds), np.float32)}
+    return Benchmark(
+        space=SPACE,
+        macs=np.arange(6),
+        params=np.arange(6) + 10,
+        supernet={"PQ": np.arange(12, dtype=np.float32).reshape(2, 6)},
+        paths=np.array(paths, np.int32),
+        trained=quality,
+        seconds=np.ones_like(quality["PQ"]),
+        counts=table[:, :6].astype(np.uint16),
+        iou=table[:, 6].astype(np.float32),
+        provenance={"categories": categories, "images": [11, 12, 13]},
+    )
+
+
+def test_a_table_is_read_as_written(tmp_path):
+    counts = [
+        [[(0, 0, 1, 0, 1, 0.75), (1, 1, 1, 0, 0, 0.5)], [(2, 1, 0, 1, 0, 0.0)]],
+        [[], [(0, 1, 2, 0, 0, 1.5)]],
+    ]
+    table = make_table(counts, [4, 1])
+    table.save(tmp_path / "small.npz")
+    read = load(tmp_path / "small.npz")
+    assert read.space == SPACE and read.provenance == table.provenance
+    for name in ("macs", "params", "paths", "seconds", "counts", "iou"):
+        assert np.array_equal(getattr(read, name), getattr(table, name)), name
+    assert read.supernet["PQ"].tolist() == table.supernet["PQ"].tolist()
+    quality = read.quality(0, 0)
+    assert quality.num_images == 3
+    assert quality.compute()["PQ"] == pytest.approx(100 * (0.75 / 1.5 + 0.5) / 2)
+    assert read.quality(1, 1).compute()["PQ"] == 75
+    assert isinstance(quality, PanopticQuality) and read.quality(1, 0).num_images == 3
+
+
+def test_unknown_and_damaged_tables(tmp_path):
+    with pytest.raises(UserError, match="no benchmark 'shapes'"):
+        load("shapes")
+    make_table([[[]]], [0]).save(tmp_path / "a.npz")
+    data = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        load(tmp_path / "a.npz")
+
+
+def test_a_journal_computes_nothing_twice(tmp_path):
+    calls = []
+
+    def work(job):
+        calls.append(job.key)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return {"PQ": float(job.backbone)}, {"all": 1.0}
+
+    jobs = [AllScores(Supernet("base", (), 0), number) for number in range(4)]
+    with pytest.raises(KeyboardInterrupt), Ledger.open(tmp_path / "j.jsonl", {"a": 1}, resume=True) as ledger:
+        Journal(ledger).do(InProcess(work), jobs, "scores")
+    with Ledger.open(tmp_path / "j.jsonl", {"a": 1}, resume=True) as ledger:
+        results = Journal(ledger).do(InProcess(work), jobs, "scores")
+    assert [r["PQ"] for r in results] == [0, 1, 2, 3]
+    assert calls == [jobs[i].key for i in (0, 1, 2, 2, 3)]
