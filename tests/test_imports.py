@@ -25,6 +25,7 @@ ROOMS = (
     "data",
     "pictures",
     "evaluation",
+    "bench",
     "systems",
     "training",
     "search",
