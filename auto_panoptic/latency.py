@@ -22,7 +22,7 @@ from .data import setup_datasets
 from .errors import UserError, at_least, hold_warnings, run_command, show_warnings
 from .modeling import choice_blocks, meta_model
 from .modeling.counting import configured_costs
-from .modeling.timing import REST, network_seconds, operator_seconds, seconds_of, timed_model
+from .modeling.timing import REST, operator_seconds, seconds_of, timed_model
 from .read_config import read_config
 from .search.latency import FILE, costs_digest, here, nanoseconds, warning, where, write_table
 from .search.selection import ledger_path
@@ -33,9 +33,11 @@ def measure(cfg: CfgNode, size: tuple[int, int], repeats: int, networks: int) ->
     """The table of a supernet's config, judged by so many random networks and by what was selected before."""
     device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
     costs = configured_costs(cfg)
-    model, inputs = timed_model(cfg, size)
-    fixed, sites = operator_seconds(model, inputs, repeats)
-    versions = {
+    rng = np.random.default_rng(0)
+    chosen = [costs.space.random(rng) for _ in range(networks)]
+    chosen += [a for a in [selected(cfg, costs.space)] if a is not None]
+    times = operator_seconds(*timed_model(cfg, size), repeats, chosen)
+    made_by = {
         "auto_panoptic": __version__,
         "torch": torch.__version__,
         "detectron2": detectron2.__version__,
@@ -44,15 +46,12 @@ def measure(cfg: CfgNode, size: tuple[int, int], repeats: int, networks: int) ->
         **here(device),
         "image": list(size),
         "repeats": repeats,
-        "versions": versions,
+        "versions": {name: str(version) for name, version in made_by.items()},
         "network": costs_digest(costs),
     }
-    rows = {site: {op: nanoseconds(t) for op, t in row.items()} for site, row in sites.items()}
-    table = LatencyTable(costs.space, nanoseconds(fixed), rows, conditions)
-    rng = np.random.default_rng(0)
-    chosen = [costs.space.random(rng) for _ in range(networks)]
-    chosen += [a for a in [selected(cfg, costs.space)] if a is not None]
-    for architecture, seconds in zip(chosen, network_seconds(model, inputs, chosen, repeats), strict=True):
+    rows = {site: {op: nanoseconds(t) for op, t in row.items()} for site, row in times.sites.items()}
+    table = LatencyTable(costs.space, nanoseconds(times.fixed), rows, conditions)
+    for architecture, seconds in zip(chosen, times.networks, strict=True):
         table = table.with_network(architecture, nanoseconds(seconds))
     return table
 

@@ -230,8 +230,8 @@ class Net(nn.Module):
 def test_operators_by_hand():
     """Both calls of a site count; the one slow call of each operator, in a round that counts, does not."""
     net = Net(clock := HandClock()).eval()
-    fixed, sites = operator_seconds(net, [{"image": torch.ones(1)}], 5, clock)
-    assert fixed == 1.0
+    fixed, sites, networks = operator_seconds(net, [{"image": torch.ones(1)}], 5, clock=clock)
+    assert fixed == 1.0 and networks == []
     first, second = sites["mask.0"], sites["mask.1"]
     assert first == dict(zip(Net.NAMES, (6.0, 10.0, 14.0), strict=True))
     assert second == dict(zip(Net.NAMES, (0.5, 0.25), strict=False))
@@ -242,11 +242,11 @@ def test_whole_networks_by_hand():
     """Every path takes what the table says."""
     net = Net(clock := HandClock()).eval()
     inputs = [{"image": torch.ones(1)}]
-    fixed, sites = operator_seconds(net, inputs, 3, clock)
     space = space_of(net)
     paths = [space.architecture(indices) for indices in itertools.product(range(3), range(2))]
+    fixed, sites, networks = operator_seconds(net, inputs, 3, paths, clock)
     predicted = [fixed + sum(sites[s][n] for s, n in a.names().items()) for a in paths]
-    assert network_seconds(net, inputs, paths, 2, clock) == predicted
+    assert networks == predicted == [network_seconds(net, inputs, a, 2, clock) for a in paths]
 
 
 def test_a_bad_table_is_called_bad():

@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -125,78 +126,114 @@ class Clock:
         return first.elapsed_time(second) / 1000
 
 
+class Times(NamedTuple):
+    """Median seconds.
+
+    Attributes:
+        fixed: of what no choice changes.
+        sites: {site: {operator: seconds}}.
+        networks: of whole networks, in the order in which they were asked for.
+    """
+
+    fixed: float
+    sites: dict[str, dict[str, float]]
+    networks: list[float]
+
+
+class _Sites:
+    """Follows the choice blocks of a model: ``seconds`` that each site has taken since it was emptied."""
+
+    def __init__(self, blocks: Mapping[str, nn.Module], clock: Clock):
+        self.clock, self.marks, self.started, self.hooks = clock, [], {}, []
+        for site, block in blocks.items():
+            self.hooks.append(block.register_forward_pre_hook(partial(self._enter, site)))
+            self.hooks.append(block.register_forward_hook(partial(self._leave, site)))
+
+    def _enter(self, site: str, *_) -> None:
+        self.started[site] = self.clock.mark()
+
+    def _leave(self, site: str, *_) -> None:
+        self.marks.append((site, self.started.pop(site), self.clock.mark()))
+
+    def seconds(self) -> Counter:
+        spent = Counter()  # a site may be called more than once
+        for site, first, second in self.marks:
+            spent[site] += self.clock.seconds(first, second)
+        return spent
+
+    def remove(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _pass(model: nn.Module, inputs: list[dict], clock: Clock) -> float:
+    begin = clock.mark()
+    model(inputs)
+    return clock.seconds(begin, clock.mark())
+
+
 @torch.no_grad()
 def operator_seconds(
-    model: nn.Module, inputs: list[dict], repeats: int, clock: Clock | None = None
-) -> tuple[float, dict[str, dict[str, float]]]:
-    """Median seconds of what no choice changes, and of every operator of every site: (fixed, {site: {op}}).
+    model: nn.Module,
+    inputs: list[dict],
+    repeats: int,
+    networks: Sequence[Architecture] = (),
+    clock: Clock | None = None,
+) -> Times:
+    """Times of every operator of every site, and of whole networks to judge their sums by.
 
     Operators are measured within the network: a pass measures one of each site, and as many passes as the
-    largest site has operators make a round, so that what slows the machine for a while slows all of them. The
-    first round warms up.
+    largest site has operators make a round, with one of each of ``networks``: what slows the machine for a
+    while slows all of them. The first round warms up.
 
     Args:
         model: a supernet in evaluation mode; other paths of it are active afterwards.
         inputs: see :func:`timed_model`.
         repeats: rounds that count.
+        networks: paths of the model.
         clock: another one, for tests.
     """
     clock, blocks = clock or Clock(model.device), choice_blocks(model)
     turns = max((len(block.candidates) for block in blocks.values()), default=1)
-    times, rest = defaultdict(list), []
-    marks: list[tuple[str, object, object]] = []
-    started: dict[str, object] = {}
-
-    def enter(site: str, *_) -> None:
-        started[site] = clock.mark()
-
-    def leave(site: str, *_) -> None:
-        marks.append((site, started.pop(site), clock.mark()))
-
-    hooks = [block.register_forward_pre_hook(partial(enter, site)) for site, block in blocks.items()]
-    hooks += [block.register_forward_hook(partial(leave, site)) for site, block in blocks.items()]
-    try:
-        with Progress("latency", turns * (repeats + 1), "passes") as bar:
-            for turn in range(turns * (repeats + 1)):
-                for block in blocks.values():
-                    block.select(list(block.candidates)[turn % turns % len(block.candidates)])
-                marks.clear()
-                begin = clock.mark()
-                model(inputs)
-                total = clock.seconds(begin, clock.mark())
-                spent = Counter()  # a site may be called more than once
-                for site, first, second in marks:
-                    spent[site] += clock.seconds(first, second)
-                if turn >= turns:
+    times, rest, whole = defaultdict(list), [], [[] for _ in networks]
+    with Progress("latency", (turns + len(networks)) * (repeats + 1), "passes") as bar:
+        for number in range(repeats + 1):
+            following = _Sites(blocks, clock)
+            try:
+                for turn in range(turns):
+                    for block in blocks.values():
+                        block.select(list(block.candidates)[turn % len(block.candidates)])
+                    following.marks.clear()
+                    total, spent = _pass(model, inputs, clock), following.seconds()
                     rest.append(total - sum(spent.values()))
                     for site, block in blocks.items():
                         times[site, block.active].append(spent[site])
+                    bar.update()
+            finally:
+                following.remove()
+            for architecture, found in zip(networks, whole, strict=True):
+                apply_architecture(model, architecture)
+                found.append(_pass(model, inputs, clock))
                 bar.update()
-    finally:
-        for hook in hooks:
-            hook.remove()
+            if number == 0:
+                for found in (times, rest, *whole):
+                    found.clear()
     sites = {
         site: {name: statistics.median(times[site, name]) for name in block.candidates}
         for site, block in blocks.items()
     }
-    return statistics.median(rest), sites
+    return Times(statistics.median(rest), sites, [statistics.median(found) for found in whole])
 
 
-@torch.no_grad()
 def network_seconds(
     model: nn.Module,
     inputs: list[dict],
-    architectures: Sequence[Architecture],
+    architecture: Architecture,
     repeats: int,
     clock: Clock | None = None,
-) -> list[float]:
-    """Median seconds of whole paths of ``model``, taken in turn, after a round that warms up."""
+) -> float:
+    """Median seconds of a path of ``model``, after a run that warms up."""
     clock = clock or Clock(model.device)
-    runs: Mapping[int, list[float]] = defaultdict(list)
-    for _ in range(repeats + 1):
-        for i, architecture in enumerate(architectures):
-            apply_architecture(model, architecture)
-            begin = clock.mark()
-            model(inputs)
-            runs[i].append(clock.seconds(begin, clock.mark()))
-    return [statistics.median(runs[i][1:]) for i in range(len(architectures))]
+    apply_architecture(model, architecture)
+    with torch.no_grad():
+        return statistics.median([_pass(model, inputs, clock) for _ in range(repeats + 1)][1:])

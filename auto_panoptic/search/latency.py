@@ -96,7 +96,7 @@ def measured_selection(cfg, table: LatencyTable, architecture: Architecture) -> 
     supernet.defrost()
     supernet.NAS.ARCHITECTURE = ""
     model, inputs = timed_model(supernet, tuple(table.conditions["image"]))
-    (seconds,) = network_seconds(model, inputs, [architecture], table.conditions["repeats"])
+    seconds = network_seconds(model, inputs, architecture, table.conditions["repeats"])
     return table.with_network(architecture, nanoseconds(seconds)), ""
 
 
