@@ -5,9 +5,11 @@ The screen shows what this package says and every warning, each as a plain line 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
+from collections.abc import Iterator
 
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
@@ -16,6 +18,7 @@ from tqdm import tqdm
 LOG_ONLY, ON_SCREEN = {"screen": False}, {"screen": True}
 _OURS = "auto_panoptic"
 _LOGGERS = ("fvcore", "detectron2", _OURS)
+_quiet = 0  # in :func:`only_warnings`
 _ESCAPES = re.compile("\x1b\\[[0-9;]*m")
 
 
@@ -58,7 +61,20 @@ class _Plain(logging.Formatter):
         return _ESCAPES.sub("", self.other.format(record))
 
 
+@contextlib.contextmanager
+def only_warnings() -> Iterator[None]:
+    """Within the block, one of many equal pieces of work, messages other than warnings are for the log."""
+    global _quiet
+    _quiet += 1
+    try:
+        yield
+    finally:
+        _quiet -= 1
+
+
 def _for_people(record: logging.LogRecord) -> bool:
+    if _quiet and record.levelno < logging.WARNING:
+        return False
     usual = record.levelno >= logging.WARNING or record.name.split(".")[0] == _OURS
     return getattr(record, "screen", usual)
 

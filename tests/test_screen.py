@@ -9,7 +9,7 @@ from toy import TOY_NET, _own_logging, make_config, run_script, write_config
 
 from auto_panoptic import progress as module
 from auto_panoptic.progress import Progress, hidden, progress
-from auto_panoptic.screen import LOG_ONLY, ON_SCREEN, set_up_logs
+from auto_panoptic.screen import LOG_ONLY, ON_SCREEN, only_warnings, set_up_logs
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer
 
@@ -125,6 +125,17 @@ def test_the_screen_shows_what_people_need_and_the_log_all(tmp_path, capsys):
     log = (tmp_path / "log.txt").read_text()
     texts = ("noise", "their warning", "for people", "for the log", "too much", "continuing", "Traceback")
     assert all(text in log for text in texts) and "\x1b" not in log
+
+
+def test_repeated_work_shows_warnings_only(tmp_path, capsys):
+    with _own_logging():
+        set_up_logs(str(tmp_path))
+        with only_warnings():
+            say()
+        logging.getLogger("auto_panoptic.x").info("the end")
+    shown = "WARNING: their warning\nERROR: it failed (ValueError: what happened)\nthe end\n"
+    assert capsys.readouterr() == (shown, "")
+    assert "for people" in (tmp_path / "log.txt").read_text()
 
 
 def test_verbose_shows_all_as_detectron2_does(tmp_path, capsys):

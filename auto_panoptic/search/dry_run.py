@@ -119,7 +119,8 @@ def _finals_lines(request: FinalsRequest, trained: tuple[float, int], scoring: f
     steps = sum(number * steps for number, steps in most)
     seconds = (steps * step + numbers[1] * scoring) / at_once
     number = f"{numbers[0]:,} to {numbers[1]:,}" if numbers[0] < numbers[1] else f"{numbers[0]:,}"
-    text = f"{number} trainings, with {request.controls} random networks; in all at most {steps:,} steps"
+    networks = f"{request.controls} random network{'s' * (request.controls != 1)}"
+    text = f"{number} trainings, with {networks}; in all at most {steps:,} steps"
     text += f" of {step:.2f} s, together {duration(seconds)}"
     return [("finals", text)], seconds, held * at_once
 

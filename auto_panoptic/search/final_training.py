@@ -16,6 +16,7 @@ from detectron2.utils.env import seed_all_rng
 from ..data import setup_datasets
 from ..modeling.fold import folded
 from ..read_config import import_modules
+from ..screen import only_warnings
 from ..space import Architecture
 from ..training import AutoPanopticTrainer
 from ..training.run_folder import only_run
@@ -96,7 +97,7 @@ class FinalTraining:
         folder = self.directory / final.folder
         final.architecture.save(folder / "architecture.json")
         cfg = final_config(self.cfg, self.weights, final, folder)
-        with only_run(str(folder), alone=True):
+        with only_run(str(folder), alone=True), only_warnings():
             seed_all_rng(cfg.SEED)
             trainer = AutoPanopticTrainer(cfg)
             trainer.resume_or_load(resume=True)
