@@ -21,6 +21,7 @@ from auto_panoptic.training.checkpoint import AtomicCheckpointer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
 
+import regret  # noqa: E402
 from build import Journal, strata  # noqa: E402
 from jobs import AllScores, Supernet  # noqa: E402
 from scoring import METRICS, PathScorer  # noqa: E402
@@ -160,3 +161,20 @@ def test_a_journal_computes_nothing_twice(tmp_path):
         results = Journal(ledger).do(InProcess(work), jobs, "scores")
     assert [r["PQ"] for r in results] == [0, 1, 2, 3]
     assert calls == [jobs[i].key for i in (0, 1, 2, 2, 3)]
+
+
+def test_regret_of_searches_of_a_table():
+    """Four sites that add up: the rules that fit effects find the best path, within so many evaluations."""
+    space = SearchSpace.from_dict(
+        {f"a.{i}": ["conv_3x3", "identity", "dwconv_3x3", "atconv_3x3"] for i in range(4)}
+    )
+    rng = np.random.default_rng(3)
+    choices = np.stack(np.unravel_index(np.arange(256), [4] * 4), axis=1)
+    scores = np.stack([rng.normal(size=(4, 4))[np.arange(4), choices].sum(axis=1) for _ in range(2)])
+    empty = np.zeros(0)
+    bench = Benchmark(space, empty, empty, {"PQ": scores}, empty, {}, empty, empty, empty, {})
+    rows = regret.summary(bench, regret.run(bench, [32, 60], 3))
+    assert rows["posterior, best"][60] == {"regret": 0.0, "half": 0.0, "top": 1.0}
+    assert rows["path_priority, ridge"][60]["regret"] < 0.1 < rows["random, best"][32]["regret"]
+    true = regret.lookup(space, scores[1])
+    assert true(np.array([[0, 0, 0, 1], [3, 3, 3, 3]])).tolist() == [scores[1, 1], scores[1, 255]]

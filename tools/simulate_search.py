@@ -37,15 +37,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from linas import linas  # noqa: E402
+from searches import GENERATIONS, SEARCHES  # noqa: E402
 
-from auto_panoptic.explore import POLICY_REGISTRY  # noqa: E402
-from auto_panoptic.explore.estimators import ESTIMATORS, mean_scores, ridge_scores  # noqa: E402
-from auto_panoptic.explore.fairness import cycle_indices  # noqa: E402
-from auto_panoptic.explore.scoreboard import Scoreboard  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
-
-GENERATIONS = 20  # of an evolution (paper)
 
 
 class Surrogate:
@@ -83,105 +77,6 @@ def _centred(values):
     return values - values.mean(axis=0)
 
 
-def evolve(space, surrogate, budget, noise, seed, rng):
-    """True fitness of the best candidate of an evolution of 20 generations."""
-    population = budget // GENERATIONS
-    settings = {
-        "generations": GENERATIONS,
-        "population": population,
-        "parents": max(population // 5, 1),
-        "mutation": 0.4,
-        "crossover": 0.4,
-        "mutation_probability": 0.1,
-    }
-    policy = POLICY_REGISTRY.of("evolution")(space, seed, settings)
-    history, best = [], (-np.inf, 0.0)
-    for generation in range(GENERATIONS):
-        candidates = policy.candidates(generation, history)
-        true = surrogate(indices(space, candidates))
-        measured = true + noise * rng.normal(size=len(true))
-        history.append(list(zip(candidates, measured.tolist(), strict=True)))
-        best = max(best, (float(measured.max()), float(true[measured.argmax()])))
-    return best[1]
-
-
-def indices(space, architectures):
-    """(n, sites) operator indices."""
-    names = [{name: i for i, name in enumerate(site.names)} for site in space.sites]
-    return np.array([[t[c] for t, c in zip(names, a.choices, strict=True)] for a in architectures])
-
-
-def published(space, budgets, evolutions, pairs, noise, seed):
-    """The paper's rules and baselines: {(rule, budget): true fitness of the selection}."""
-    sizes = [len(site.ops) for site in space.sites]
-    rng = np.random.default_rng([seed, 1])
-    surrogate = Surrogate(sizes, pairs, rng)
-    length, largest = space.cycle_length, max(budgets)
-    fair = np.concatenate([cycle_indices(space, seed, cycle) for cycle in range(largest // length)])
-    uniform = np.stack([rng.integers(size, size=largest) for size in sizes], axis=1)
-    fitness = surrogate(fair) + noise * rng.normal(size=largest)
-    drawn = surrogate(uniform) + noise * rng.normal(size=largest)
-
-    results = {}
-    board = Scoreboard(space)
-    for n in range(length, largest + 1, length):
-        cycle = slice(n - length, n)
-        board.add_cycle([space.architecture(row.tolist()) for row in fair[cycle]], fitness[cycle].tolist())
-        if n not in budgets:
-            continue
-        ranks = [np.array([row["score"] for row in rows]) for rows in board.table().values()]
-        scores = {
-            "ranks": ranks,
-            "mean": mean_scores(fair[:n], fitness[:n], sizes),
-            "ridge": ridge_scores(fair[:n], fitness[:n], sizes),
-        }
-        for name in ESTIMATORS:
-            results[f"path_priority, {name}", n] = float(surrogate(best_of(scores[name]))[0])
-        results["random, best", n] = float(surrogate(uniform[[drawn[:n].argmax()]])[0])
-    for n in evolutions:
-        results["evolution, best", n] = evolve(space, surrogate, n, noise, seed, rng)
-    return results
-
-
-def best_of(scores):
-    """(1, sites) indices of the operators with the highest scores."""
-    return np.array([[s.argmax() for s in scores]])
-
-
-def posterior(space, budgets, evolutions, pairs, noise, seed):
-    """As :func:`published`: the policy of that name."""
-    sizes = [len(site.ops) for site in space.sites]
-    surrogate = Surrogate(sizes, pairs, np.random.default_rng([seed, 1]))
-    rng = np.random.default_rng([seed, 2])
-    policy_type = POLICY_REGISTRY.of("posterior")
-    settings = {key.lower(): value for key, value in policy_type.keys.items()}
-    policy = policy_type(space, seed, settings)
-    history, results = [], {}
-    choices, fitness = np.zeros((0, len(sizes)), dtype=np.int64), np.zeros(0)
-    while len(fitness) < max(budgets):
-        candidates = policy.candidates(len(history), history)
-        new = indices(space, candidates)
-        measured = surrogate(new) + noise * rng.normal(size=len(new))
-        history.append(list(zip(candidates, measured.tolist(), strict=True)))
-        choices, fitness = np.concatenate((choices, new)), np.r_[fitness, measured]
-        if len(fitness) in budgets:
-            selected = best_of(ridge_scores(choices, fitness, sizes))
-            results["posterior, ridge", len(fitness)] = float(surrogate(selected)[0])
-    return results
-
-
-def predictors(space, budgets, evolutions, pairs, noise, seed):
-    """As :func:`published`: the search after LINAS."""
-    sizes = [len(site.ops) for site in space.sites]
-    surrogate = Surrogate(sizes, pairs, np.random.default_rng([seed, 1]))
-    rng = np.random.default_rng([seed, 3])
-    found = linas(lambda table: surrogate(table) + noise * rng.normal(size=len(table)), sizes, budgets, rng)
-    return {("linas, best", n): float(surrogate(choices[None])[0]) for n, choices in found.items()}
-
-
-SEARCHES = {"published": published, "posterior": posterior, "linas": predictors}
-
-
 def run_all(space, args, evolutions):
     """Per seed the results of all searches, and the oracle's; those of the journal are not run again."""
     known = {}
@@ -198,7 +93,12 @@ def run_all(space, args, evolutions):
             key = [name, seed, args.pairs, args.noise, args.budgets, evolutions]
             results = known.get(json.dumps(key))
             if results is None:
-                found = SEARCHES[name](space, args.budgets, evolutions, args.pairs, args.noise, seed)
+                stream, search = SEARCHES[name]
+                first = np.random.default_rng([seed, 1])
+                true = Surrogate(sizes, args.pairs, first)
+                rng = first if stream == 1 else np.random.default_rng([seed, stream])
+                budgets = dict.fromkeys(evolutions, GENERATIONS)
+                found = search(space, true, args.noise, rng, seed, args.budgets, budgets)
                 results = [[*where, value] for where, value in found.items()]
                 if args.journal:
                     args.journal.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,105 @@
+"""Searches on a benchmark whose scores are all known: how far below the best path do they end?
+
+Regret is the score of the best path in the supernet less that of the selected one, in PQ; "top 1 %" is the
+share of searches whose selection scores among the best hundredth. Every rule searches every supernet --seeds
+times; an evolution of few evaluations has fewer generations. What the selection is worth when trained is
+another matter: tools/nas_bench/predictors.py says how far the supernet's scores tell it.
+
+    python tools/nas_bench/regret.py [--table shapes4096] [--seeds 20] [--budgets 12 32 60 120 240]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from searches import GENERATIONS, SEARCHES  # noqa: E402
+
+from auto_panoptic.bench import Benchmark, load  # noqa: E402
+from auto_panoptic.errors import at_least, run_command  # noqa: E402
+from auto_panoptic.progress import Progress  # noqa: E402
+from auto_panoptic.space import SearchSpace  # noqa: E402
+
+TOP = 0.01
+
+
+def searched(space: SearchSpace) -> SearchSpace:
+    """The sites that have a choice."""
+    return SearchSpace(tuple(site for site in space.sites if len(site.ops) > 1))
+
+
+def lookup(space: SearchSpace, scores: np.ndarray):
+    """Operator indices (n, sites) -> (n,) scores of a supernet, (paths,)."""
+    sizes = [len(site.ops) for site in space.sites]
+    return lambda choices: scores[np.ravel_multi_index(tuple(choices.T), sizes)]
+
+
+def run(bench: Benchmark, budgets: list[int], seeds: int) -> dict[str, dict[int, np.ndarray]]:
+    """{rule: {budget: (supernets, seeds) score of the selection}}."""
+    space, table = searched(bench.space), bench.supernet["PQ"].astype(float)
+    evolutions = {budget: min(GENERATIONS, max(budget // 6, 2)) for budget in budgets}
+    evolutions = {n // g * g: g for n, g in evolutions.items()}
+    found: dict = {}
+    with Progress("searches", table.shape[0] * seeds, "seeds") as bar:
+        for row, scores in enumerate(table):
+            true = lookup(space, scores)
+            for seed in range(seeds):
+                for stream, search in SEARCHES.values():
+                    rng = np.random.default_rng([seed, stream])
+                    for (rule, n), value in search(space, true, 0.0, rng, seed, budgets, evolutions).items():
+                        cells = found.setdefault(rule, {})
+                        budget = n if n in budgets else min(b for b in budgets if b >= n)
+                        cells.setdefault(budget, np.full((len(table), seeds), np.nan))[row, seed] = value
+                bar.update()
+    return found
+
+
+def summary(bench: Benchmark, found: dict) -> dict:
+    """{rule: {budget: {"regret", "half": of its 95 % interval over searches, "top"}}}."""
+    table = bench.supernet["PQ"].astype(float)
+    best, top = table.max(axis=1), np.quantile(table, 1 - TOP, axis=1)
+    rows: dict = {}
+    for rule, cells in found.items():
+        for budget, scores in sorted(cells.items()):
+            regret = best[:, None] - scores
+            rows.setdefault(rule, {})[budget] = {
+                "regret": float(regret.mean()),
+                "half": float(1.96 * regret.std(ddof=1) / np.sqrt(regret.size)),
+                "top": float((scores >= top[:, None]).mean()),
+            }
+    return rows
+
+
+def main() -> None:
+    """The command line; the last line is one JSON object."""
+    how = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
+    parser.add_argument("--table", default="shapes4096", help="name or file (default: shapes4096)")
+    parser.add_argument("--seeds", type=int, default=20, help="searches of each supernet (default: 20)")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[12, 32, 60, 120, 240])
+    args = parser.parse_args()
+    at_least("--seeds", args.seeds, 2)
+    at_least("--budgets", min(args.budgets), 12)
+    bench = load(args.table)
+    rows = summary(bench, run(bench, args.budgets, args.seeds))
+    spread = bench.supernet["PQ"].std(axis=1).mean()
+    print(f"Regret in PQ (share of searches in the top 1 %); standard deviation of the scores {spread:.2f}")
+    print(f"{'evaluations':<22}" + "".join(f"{b:>18}" for b in args.budgets))
+    for rule, cells in rows.items():
+        texts = (
+            "{regret:.2f} ± {half:.2f} ({top:.0%})".format(**cells[b]) if b in cells else ""
+            for b in args.budgets
+        )
+        print(f"{rule:<22}" + "".join(f"{text:>18}" for text in texts))
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    run_command(main)

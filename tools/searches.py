@@ -1,0 +1,120 @@
+"""Searches of a known landscape, run as a search would: by the policies and estimators of auto_panoptic.
+
+Each takes (space, true, noise, rng, seed, budgets, evolutions) and gives {(rule, budget): true fitness of
+what it selects}. ``true`` maps operator indices (n, sites) to fitness (n,); an evaluation is off by ``noise``
+times a standard normal of ``rng``; ``seed`` is that of fair cycles and policies; ``evolutions`` are {budget:
+generations} of the evolution. A rule that evaluates in rounds is judged after the last that a budget holds.
+"""
+
+import numpy as np
+from linas import linas
+
+from auto_panoptic.explore import POLICY_REGISTRY
+from auto_panoptic.explore.estimators import ESTIMATORS, mean_scores, ridge_scores
+from auto_panoptic.explore.fairness import cycle_indices
+from auto_panoptic.explore.scoreboard import Scoreboard
+
+GENERATIONS = 20  # of an evolution (paper)
+
+
+def evolve(space, true_fitness, budget, noise, seed, rng, generations=GENERATIONS):
+    """True fitness of the best candidate of an evolution of so many generations."""
+    population = budget // generations
+    settings = {
+        "generations": generations,
+        "population": population,
+        "parents": max(population // 5, 1),
+        "mutation": 0.4,
+        "crossover": 0.4,
+        "mutation_probability": 0.1,
+    }
+    policy = POLICY_REGISTRY.of("evolution")(space, seed, settings)
+    history, best = [], (-np.inf, 0.0)
+    for generation in range(generations):
+        candidates = policy.candidates(generation, history)
+        true = true_fitness(indices(space, candidates))
+        if not len(true):  # the space is used up
+            break
+        measured = true + noise * rng.normal(size=len(true))
+        history.append(list(zip(candidates, measured.tolist(), strict=True)))
+        best = max(best, (float(measured.max()), float(true[measured.argmax()])))
+    return best[1]
+
+
+def indices(space, architectures):
+    """(n, sites) operator indices."""
+    names = [{name: i for i, name in enumerate(site.names)} for site in space.sites]
+    return np.array([[t[c] for t, c in zip(names, a.choices, strict=True)] for a in architectures])
+
+
+def published(space, true, noise, rng, seed, budgets, evolutions):
+    """The paper's rules and baselines."""
+    sizes = [len(site.ops) for site in space.sites]
+    length, largest = space.cycle_length, max(budgets)
+    whole = {budget // length * length: budget for budget in budgets}  # of fair cycles
+    fair = np.concatenate([cycle_indices(space, seed, cycle) for cycle in range(largest // length)])
+    uniform = np.stack([rng.integers(size, size=largest) for size in sizes], axis=1)
+    fitness = true(fair) + noise * rng.normal(size=len(fair))
+    drawn = true(uniform) + noise * rng.normal(size=largest)
+
+    results = {}
+    board = Scoreboard(space)
+    for n in range(length, largest + 1, length):
+        cycle = slice(n - length, n)
+        board.add_cycle([space.architecture(row.tolist()) for row in fair[cycle]], fitness[cycle].tolist())
+        if n not in whole:
+            continue
+        budget = whole[n]
+        ranks = [np.array([row["score"] for row in rows]) for rows in board.table().values()]
+        scores = {
+            "ranks": ranks,
+            "mean": mean_scores(fair[:n], fitness[:n], sizes),
+            "ridge": ridge_scores(fair[:n], fitness[:n], sizes),
+        }
+        for name in ESTIMATORS:
+            results[f"path_priority, {name}", budget] = float(true(best_of(scores[name]))[0])
+        results["random, best", budget] = float(true(uniform[[drawn[:budget].argmax()]])[0])
+    for n, generations in evolutions.items():
+        results["evolution, best", n] = evolve(space, true, n, noise, seed, rng, generations)
+    return results
+
+
+def best_of(scores):
+    """(1, sites) indices of the operators with the highest scores."""
+    return np.array([[s.argmax() for s in scores]])
+
+
+def posterior(space, true, noise, rng, seed, budgets, evolutions):
+    """The policy of that name, with its own settings."""
+    sizes = [len(site.ops) for site in space.sites]
+    policy_type = POLICY_REGISTRY.of("posterior")
+    settings = {key.lower(): value for key, value in policy_type.keys.items()}
+    policy = policy_type(space, seed, settings)
+    history, results = [], {}
+    choices, fitness = np.zeros((0, len(sizes)), dtype=np.int64), np.zeros(0)
+    while len(fitness) < max(budgets):
+        candidates = policy.candidates(len(history), history)
+        if not candidates:
+            break
+        new = indices(space, candidates)
+        measured = true(new) + noise * rng.normal(size=len(new))
+        history.append(list(zip(candidates, measured.tolist(), strict=True)))
+        choices, fitness = np.concatenate((choices, new)), np.r_[fitness, measured]
+        selected = float(true(best_of(ridge_scores(choices, fitness, sizes)))[0])
+        best = float(true(choices[[fitness.argmax()]])[0])
+        for budget in budgets:
+            if len(fitness) <= budget:
+                results["posterior, ridge", budget] = selected
+                results["posterior, best", budget] = best
+    return results
+
+
+def predictors(space, true, noise, rng, seed, budgets, evolutions):
+    """The search after LINAS."""
+    sizes = [len(site.ops) for site in space.sites]
+    found = linas(lambda table: true(table) + noise * rng.normal(size=len(table)), sizes, budgets, rng)
+    return {("linas, best", n): float(true(choices[None])[0]) for n, choices in found.items()}
+
+
+# {name: (stream of the random numbers, search)}
+SEARCHES = {"published": (1, published), "posterior": (2, posterior), "linas": (3, predictors)}
