@@ -13,9 +13,10 @@ OUTPUT/panoptic_demo.json and OUTPUT/panoptic_demo/*.png in COCO's panoptic resu
 """
 
 # ruff: noqa: E402
-from auto_panoptic.errors import UserError, hold_warnings, run_command
+from auto_panoptic.errors import UserError, hold_warnings, need_detectron2, run_command
 
 if __name__ == "__main__":
+    need_detectron2()
     hold_warnings()  # also those of the imports below
 
 import argparse

@@ -14,7 +14,7 @@ report.html and figures/, which python -m auto_panoptic.report OUTPUT_DIR makes 
 
 import sys
 
-from auto_panoptic.errors import hold_warnings, run_command
+from auto_panoptic.errors import hold_warnings, need_detectron2, run_command
 from auto_panoptic.search.again import rescore_command
 from auto_panoptic.signals import end_with_parent
 
@@ -24,6 +24,7 @@ def run():
     if "--rescore" in sys.argv[1:]:
         output_dir = rescore_command()
     else:
+        need_detectron2()
         from auto_panoptic.search.command import search_command  # torch and Detectron2 take seconds to import
 
         output_dir = search_command(__doc__)

@@ -17,10 +17,11 @@ OUTPUT_DIR/metrics.json. With it go:
 """
 
 # ruff: noqa: E402
-from auto_panoptic.errors import UserError, hold_warnings, run_command
+from auto_panoptic.errors import UserError, hold_warnings, need_detectron2, run_command
 from auto_panoptic.signals import end_with_parent
 
 if __name__ == "__main__":
+    need_detectron2()
     hold_warnings()  # also those of the imports below
     end_with_parent()
 

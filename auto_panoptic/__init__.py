@@ -26,7 +26,11 @@ __all__ = ["__version__", *_HOMES]
 def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from importlib import import_module, util
 
+    if util.find_spec("detectron2") is None:
+        from .errors import NO_DETECTRON2
+
+        raise ImportError(NO_DETECTRON2)
     home = import_module(_HOMES[name], __name__)
     return home if name == "search" else getattr(home, name)

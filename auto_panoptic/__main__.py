@@ -4,6 +4,7 @@ import argparse
 import runpy
 import sys
 
+from .errors import need_detectron2
 from .files import HOME
 
 SCRIPTS = {
@@ -24,6 +25,7 @@ MODULES = {
     "report": ("report", "write the report of a search"),
 }
 COMMANDS = SCRIPTS | MODULES
+WITHOUT_DETECTRON2 = ("install-detectron2", "doctor", "report")
 EPILOG = """commands (each has --help):
 {}
 
@@ -44,6 +46,8 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
     args = parser.parse_args()
+    if args.command not in WITHOUT_DETECTRON2:
+        need_detectron2()
     sys.argv[1:] = args.words
     if args.command in MODULES:
         name = MODULES[args.command][0]

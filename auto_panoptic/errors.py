@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import importlib.util
 import logging
 import math
 import numbers
@@ -38,6 +39,16 @@ class UserError(ValueError):
 
 class Diverged(FloatingPointError):
     """NaN or infinity where numbers should be: one line with place and remedy, and exit code 3."""
+
+
+NO_DETECTRON2 = "Detectron2 is not installed; python -m auto_panoptic install-detectron2 installs it"
+
+
+def need_detectron2() -> None:
+    """End the command with one line where there is no Detectron2: before it is imported."""
+    if importlib.util.find_spec("detectron2") is None:
+        print(f"error: {NO_DETECTRON2}", file=sys.stderr)
+        sys.exit(2)
 
 
 def one_of(key: str, value, allowed: Iterable):

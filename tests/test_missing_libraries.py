@@ -1,4 +1,4 @@
-"""panopticapi is optional: Detectron2's project of Panoptic-DeepLab asks for one function of it."""
+"""Without Detectron2 one line says what installs it; without panopticapi all but one evaluator works."""
 
 import importlib
 import sys
@@ -6,7 +6,32 @@ import sys
 import numpy as np
 import pytest
 
+import auto_panoptic
+from auto_panoptic.__main__ import main
 from auto_panoptic.systems.panoptic_deeplab import upstream
+
+REMEDY = "Detectron2 is not installed; python -m auto_panoptic install-detectron2 installs it"
+
+
+@pytest.fixture
+def no_detectron2(monkeypatch):
+    monkeypatch.setitem(sys.modules, "detectron2", None)  # as if it were not installed
+
+
+@pytest.mark.parametrize("command", ["train", "search", "demo", "bundle", "check", "own-data"])
+def test_commands_without_detectron2(no_detectron2, monkeypatch, capsys, command):
+    monkeypatch.setattr(sys, "argv", ["auto-panoptic", command, "--help"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {REMEDY}\n"
+
+
+def test_python_without_detectron2(no_detectron2):
+    with pytest.raises(ImportError, match=REMEDY):
+        auto_panoptic.load("bundle.pth")
+
+
+# ------------------------------------------------------------------ panopticapi: Panoptic-DeepLab's mapper
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 3), (0, 3, 3)])
