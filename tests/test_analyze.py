@@ -124,3 +124,13 @@ def test_a_supernet_is_no_network(tmp_path, shapes):
         analyze.main(["--config-file", path])
     with pytest.raises(UserError, match="--repeats is 0"):
         analyze.main(["--config-file", path, "--repeats", "0"])
+
+
+@pytest.mark.parametrize("name", ["baselines/panoptic_fpn_coco", "auto_panoptic_coco"])
+def test_as_many_objects_as_the_config_allows(name):
+    """Random weights move boxes out of the image, or onto each other, the more so the deeper the network."""
+    cfg = analyze.read_config(f"configs/{name}.yaml")
+    model, inputs = timing.timed_model(cfg, (256, 256))
+    with torch.no_grad():
+        output = model(inputs)[0]
+    assert len(output["instances"]) == cfg.TEST.DETECTIONS_PER_IMAGE == 100
