@@ -3,6 +3,7 @@
 import os
 import resource
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +70,23 @@ def test_overlapping_entries(path):
         small.header_offset = 0
         archive._didModify = True
     assert "is no checkpoint (its entries overlap)" in refusal(path)
+
+
+def test_an_entry_that_is_a_folder(path):
+    """One bit of the directory, which no checksum covers: torch takes what lies in memory for its numbers."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.getinfo("model/data/0").external_attr ^= 0x10
+        archive._didModify = True
+    assert "is damaged (model/data/0 is a folder)" in refusal(path)
+
+
+def test_one_of_several_archives(path):
+    """zipfile.is_zipfile raises."""
+    data = bytearray(Path(path).read_bytes())
+    locator = data.rindex(b"PK\x06\x07")
+    data[locator + 16] ^= 2  # the number of disks
+    Path(path).write_bytes(data)
+    assert "is damaged (zipfiles that span multiple disks are not supported)" in refusal(path)
 
 
 class Swelling:

@@ -22,6 +22,7 @@ _ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"  # of the catalogue
 _WRAPPERS = ("model", "model_state", "model_state_dict", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 _SAFETENSORS = ".safetensors"
+_FOLDER = 0x10  # among the attributes of an archive's entry
 ENTRIES = 50_000  # of an archive; a network has one for each of its tensors
 LARGEST = 100  # times the weights of the network; a supernet with its optimizer has 20 times those of a path
 # Buffers that follow from the config, never from a checkpoint; its key is their name in capitals.
@@ -46,6 +47,14 @@ def damage(path: str) -> str:
     return f"is damaged (the checksum of {entry} does not hold)" if entry else ""
 
 
+def _is_archive(path: str) -> bool:
+    """Whether a file is an archive, intact or not."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # such as one of several disks
+        return True
+
+
 def swollen(path: str) -> str:
     """Why reading ``path`` may take more than its own bytes, or never end; "" if not; may raise anything."""
     if not os.path.isfile(path):
@@ -57,6 +66,8 @@ def swollen(path: str) -> str:
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             return f"is no checkpoint ({entry.filename} is compressed, which torch never does)"
+        if entry.is_dir() or entry.external_attr & _FOLDER:
+            return f"is damaged ({entry.filename} is a folder)"  # torch would read any numbers there
     overlap = sum(entry.file_size for entry in entries) > os.path.getsize(path)
     return "is no checkpoint (its entries overlap)" if overlap else ""
 
@@ -80,7 +91,7 @@ def read_checkpoint(
     if not os.path.isfile(path):
         problem = f"{subject} is no plain file" if os.path.exists(path) else f"{key}: no file {path!r}"
         raise UserError(f"{problem}; give the path of a checkpoint (of training: OUTPUT_DIR/model_final.pth)")
-    is_archive = zipfile.is_zipfile(path)
+    is_archive = _is_archive(path)
     if path.endswith(_SAFETENSORS) and not importlib.util.find_spec("safetensors"):
         remedy = "pip install safetensors, or install this package with its extra 'deeplab'"
         raise UserError(f"{subject} needs safetensors: {remedy}")
