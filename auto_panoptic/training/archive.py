@@ -55,6 +55,11 @@ def _is_archive(path: str) -> bool:
         return True
 
 
+def _begins_as_archive(path: str) -> bool:
+    with open(path, "rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
 def swollen(path: str) -> str:
     """Why reading ``path`` may take more than its own bytes, or never end; "" if not; may raise anything."""
     if not os.path.isfile(path):
@@ -107,6 +112,9 @@ def read_checkpoint(
         if size > LARGEST * own + 2**30:
             problem = f"{subject} has {size} bytes, the weights of the network have {own}"
             raise UserError(f"{problem}; give its weights")
+    if not is_archive and _begins_as_archive(path):
+        problem = f"is cut off, or damaged at its end ({os.path.getsize(path)} bytes)"
+        raise UserError(f"{subject} {problem}; give an intact copy")
     if not tested and is_archive and (problem := damage(path)):
         raise UserError(f"{subject} {problem}; give an intact copy")
     try:
