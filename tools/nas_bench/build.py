@@ -121,12 +121,10 @@ def all_scores(journal: Journal, executor, supernet: Supernet, space: SearchSpac
 def build(args, journal: Journal, executor) -> Benchmark:
     """The table."""
     space, macs, params = space_and_costs()
-    supernets = base_supernets(args.supernets)
-    journal.do(executor, supernets, "supernets")
+    supernets, starts = base_supernets(args.supernets), start_supernets(args.seeds)
+    journal.do(executor, [*supernets, *starts], "supernets")
     scores = [all_scores(journal, executor, supernet, space) for supernet in supernets]
     paths = strata(np.mean([s["PQ"] for s in scores], axis=0), macs, args.trained)
-    starts = start_supernets(args.seeds)
-    journal.do(executor, starts, "supernets to start from")
     jobs = [Standalone(path, s, args.steps, start) for s, start in enumerate(starts) for path in paths]
     results = journal.do(executor, jobs, "trained paths")
     trained = [results[place :: len(paths)] for place in range(len(paths))]
