@@ -23,7 +23,7 @@ from detectron2.utils.visualizer import Visualizer
 from . import systems  # noqa: F401  registers their parts
 from .errors import UserError, run_command
 from .files import BUNDLE
-from .modeling import choice_blocks, meta_model
+from .modeling import buildable, choice_blocks, meta_model
 from .modeling.finite import finite_outputs
 from .read_config import config_of_text
 from .search.bundle import bundle_weights
@@ -141,7 +141,8 @@ def load(path: str | os.PathLike, options: Sequence = (), device: str = "") -> P
     cfg = config_of_text(bundle["config"], subject, [str(option) for option in options])
     cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
     cfg.freeze()
-    model = AutoPanopticTrainer.build_model(cfg)
+    with buildable(f"the model of {subject}"):
+        model = AutoPanopticTrainer.build_model(cfg)
     selected = select_weights(model, data, str(path), classes=data["classes"], key="bundle")
     model.load_state_dict(selected, strict=False)
     return Predictor(cfg, model, metadata_of(data["classes"]), bundle["provenance"])
@@ -168,12 +169,20 @@ def read_bundle(path: str | os.PathLike) -> dict:
     sound = isinstance(bundle, dict) and all(isinstance(bundle.get(k), t) for k, t in parts.items())
     parts = ("space", "meta", "versions", "classes")
     sound = sound and all(isinstance(data.get(key), dict) for key in parts) and _are_sound(classes)
-    if not sound:
+    if not sound or not _is_text(bundle["provenance"]):
         raise UserError(f"{path}: is damaged, or no bundle; give an intact copy")
     if bundle["format"] > FORMAT:
         made = data["versions"].get("auto_panoptic", "a later version")
         raise UserError(f"{path}: was made by auto_panoptic {made}, which is newer; install that one")
     return data
+
+
+def _is_text(provenance: dict) -> bool:
+    """Whether JSON can hold it."""
+    try:
+        return bool(json.dumps(provenance))
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _are_sound(classes: dict) -> bool:

@@ -165,9 +165,15 @@ def test_a_network_without_segments_has_no_bundle(world, shapes, tmp_path, monke
     assert not write_bundle(tmp_path / "bundle.pth", cfg, model, {}) and not list(tmp_path.iterdir())
 
 
+def _edited(data: dict, old: str, new: str) -> str:
+    """The config of a bundle with other words."""
+    return data["bundle"]["config"].replace(f"- {old}\n", f"- {new}\n")
+
+
 @pytest.mark.parametrize("damage, message", [
     (lambda d: d.pop("bundle"), "holds weights, but is no bundle; python -m auto_panoptic.bundle"),
     (lambda d: d["bundle"].pop("config"), "is damaged, or no bundle"),
+    (lambda d: d["bundle"]["provenance"].update(data=b"x"), "is damaged, or no bundle"),
     (lambda d: d.update(bundle=[1]), "is damaged, or no bundle"),
     (lambda d: d.pop("classes"), "is damaged, or no bundle"),
     (lambda d: d.pop("meta"), "is damaged, or no bundle"),
@@ -182,6 +188,7 @@ def test_a_network_without_segments_has_no_bundle(world, shapes, tmp_path, monke
     (lambda d: d["bundle"].update(config="NAS: {CYCELS: 1}"), "unknown config key"),
     (lambda d: d["bundle"].update(config="IMPORTS: [never.imported]"), "which only you may import"),
     (lambda d: d["bundle"].update(config="IMPORTS: never.imported"), "which only you may import"),
+    (lambda d: d["bundle"].update(config=_edited(d, "p4", "x")), "the model of bundle .* cannot be built"),
     (lambda d: d["model"].popitem(), "lacks"),
     (lambda d: next(iter(d["model"].values())).fill_(float("nan")), "NaN"),
 ])  # fmt: skip

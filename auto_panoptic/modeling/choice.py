@@ -8,7 +8,8 @@ built model are its search space. :func:`apply_architecture` is the only place w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -253,6 +254,17 @@ def space_of(model: nn.Module) -> SearchSpace:
 _UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
+@contextlib.contextmanager
+def buildable(what: str = "the model of this config") -> Iterator[None]:
+    """Context that builds a model; UserError where its settings do not fit together."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _UNFIT as error:
+        raise UserError(f"{what} cannot be built: {first_line(error)}") from error
+
+
 def meta_model(cfg: CfgNode) -> nn.Module:
     """The model of ``cfg`` without memory for its weights, on the meta device.
 
@@ -263,7 +275,7 @@ def meta_model(cfg: CfgNode) -> nn.Module:
         UserError: a component or a device of this name does not exist, settings do not fit together, or the
             weights need more memory than the machine has.
     """
-    try:
+    with buildable():
         torch.device(cfg.MODEL.DEVICE)
         try:
             model = _build(cfg, "meta")
@@ -272,10 +284,6 @@ def meta_model(cfg: CfgNode) -> nn.Module:
                 raise
             with torch.random.fork_rng(devices=[]):
                 model = _build(cfg, "cpu")
-    except UserError:
-        raise
-    except _UNFIT as error:
-        raise UserError(f"the model of this config cannot be built: {first_line(error)}") from error
     check_size(model, 4)
     return model
 
