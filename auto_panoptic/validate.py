@@ -79,6 +79,16 @@ def several(rule: Rule, count: int | None = None, least: int = 0, rising: bool =
     )
 
 
+def pairs(rule: Rule, example: str) -> Rule:
+    """A list of pairs: a text, and a list of values that ``rule`` allows."""
+
+    def fits(pair) -> bool:
+        listed = isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[1], (list, tuple))
+        return listed and TEXT.allows(pair[0]) and all(map(rule.allows, pair[1]))
+
+    return Rule(lambda v: isinstance(v, (list, tuple)) and all(map(fits, v)), f"pairs such as {example}")
+
+
 def optional(rule: Rule) -> Rule:
     """None, or what ``rule`` allows."""
     return Rule(lambda v: v is None or rule.allows(v), f"None or {rule.expected}")
@@ -145,6 +155,7 @@ RULES: dict[str, Rule] = {
     "NAS.SEED": whole(0, 2**32 - 1),
     "NAS.SCOREBOARD": choice("exact", "reference"),
     "NAS.GRADIENTS": choice("mean", "sum", "lr_scale"),
+    "NAS.SPACE.SITES": pairs(TEXT, "[['mask.0', [conv_3x3, identity]]]"),
     "NAS.SAMPLING": choice("fair", "uniform"),
     "RANK_TIMEOUT": number(1),
     "INPUT.FORMAT": choice("BGR", "RGB"),

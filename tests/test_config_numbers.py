@@ -87,7 +87,7 @@ def test_what_reports_the_papers_numbers_merges_as_the_reference_code():
     assert detectron2 == {
         "supernet_coco.yaml",
         "supernet_ade20k.yaml",
-        *(p for p in methods if p.startswith(("quick/", "own/"))),
+        *(p for p in methods if p.startswith(("quick/", "own/", "bench/"))),
     }
     assert set(methods.values()) == {"detectron2", "reference"}
 

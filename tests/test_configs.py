@@ -21,7 +21,7 @@ FOLDER = ROOT / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 RUNNABLE = [path for path in CONFIGS if not path.name.startswith("Base-")]
 # Those of the paper's experiments; the others serve small machines, own data and the ImageNet stage.
-EXPERIMENTS = [path for path in RUNNABLE if path.parent.name not in ("own", "quick", "pretrain")]
+EXPERIMENTS = [path for path in RUNNABLE if path.parent.name not in ("own", "quick", "bench", "pretrain")]
 PANOPTIC_FPN = [path for path in EXPERIMENTS if path.parent.name not in ("unified", "panoptic_deeplab")]
 OF_THE_DATA = {"MODEL.WEIGHTS", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.PANOPTIC_DEEPLAB.GT_SOURCE"}
 
@@ -41,6 +41,7 @@ SPACES = {
     ("36efe382d45f", 10): "pretrain/quick_imagenet",
     ("d8fa9f7be1f5", 26): "quick/retrain quick/supernet own/cpu_retrain own/cpu_supernet",
     ("202c3ea9f553", 56): "own/retrain own/supernet",
+    ("dbe04e74f705", 10): "bench/shapes4096 bench/shapes4096_trained",
     ("65865f02a8c9", 50): "unified/searched_coco unified/supernet_coco",
     ("b598b2431756", 6): "unified/coco_R50 unified/coco_R50_variant_B",
     ("57b6c4d547cc", 4): """unified/cityscapes_R50 unified/cityscapes_R50_maskfree
@@ -217,7 +218,8 @@ def test_its_model_builds_and_uses_what_it_states(path, tmp_path, monkeypatch):
     else:
         assert found == {site.name: site.names for site in space.sites}
     if is_supernet(cfg):
-        assert min(len(ops) for ops in found.values()) > 1
+        least = max if cfg.NAS.SPACE.SITES else min  # which may fix some sites
+        assert least(len(ops) for ops in found.values()) > 1
     else:
         assert {len(ops) for ops in found.values()} <= {1}
     keys = {key for file in (path, *bases(path)[1:]) for key in stated(file) if key.startswith("MODEL.")}

@@ -276,5 +276,5 @@ def test_mistakes_cost_one_line(trained, tmp_path):
 
 def test_onnx_needs_its_libraries(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(UserError, match="pip install onnx onnxruntime, or --format torchscript"):
+    with pytest.raises(UserError, match="pip install onnx onnxruntime, or write TorchScript"):
         call(trained, "--output", tmp_path / "network.onnx")

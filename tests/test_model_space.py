@@ -74,9 +74,9 @@ def test_operators_of_single_sites():
         ([["mask.0", ["shuffle_3x3"]]], "site 'mask.0', has 'shuffle_3x3': expected head operators"),
         ([["mask.0", []]], "expected at least one operator"),
         ([["mask.0", ["conv_3x3", "conv_3x3"]]], "each once"),
-        ([["mask.0"]], "expected pairs"),
-        ([["mask.0", "conv_3x3"]], "expected pairs"),
-        (["mask.0", "conv_3x3"], "expected pairs"),
+        ([["mask.0"]], "expected pairs such as"),
+        ([["mask.0", "conv_3x3"]], "expected pairs such as"),
+        (["mask.0", "conv_3x3"], "expected pairs such as"),
         ([["backbone.0", ["skip"]]], "a block of stride 2 cannot be skipped"),
     ],
 )

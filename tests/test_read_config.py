@@ -65,11 +65,12 @@ def test_no_command_runs_a_config(capfd, tmp_path, toy, script, arguments):  # n
     assert f"{bad}: could not determine a constructor" in line and not mark.exists()
 
 
-def test_no_check_runs_a_config(capsys, tmp_path):
+def test_no_check_runs_a_config(tmp_path):
     mark = tmp_path / "EXECUTED"
     bad = write(tmp_path / "bad.yaml", f"VIS_PERIOD: !!python/object/apply:os.mkdir ['{mark}']\n")
-    assert check.main(["shapes_panoptic_val", "--config-file", bad]) == 2
-    assert f"{bad}: could not determine" in capsys.readouterr().err and not mark.exists()
+    with pytest.raises(UserError, match=f"{bad}: could not determine"):
+        check.main(["shapes_panoptic_val", "--config-file", bad])
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize("content, message", [

@@ -302,8 +302,8 @@ def test_commands_refuse_before_they_start(capfd, tmp_path, toy, script):  # noq
     assert "files of them are pickles" in line
 
 
-def test_the_check_refuses_them_too(capsys, tmp_path):
+def test_the_check_refuses_them_too(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("VERSION: 2\nSOLVER:\n  STEPS: (5, 3)\n")
-    assert check.main(["shapes_panoptic_val", "--config-file", str(path)]) == 2
-    assert "SOLVER.STEPS is (5, 3); expected a list of a whole number" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"SOLVER.STEPS is \(5, 3\); expected a list of a whole number"):
+        check.main(["shapes_panoptic_val", "--config-file", str(path)])

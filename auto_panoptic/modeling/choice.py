@@ -32,7 +32,7 @@ from auto_panoptic.space import (
     resolve_architecture_path,
 )
 from auto_panoptic.space.space import some
-from auto_panoptic.validate import machine_memory
+from auto_panoptic.validate import RULES, machine_memory
 
 
 class ChoiceBlock(nn.Module):
@@ -139,19 +139,10 @@ def site_domains(cfg: CfgNode) -> list[tuple[str, list[str]]]:
     Raises:
         UserError: it is something else.
     """
-    pairs = cfg.NAS.SPACE.SITES
-    fits = isinstance(pairs, Sequence) and all(
-        isinstance(pair, Sequence)
-        and len(pair) == 2
-        and isinstance(pair[0], str)
-        and not isinstance(pair[1], str)
-        and isinstance(pair[1], Sequence)
-        and all(isinstance(name, str) for name in pair[1])
-        for pair in pairs
-    )
-    if not fits or isinstance(pairs, str):
-        raise UserError(f"{SITES} is {pairs!r}: expected pairs such as [['mask.0', [conv_3x3, identity]]]")
-    return [(pattern, list(names)) for pattern, names in pairs]
+    if "NAS" not in cfg:  # of a network that is Detectron2's alone
+        return []
+    RULES[SITES].check(SITES, cfg.NAS.SPACE.SITES)
+    return [(pattern, list(names)) for pattern, names in cfg.NAS.SPACE.SITES]
 
 
 class Choices:

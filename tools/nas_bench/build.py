@@ -130,7 +130,7 @@ def build(args, journal: Journal, executor) -> Benchmark:
     trained = [results[place :: len(paths)] for place in range(len(paths))]
     cfg = build_config(str(ROOT / TRAINED))
     about = {"configs": [CONFIG, TRAINED], "steps": args.steps, "image": cfg.INPUT.MIN_SIZE_TEST}
-    return make_table(space, (macs, params), scores, paths, trained, about, cfg.DATASETS.SEARCH)
+    return make_table(space, (macs, params), scores, paths, trained, about, cfg.DATASETS.TEST)
 
 
 def make_executor(args):

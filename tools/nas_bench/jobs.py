@@ -128,8 +128,10 @@ class Work:
         return {name: [round(row.get(name, math.nan), 6) for row in rows] for name in METRICS}
 
     def _standalone(self, job: Standalone) -> dict:
-        options = [*self.options, "SOLVER.MAX_ITER", str(job.steps)]
-        cfg = build_config(str(ROOT / self.trained_config), options)
+        cfg = build_config(str(ROOT / self.trained_config), self.options).clone()
+        cfg.defrost()
+        cfg.DATASETS.SEARCH = cfg.DATASETS.TEST
+        cfg.freeze()
         space = SearchSpace.from_config(cfg)
         weights = job.start.weights(self.output) if job.start else ""
         start = job.start.folder(self.output).name if job.start else "scratch"
