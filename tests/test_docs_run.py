@@ -60,7 +60,7 @@ def test_the_quickstart_by_hand(folder):
 def test_an_operator_of_ones_own(folder):
     text = page("operators.md")
     for language, name in (("python", "my_ops.py"), ("yaml", "my_ops.yaml")):
-        (block,) = re.findall(rf"```{language}\n(.*?)```", text, re.S)
+        (block,) = re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)  # no part of a list
         assert f"`{name}`" in text
         (folder / name).write_text(block)
     try:
