@@ -2,11 +2,11 @@
 
     from auto_panoptic.bench import load
 
-    bench = load("shapes4096")
+    bench = load("output/nas_bench/shapes4096.npz")
     bench.supernet["PQ"]  # (supernet seeds, paths)
     bench.trained["PQ"]  # (trained paths, seeds)
 
-The files are made by ``tools/nas_bench/build.py``; "provenance" says with what.
+``tools/nas_bench/build.py --table FILE`` makes one; "provenance" says with what. None is shipped yet.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def load(name: str | os.PathLike) -> Benchmark:
     """
     path = FOLDER / f"{name}{SUFFIX}" if str(name) in names() else Path(name)
     if not path.is_file():
-        raise UserError(f"no benchmark {str(name)!r}: expected one of {', '.join(names())}, or a file")
+        known = f"one of {', '.join(names())}, or a file" if names() else "a file of tools/nas_bench/build.py"
+        raise UserError(f"no benchmark {str(name)!r}: expected {known}")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}

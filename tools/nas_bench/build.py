@@ -4,7 +4,7 @@ Everything that is computed is a line of OUTPUT/journal.jsonl; stopped at any mo
 on. --workers N does N jobs at a time, one thread (or one GPU) each, here or with --ray-address on a cluster.
 
     python tools/nas_bench/build.py [--output output/nas_bench] [--workers 2]
-    python tools/nas_bench/build.py --table auto_panoptic/bench/shapes4096.npz
+    python tools/nas_bench/build.py --table output/nas_bench/shapes4096.npz
 
 """
 

@@ -5,7 +5,7 @@ in a two-way table of paths by seeds: what a seed does to all paths alike is lef
 predictor can be expected to do better than sqrt(r); taus are shown as they are and divided by it. Intervals
 are percentiles of 1 000 resamples of the paths. "top quarter" are the paths of the best true PQ.
 
-    python tools/nas_bench/predictors.py [--table shapes4096]
+    python tools/nas_bench/predictors.py [--table output/nas_bench/shapes4096.npz]
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def main() -> None:
     """The command line; the last line is one JSON object."""
     how = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
-    parser.add_argument("--table", default="shapes4096", help="name or file (default: shapes4096)")
+    parser.add_argument(
+        "--table", default="output/nas_bench/shapes4096.npz", help="name or file (default: %(default)s)"
+    )
     bench = load(parser.parse_args().table)
     print(json.dumps(report(bench, predictors_of(bench))))
 

@@ -5,7 +5,7 @@ share of searches whose selection scores among the best hundredth. Every rule se
 times; an evolution of few evaluations has fewer generations. What the selection is worth when trained is
 another matter: tools/nas_bench/predictors.py says how far the supernet's scores tell it.
 
-    python tools/nas_bench/regret.py [--table shapes4096] [--seeds 20] [--budgets 12 32 60 120 240]
+    python tools/nas_bench/regret.py [--table FILE] [--seeds 20] [--budgets 12 32 60 120 240]
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def main() -> None:
     """The command line; the last line is one JSON object."""
     how = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
-    parser.add_argument("--table", default="shapes4096", help="name or file (default: shapes4096)")
+    parser.add_argument(
+        "--table", default="output/nas_bench/shapes4096.npz", help="name or file (default: %(default)s)"
+    )
     parser.add_argument("--seeds", type=int, default=20, help="searches of each supernet (default: 20)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[12, 32, 60, 120, 240])
     args = parser.parse_args()
