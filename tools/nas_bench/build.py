@@ -33,7 +33,7 @@ from auto_panoptic.explore import Ledger  # noqa: E402
 from auto_panoptic.modeling.counting import configured_costs  # noqa: E402
 from auto_panoptic.progress import Progress  # noqa: E402
 from auto_panoptic.search.executors.in_process import InProcess  # noqa: E402
-from auto_panoptic.search.executors.ray import RayExecutor  # noqa: E402
+from auto_panoptic.search.executors.ray import RayExecutor, import_ray  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
 from auto_panoptic.training import build_config  # noqa: E402
 
@@ -144,7 +144,7 @@ def make_executor(args):
 
 def _in_worker(make, _shared) -> Work:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
-    return make()
+    return make(options=["MODEL.DEVICE", "cuda"] if import_ray().get_gpu_ids() else [])
 
 
 def header(args) -> dict:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from scoring import METRICS, PathScorer
 
 from auto_panoptic.bench import path_of
 from auto_panoptic.evaluation import panoptic_quality_of
 from auto_panoptic.search.candidate import load_evaluator
-from auto_panoptic.search.executors.ray import import_ray
 from auto_panoptic.search.final_training import Final, FinalTraining
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import build_config, train
@@ -91,14 +88,13 @@ class Work:
     Args:
         supernet_config, trained_config: config files.
         output: folder of all.
+        options: KEY, VALUE pairs for both configs.
     """
 
     def __init__(self, supernet_config: str, trained_config: str, output: Path, options: Sequence[str] = ()):
         self.supernet_config, self.trained_config = supernet_config, trained_config
         self.output, self.options = output, list(options)
         self._scorer = None
-        if torch.cuda.is_available() and "RAY_JOB_ID" in os.environ and import_ray().get_gpu_ids():
-            self.options += ["MODEL.DEVICE", "cuda"]
 
     def __call__(self, job) -> tuple[dict, dict]:
         """(results, seconds)."""
