@@ -67,7 +67,7 @@ def test_strata_are_even():
     rng = np.random.default_rng(1)
     macs, scores = rng.integers(1, 1000, 4096), rng.normal(size=4096)
     chosen = strata(scores, macs, 128)
-    assert len(set(chosen)) == 128 and strata(scores, macs, 128) == chosen
+    assert len(set(chosen)) == 128 and strata(scores, macs, 32) == chosen[:32]
     quarter = np.argsort(np.argsort(macs, kind="stable"), kind="stable") // 1024
     assert np.bincount(quarter[chosen]).tolist() == [32] * 4
     for q in range(4):

@@ -38,6 +38,7 @@ from auto_panoptic.space import SearchSpace  # noqa: E402
 from auto_panoptic.training import build_config  # noqa: E402
 
 CONFIG, TRAINED = "configs/bench/shapes4096.yaml", "configs/bench/shapes4096_trained.yaml"
+GROUP = 16
 NAME = "base"  # of the supernets whose scores of all paths are in the table
 # Those that trainings start from, another one for each seed of a training.
 START = ("SOLVER.MAX_ITER", 480, "SOLVER.STEPS", "(384, 446)")
@@ -76,16 +77,16 @@ def _result(outcome: dict) -> dict:
 
 
 def strata(scores: np.ndarray, macs: np.ndarray, number: int, seed: int = 0) -> list[int]:
-    """Paths drawn evenly from 16 strata: quarters of the multiply-adds, in each quarters of the score."""
-    rng, chosen = np.random.default_rng(seed), []
+    """Paths drawn in turn from 16 strata: quarters of the multiply-adds, in each quarters of the score.
+
+    The first of them are those that a smaller ``number`` has.
+    """
+    rng, cells = np.random.default_rng(seed), []
     cheap_first = np.argsort(macs, kind="stable")
-    cells = []
     for quarter in np.array_split(cheap_first, 4):
         cells += np.array_split(quarter[np.argsort(scores[quarter], kind="stable")], 4)
-    for i, cell in enumerate(cells):
-        share = number * (i + 1) // len(cells) - number * i // len(cells)
-        chosen += rng.choice(cell, share, replace=False).tolist()
-    return chosen
+    smallest = min(map(len, cells))
+    return np.stack([rng.permutation(cell)[:smallest] for cell in cells], axis=1).ravel()[:number].tolist()
 
 
 def base_supernets(seeds: int) -> list[Supernet]:
@@ -125,9 +126,12 @@ def build(args, journal: Journal, executor) -> Benchmark:
     journal.do(executor, [*supernets, *starts], "supernets")
     scores = [all_scores(journal, executor, supernet, space) for supernet in supernets]
     paths = strata(np.mean([s["PQ"] for s in scores], axis=0), macs, args.trained)
-    jobs = [Standalone(path, s, args.steps, start) for s, start in enumerate(starts) for path in paths]
-    results = journal.do(executor, jobs, "trained paths")
-    trained = [results[place :: len(paths)] for place in range(len(paths))]
+    seeds = list(enumerate(starts))
+    # By groups of paths, all seeds of each: a part of the journal is a smaller table.
+    groups = [paths[first : first + GROUP] for first in range(0, len(paths), GROUP)]
+    jobs = [Standalone(p, s, args.steps, start) for group in groups for s, start in seeds for p in group]
+    results = dict(zip(jobs, journal.do(executor, jobs, "trained paths"), strict=True))
+    trained = [[results[Standalone(p, s, args.steps, start)] for s, start in seeds] for p in paths]
     cfg = build_config(str(ROOT / TRAINED))
     about = {"configs": [CONFIG, TRAINED], "steps": args.steps, "image": cfg.INPUT.MIN_SIZE_TEST}
     return make_table(space, (macs, params), scores, paths, trained, about, cfg.DATASETS.TEST)
