@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from toy import answer_strongly, make_config
+from toy import answer_strongly, make_config, write_config
 
 from auto_panoptic.bench import Benchmark, load, path_of
 from auto_panoptic.errors import UserError
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
 import predictors  # noqa: E402
 import regret  # noqa: E402
 from build import Journal, strata  # noqa: E402
-from jobs import AllScores, Supernet  # noqa: E402
+from jobs import AllScores, Standalone, Supernet, Work  # noqa: E402
 from scoring import METRICS, PathScorer  # noqa: E402
 
 SITES = (
@@ -61,6 +61,16 @@ def test_scores_are_those_of_the_search(tmp_path, shapes, monkeypatch):
             assert found[number // rows][name][number % rows] == pytest.approx(metrics[name], abs=1e-6), name
         different.add(metrics["PQ"])
     assert len(different) > rows  # every part of the network plays its part
+
+
+def test_a_path_is_trained_without_the_file_that_its_config_names(tmp_path, shapes):
+    sites = {"CROSS_ATTENTION": {"ENABLED": False}}, {"SPACE": {"SITES": [[s, list(o)] for s, o in SITES]}}
+    supernet = write_config(tmp_path / "supernet.yaml", shapes, MODEL=sites[0], NAS=sites[1])
+    nas = {**sites[1], "ARCHITECTURE": str(tmp_path / "none.json")}
+    trained = write_config(tmp_path / "trained.yaml", shapes, MODEL=sites[0], NAS=nas)
+    work = Work(str(supernet), str(trained), tmp_path / "out")
+    results, _ = work(Standalone(5, 0, 2))
+    assert np.isfinite(results["PQ"]) and results["counts"] and not any(tmp_path.glob("out/*/*/*"))
 
 
 def test_strata_are_even():

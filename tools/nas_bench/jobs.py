@@ -124,7 +124,9 @@ class Work:
         return {name: [round(row.get(name, math.nan), 6) for row in rows] for name in METRICS}
 
     def _standalone(self, job: Standalone) -> dict:
-        cfg = build_config(str(ROOT / self.trained_config), self.options).clone()
+        # The architecture that the config names is written by each training, into its own folder.
+        options = [*self.options, "NAS.ARCHITECTURE", ""]
+        cfg = build_config(str(ROOT / self.trained_config), options).clone()
         cfg.defrost()
         cfg.DATASETS.SEARCH = cfg.DATASETS.TEST
         cfg.freeze()
