@@ -89,6 +89,11 @@ def strata(scores: np.ndarray, macs: np.ndarray, number: int, seed: int = 0) -> 
     return np.stack([rng.permutation(cell)[:smallest] for cell in cells], axis=1).ravel()[:number].tolist()
 
 
+def trained_paths(scores: Sequence[dict[str, np.ndarray]], macs: np.ndarray, number: int) -> list[int]:
+    """Those of :func:`strata` by the mean score in the supernets."""
+    return strata(np.mean([s["PQ"] for s in scores], axis=0), macs, number)
+
+
 def base_supernets(seeds: int) -> list[Supernet]:
     """Those whose scores are in the table."""
     return [Supernet(NAME, (), seed) for seed in range(seeds)]
@@ -107,14 +112,15 @@ def space_and_costs(options: Sequence[str] = ()):
     return space, np.array([c.macs for c in costs]), np.array([c.params for c in costs])
 
 
-def backbones(space: SearchSpace) -> int:
-    """Number of choices of the backbone."""
-    return int(np.prod([len(site.ops) for site in space.sites if site.part == "backbone"]))
+def score_jobs(supernet: Supernet, space: SearchSpace) -> list[AllScores]:
+    """One for each choice of the backbone."""
+    choices = np.prod([len(site.ops) for site in space.sites if site.part == "backbone"])
+    return [AllScores(supernet, number) for number in range(choices)]
 
 
 def all_scores(journal: Journal, executor, supernet: Supernet, space: SearchSpace) -> dict[str, np.ndarray]:
     """{metric: (paths,)} of a supernet."""
-    jobs = [AllScores(supernet, number) for number in range(backbones(space))]
+    jobs = score_jobs(supernet, space)
     parts = journal.do(executor, jobs, f"scores of supernet {supernet.name} {supernet.seed}")
     return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
 
@@ -125,7 +131,7 @@ def build(args, journal: Journal, executor) -> Benchmark:
     supernets, starts = base_supernets(args.supernets), start_supernets(args.seeds)
     journal.do(executor, [*supernets, *starts], "supernets")
     scores = [all_scores(journal, executor, supernet, space) for supernet in supernets]
-    paths = strata(np.mean([s["PQ"] for s in scores], axis=0), macs, args.trained)
+    paths = trained_paths(scores, macs, args.trained)
     seeds = list(enumerate(starts))
     # By groups of paths, all seeds of each: a part of the journal is a smaller table.
     groups = [paths[first : first + GROUP] for first in range(0, len(paths), GROUP)]
@@ -137,9 +143,9 @@ def build(args, journal: Journal, executor) -> Benchmark:
     return make_table(space, (macs, params), scores, paths, trained, about, cfg.DATASETS.TEST)
 
 
-def make_executor(args):
+def make_executor(args, work: type[Work] = Work):
     """Jobs in this process, or side by side."""
-    make = partial(Work, CONFIG, TRAINED, args.output.resolve())
+    make = partial(work, CONFIG, TRAINED, args.output.resolve())
     if args.workers == 1 and not args.ray_address:
         return contextlib.nullcontext(InProcess(make()))
     gpus = args.gpus
@@ -151,6 +157,14 @@ def _in_worker(make, _shared) -> Work:
     return make(options=["MODEL.DEVICE", "cuda"] if import_ray().get_gpu_ids() else [])
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """The options of :func:`make_executor`."""
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "nas_bench")
+    parser.add_argument("--workers", type=int, default=1, help="jobs at a time (default: 1)")
+    parser.add_argument("--ray-address", help="of a running Ray cluster, or auto")
+    parser.add_argument("--gpus", action="store_true", help="one GPU per worker")
+
+
 def header(args) -> dict:
     """What the entries of a journal have in common."""
     return {"benchmark": "shapes4096", "steps": args.steps}
@@ -160,10 +174,7 @@ def main() -> None:
     """The command line."""
     how = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "nas_bench")
-    parser.add_argument("--workers", type=int, default=1, help="jobs at a time (default: 1)")
-    parser.add_argument("--ray-address", help="of a running Ray cluster, or auto")
-    parser.add_argument("--gpus", action="store_true", help="one GPU per worker")
+    add_workers(parser)
     parser.add_argument("--supernets", type=int, default=3, help="seeds of the supernet (default: 3)")
     parser.add_argument("--trained", type=int, default=128, help="paths that are trained (default: 128)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each training (default: 3)")

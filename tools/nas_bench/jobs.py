@@ -103,12 +103,17 @@ class Work:
         return results, {"all": round(time.perf_counter() - start, 2)}
 
     def _supernet(self, job: Supernet) -> dict:
-        folder = job.folder(self.output)
-        options = [*self.options, *job.options, "SEED", str(job.seed), "OUTPUT_DIR", str(folder)]
-        if not Path(job.weights(self.output)).is_file():
-            options += ["DATASETS.TEST", "()"]
-            train(str(ROOT / self.supernet_config), list(map(str, options)), resume=folder.is_dir())
-        return {}
+        return self._train(job, job.folder(self.output))
+
+    def _train(self, job: Supernet, folder: Path) -> dict:
+        """The CPU time of the whole training, from that of the iterations that were done now."""
+        if (folder / "model_final.pth").is_file():
+            return {}
+        options = [*self.options, *job.options, "SEED", job.seed, "OUTPUT_DIR", folder, "DATASETS.TEST", "()"]
+        start = time.process_time()
+        trainer = train(str(ROOT / self.supernet_config), list(map(str, options)), resume=folder.is_dir())
+        share = (trainer.max_iter - trainer.start_iter) / trainer.max_iter
+        return {"cpu": round((time.process_time() - start) / share, 2)} if share else {}
 
     def _allscores(self, job: AllScores) -> dict:
         if self._scorer is None:
