@@ -7,21 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy import write_config
+from detectron2.utils.env import seed_all_rng
+from toy import Scale, write_config
 
 from auto_panoptic.bench import path_of
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger
-from auto_panoptic.modeling import choice_blocks
+from auto_panoptic.modeling import ChoiceBlock
 from auto_panoptic.search.executors.in_process import InProcess
 from auto_panoptic.space import SearchSpace
-from auto_panoptic.training import AutoPanopticTrainer, build_config
+from auto_panoptic.training import AtomicCheckpointer, AutoPanopticTrainer, build_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
 
 import build  # noqa: E402
 import variants  # noqa: E402
-from jobs import Supernet  # noqa: E402
 from proxies import MoreWork, WarmSupernet, gradient_norm, spread  # noqa: E402
 from variant_file import Measured, read_variants, variants_beside, write_variants  # noqa: E402
 
@@ -49,11 +49,85 @@ def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
         calls.append(job.key)
         return work(job)
 
-    warm = (WarmSupernet, ("SOLVER.MAX_ITER", 1), ("SOLVER.MAX_ITER", 1))
-    monkeypatch.setattr(variants, "VARIANTS", {"1 image a pass": ("SOLVER.IMS_PER_BATCH", 1), "warm": warm})
-    monkeypatch.setattr(variants.build, "space_and_costs", lambda: (None, np.array([1, 5, 2]), None))
-    known = [(), (3, 0, 6), (3, 0, 6, 5)]
-    monkeypatch.setattr(variants, "known_paths", lambda *_: known[0])
+    warm = (WarmSupernet, (), ("SOLVER.BASE_LR", 0.02))
+    monkeypatch.setattr(variants, "VARIANTS", {"warm": warm, variants.MOMENTUM: ("SOLVER.IMS_PER_BATCH", 1)})
+    monkeypatch.setattr(variants, "TUNING", 2)
     monkeypatch.setattr(build, "GROUP", 2)
-    monkeypatch.setattr(build, "base_supernets", lambda n: [Supernet("1_image_a_pass", (), 3)] * n)
+    monkeypatch.setattr(build, "space_and_costs", lambda: (None, np.array([1, 2, 5, 4]), None))
+    base = WarmSupernet("warm", (), 3, 2, ())
+    monkeypatch.setattr(
+        build, "base_supernets", lambda n: [Namespace(seed=0, key="", name="", weights=base.weights)]
+    )
+    known = []
+    monkeypatch.setattr(variants, "known_paths", lambda *_: tuple(known))
     args = Namespace(seeds=1, workers=1, output=work.output, paths=3, file=None)
+
+    def run():
+        with Ledger.open(work.output / "variants.jsonl", {}, resume=True) as ledger:
+            return variants.run(args, build.Journal(ledger), InProcess(counted))
+
+    assert run() == [] and calls == ["supernet warm 3", "supernet momentum_0.01 3"]
+    known[:] = [3, 0, 6]
+    found = {(m.name, m.seed): m for m in run()}
+    raw = ("momentum 0.01, not calibrated", 3)
+    assert found.keys() == {("gradient norm", 3), ("not calibrated", 0), ("tuned for 2 steps", 0)} | {
+        ("warm", 3), ("momentum 0.01", 3), raw
+    }  # fmt: skip
+    assert all(list(m.values) == known and np.isfinite([*m.values.values()]).all() for m in found.values())
+    assert found["warm", 3].minutes > 0 and found["gradient norm", 3].minutes is None
+    assert read_variants(variants_beside(work.output / "shapes4096.npz")) == [*found.values()]
+    before, known[:] = len(calls), [3, 0, 6, 5]
+    more = {(m.name, m.seed): m for m in run()}
+    assert all(more[name].values.items() >= m.values.items() for name, m in found.items())
+    # Only what was unknown: groups that are not as they were, and one path to be tuned.
+    kinds = [key.split()[0] for key in calls[before:]]
+    assert kinds == ["gradients", "scores", "tuned", "scores", "scores", "scores"]
+
+
+def test_a_path_lends_its_weights_to_operators_of_the_same_shapes(tmp_path, work):
+    cfg = work._config(work.supernet_config, seed=4)
+    space = SearchSpace.from_config(cfg)
+    architecture, file = path_of(space, 7), tmp_path / "architecture.json"  # xception, dwconv, atconv
+    architecture.save(file)
+    fixed = build_config(work.supernet_config, ["NAS.ARCHITECTURE", str(file), "OUTPUT_DIR", str(tmp_path)])
+    trained = AutoPanopticTrainer.build_model(fixed)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.fill_(0.5)
+    AtomicCheckpointer(trained, str(tmp_path), cfg=fixed).save("path")
+    supernet = spread(cfg, file, tmp_path / "path.pth")
+    seed_all_rng(4)
+    fresh = dict(AutoPanopticTrainer.build_model(cfg).named_parameters())
+    kept = {name for name, value in supernet.named_parameters() if not (value == 0.5).all()}
+    assert all(torch.equal(dict(supernet.named_parameters())[name], fresh[name]) for name in kept)
+    fixed_names = {name for name, _ in trained.named_parameters()}
+    # The semantic head's conv_3x3 has the shapes of atconv_3x3, the mask head's not those of dwconv_3x3.
+    assert kept == {n for n in fresh if n not in fixed_names and ("sem_seg" not in n)} and kept
+    assert {name.split("candidates.")[1].split(".")[0] for name in kept} == {"conv_3x3"}
+
+
+def test_the_norm_of_a_gradient_is_that_of_the_path(work):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+            operators = {"identity": Scale(2.0), "conv_3x3": Scale(3.0)}
+            self.site = ChoiceBlock("a.0", operators)
+
+        def forward(self, batch):
+            return {"loss": self.site(self.stem.sum() * batch), "other": 3 * self.stem[0]}
+
+    space = SearchSpace.from_dict({"a.0": ["identity", "conv_3x3"]})
+    # Of two batches, 1 and 2: stem (2 * 3 + 2 * 3, 2 * 3), the operator 2 * 3.
+    norm = gradient_norm(Net(), path_of(space, 0), [1.0, 2.0], seed=0)
+    assert norm == pytest.approx(np.hypot(12, 6) + 6)
+    assert gradient_norm(Net(), path_of(space, 1), [1.0], seed=0) == pytest.approx(np.hypot(6, 3) + 2)
+
+
+def test_files_of_variants(tmp_path):
+    some = [Measured("a", 3, 1.5, {4: 50.25, 1: 51.5}), Measured("b", 3, None, {1: 2.0, 9: 3.0})]
+    write_variants(tmp_path / "v.json", some)
+    assert read_variants(tmp_path / "v.json") == some
+    (tmp_path / "v.json").write_text('{"format": "other"}')
+    with pytest.raises(UserError, match="no file of tools/nas_bench/variants.py"):
+        read_variants(tmp_path / "v.json")

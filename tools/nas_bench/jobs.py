@@ -20,8 +20,16 @@ from auto_panoptic.training import build_config, train
 ROOT = Path(__file__).resolve().parents[2]
 
 
+class Job:
+    """Something to be done, with a ``key`` in the journal."""
+
+    def indices(self) -> str:
+        """What executors show of work that failed."""
+        return self.key
+
+
 @dataclass(frozen=True)
-class Supernet:
+class Supernet(Job):
     """The training of a supernet: a name, options of the config, and a seed."""
 
     name: str
@@ -42,7 +50,7 @@ class Supernet:
 
 
 @dataclass(frozen=True)
-class AllScores:
+class AllScores(Job):
     """The scores of all paths of a supernet with one choice of backbone."""
 
     supernet: Supernet
@@ -54,7 +62,7 @@ class AllScores:
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Job):
     """The scores of some paths of a supernet, by the search's own evaluator, under options of the config."""
 
     supernet: Supernet
@@ -68,7 +76,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Standalone:
+class Standalone(Job):
     """A path trained on its own from scratch; or, with ``start``, from its weights in a supernet."""
 
     path: int

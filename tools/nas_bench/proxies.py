@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
-from jobs import ROOT, Supernet, Work
+from detectron2.utils.events import EventStorage
+from jobs import ROOT, Job, Supernet, Work
 
 from auto_panoptic.bench import path_of
 from auto_panoptic.modeling import apply_architecture, choice_blocks
@@ -44,7 +45,7 @@ class WarmSupernet(Supernet):
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(Job):
     """The score of a path on the search images, a few steps of its own after its weights in a supernet."""
 
     supernet: Supernet
@@ -57,7 +58,7 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class GradientNorms:
+class GradientNorms(Job):
     """Of paths of a supernet that is initialised from ``seed``, and not trained; ``name`` tells which."""
 
     seed: int
@@ -110,7 +111,9 @@ class MoreWork(Work):
         seed_all_rng(job.seed)
         model = AutoPanopticTrainer.build_model(cfg).train()
         batches = list(itertools.islice(build_train_loader(cfg), BATCHES))
-        return {"norm": [gradient_norm(model, path_of(space, path), batches, job.seed) for path in job.paths]}
+        with EventStorage():  # Detectron2's losses write to it
+            norms = [gradient_norm(model, path_of(space, path), batches, job.seed) for path in job.paths]
+        return {"norm": norms}
 
     def _config(self, config: str, seed: int = 0) -> CfgNode:
         """That of a supernet, or of a path that has no architecture yet, scored on the search images."""

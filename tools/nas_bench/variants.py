@@ -33,6 +33,7 @@ from auto_panoptic.space import SearchSpace  # noqa: E402
 
 BASE = 3  # supernets of the benchmark; those of here have the seeds after them
 TUNING = 10  # steps, 5 % of those of a training
+MOMENTUM = "momentum 0.01"  # it decides what is left where nothing is calibrated
 NO_CALIBRATION = ("NAS.BN_RECALIBRATION.ENABLED", "False")
 
 
@@ -55,7 +56,7 @@ VARIANTS: dict[str, tuple] = {
     "sum of gradients": ("NAS.GRADIENTS", "sum"),
     "divided rates": ("NAS.GRADIENTS", "lr_scale"),
     "1920 cycles": cycles(1920),
-    "momentum 0.01": ("MODEL.SHUFFLENET.NORM_MOMENTUM", 0.01),
+    MOMENTUM: ("MODEL.SHUFFLENET.NORM_MOMENTUM", 0.01),
 }
 
 
@@ -92,21 +93,21 @@ def supernet_of(name: str, seed: int, largest: int) -> Supernet:
 
 
 def measures(seeds: int, largest: int) -> list[Measure]:
-    """All of them, the most important ones first."""
-    base, found = build.base_supernets(BASE), []
-    for seed in range(BASE, BASE + seeds):
-        own = {name: supernet_of(name, seed, largest) for name in VARIANTS}
-        found += [Measure(name, seed, net, partial(scores, net)) for name, net in own.items()]
-        unlike = partial(scores, own["momentum 0.01"], options=NO_CALIBRATION)
-        found.append(Measure("momentum 0.01, not calibrated", seed, own["momentum 0.01"], unlike))
-        start = base[seed - BASE]
-        other = [
-            Measure("not calibrated", start.seed, None, partial(scores, start, options=NO_CALIBRATION)),
+    """All of them: what needs no other training, then the variants, the most important ones first."""
+    found = []
+    for start in build.base_supernets(BASE)[:seeds]:
+        seed = start.seed + BASE
+        found += [
             Measure("gradient norm", seed, None, partial(_gradients, seed)),
+            Measure("not calibrated", start.seed, None, partial(scores, start, options=NO_CALIBRATION)),
             Measure(f"tuned for {TUNING} steps", start.seed, None, partial(_tuned, start)),
         ]
-        place = [m.name for m in found].index("1 image a pass") if seed == BASE else len(found)
-        found[place:place] = other
+        for name in VARIANTS:
+            net = supernet_of(name, seed, largest)
+            found.append(Measure(name, seed, net, partial(scores, net)))
+            if name == MOMENTUM:
+                rough = partial(scores, net, options=NO_CALIBRATION)
+                found.append(Measure(f"{name}, not calibrated", seed, net, rough))
     return found
 
 
@@ -147,12 +148,15 @@ def run(args, journal: build.Journal, executor) -> list[Measured]:
     """All that can be measured now; as many supernets at a time as there are workers."""
     space, macs, _ = build.space_and_costs()
     wanted, paths, found, errors = measures(args.seeds, int(np.argmax(macs))), (), [], []
+    scored = 0  # so many of the measurements
     for first in range(0, len(wanted), args.workers):
         last = first + args.workers
         paths = paths or known_paths(args.output, space, macs, args.paths)
         nets = dict.fromkeys(m.supernet for m in wanted[first:last] if m.supernet)
         todo = [(list(nets), "supernets")]
-        todo += [(m.jobs(paths), m.name) for m in wanted[:last]] if paths else []
+        if paths:
+            todo += [(m.jobs(paths), m.name) for m in wanted[scored:last]]
+            scored = last
         for jobs, title in todo:
             try:
                 journal.do(executor, jobs, title)
