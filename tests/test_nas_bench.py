@@ -21,7 +21,6 @@ from auto_panoptic.training.checkpoint import AtomicCheckpointer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
 
-import predictors  # noqa: E402
 import regret  # noqa: E402
 from build import Journal, strata  # noqa: E402
 from jobs import AllScores, Standalone, Supernet, Work  # noqa: E402
@@ -189,29 +188,3 @@ def test_regret_of_searches_of_a_table():
     assert rows["path_priority, ridge"][60]["regret"] < 0.1 < rows["random, best"][32]["regret"]
     true = regret.lookup(space, scores[1])
     assert true(np.array([[0, 0, 0, 1], [3, 3, 3, 3]])).tolist() == [scores[1, 1], scores[1, 255]]
-
-
-def test_reliability_is_the_share_of_the_paths():
-    # Rows differ by 3; what is left of rows and columns is 1/2 everywhere, one degree of freedom: variance 1.
-    r = predictors.reliability(np.array([[0.0, 0.0], [4.0, 2.0]]))
-    assert r.noise == 1 and r.paths == 2  # 9/2 between means, less 1/2
-    assert (r.single, r.mean) == (pytest.approx(4 / 5), pytest.approx(8 / 9))
-    exact = predictors.reliability(np.add.outer(np.arange(5.0), [0.0, 7.0, 3.0]))
-    assert exact.mean == pytest.approx(1) and exact.noise == pytest.approx(0, abs=1e-12)
-    assert predictors.reliability(np.array([[0.0, 1.0], [1.0, 0.0]]))[2:] == (0, 0)
-
-
-def test_taus_of_predictors(capsys):
-    assert predictors.tau(np.array([1, 2, 3, 4]), np.array([1, 2, 4, 3])) == pytest.approx(4 / 6)
-    truth = np.arange(40.0)
-    whole, low, high = predictors.interval(truth, truth)
-    assert (whole, low, high) == pytest.approx((1, 1, 1))
-    noisy = np.random.default_rng(0).permutation(40).astype(float)
-    whole, low, high = predictors.interval(noisy, truth)
-    assert low < 0 < high and low < whole < high
-    paths = np.array([0, 1, 2, 5])
-    table = make_table([[[], []]] * 4, paths)
-    table.trained["PQ"][:] = np.array([[1, 1], [2, 2], [3, 4], [6, 7]])
-    found = predictors.report(table, predictors.predictors_of(table))
-    assert found["taus"]["supernet 1"]["tau"] == found["taus"]["multiply-adds"]["tau"] == 1
-    assert found["reliability"]["single"] > 0.9 and "reliability" in capsys.readouterr().out

@@ -2,10 +2,14 @@
 
 The truth is the mean PQ of a path's trainings. Its reliability r is the share of the paths in its variance,
 in a two-way table of paths by seeds: what a seed does to all paths alike is left out, the rest is noise. No
-predictor can be expected to do better than sqrt(r); taus are shown as they are and divided by it. Intervals
-are percentiles of 1 000 resamples of the paths. "top quarter" are the paths of the best true PQ.
+predictor can be expected to do better than sqrt(r); taus are shown as they are and divided by it. "top
+quarter" are the paths of the best true PQ. Of a predictor with several seeds the taus are averaged, and what
+its tau lacks or has more than that of the table's supernets is shown, on the same paths. Intervals are
+percentiles of 1 000 resamples of the paths; what other supernet seeds would give is not in them.
 
-    python tools/nas_bench/predictors.py [--table output/nas_bench/shapes4096.npz]
+    python tools/nas_bench/predictors.py [--table FILE] [--variants FILE]
+
+What tools/nas_bench/variants.py has measured is read from --variants, by default the file beside the table.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +26,18 @@ import numpy as np
 from scipy.stats import kendalltau
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from auto_panoptic.bench import Benchmark, load  # noqa: E402
+from variant_file import Measured, read_variants, variants_beside  # noqa: E402
+
+from auto_panoptic.bench import FOLDER, Benchmark, load, names  # noqa: E402
 from auto_panoptic.errors import run_command  # noqa: E402
-from auto_panoptic.explore.estimators import ridge_scores  # noqa: E402
+from auto_panoptic.explore import path_priority_candidates  # noqa: E402
+from auto_panoptic.explore.estimators import ESTIMATORS, mean_scores, operator_scores  # noqa: E402
 
 RESAMPLES = 1000
+SEARCHES, CYCLES, MODELS = 5, 5, 12  # searches of each supernet, and their candidates, as the paper's
+SUPERNETS = "supernet"
 
 
 class Reliability(NamedTuple):
@@ -44,6 +54,18 @@ class Reliability(NamedTuple):
     mean: float
 
 
+class Predictor(NamedTuple):
+    """Scores of the trained paths.
+
+    Attributes:
+        values: (seeds, trained paths), NaN where a path has none.
+        minutes: of one thread that prepared them; None where that is not known.
+    """
+
+    values: np.ndarray
+    minutes: float | None = None
+
+
 def reliability(trained: np.ndarray) -> Reliability:
     """Analysis of variance of a table (paths, seeds); seeds' effects on all paths alike do not count."""
     paths, seeds = trained.shape
@@ -55,35 +77,80 @@ def reliability(trained: np.ndarray) -> Reliability:
     return Reliability(math.sqrt(between), math.sqrt(noise), *map(float, shares))
 
 
-def tau(predictor: np.ndarray, truth: np.ndarray) -> float:
-    """Kendall's tau-b; nan where one of both is constant."""
-    return float(kendalltau(predictor, truth).statistic)
+def taus(predictor: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(samples,) Kendall's tau-b of samples that have each path so many times; NaN where one is constant.
+
+    Args:
+        predictor, truth: (paths,).
+        counts: (samples, paths).
+    """
+    one, other = (np.sign(np.subtract.outer(values, values)) for values in (predictor, truth))
+
+    def pairs(of: np.ndarray) -> np.ndarray:
+        return ((counts @ of) * counts).sum(axis=1)
+
+    with np.errstate(invalid="ignore"):
+        return pairs(one * other) / np.sqrt(pairs(np.abs(one)) * pairs(np.abs(other)))
 
 
-def interval(predictor: np.ndarray, truth: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """(tau, low, high): 95 % over resampled paths."""
-    rng, count = np.random.default_rng(seed), len(truth)
-    drawn = [rng.integers(count, size=count) for _ in range(RESAMPLES)]
-    taus = [tau(predictor[rows], truth[rows]) for rows in drawn]
-    return tau(predictor, truth), *map(float, np.nanpercentile(taus, [2.5, 97.5]))
+def resampled(values: np.ndarray, truth: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(1 + RESAMPLES,) tau of all paths, then of resampled ones: means over the rows of ``values``."""
+    paths = len(truth)
+    drawn = np.random.default_rng(seed).multinomial(paths, np.full(paths, 1 / max(paths, 1)), RESAMPLES)
+    counts = np.vstack([np.ones(paths), drawn])
+    return np.mean([taus(row, truth, counts) for row in np.atleast_2d(values)], axis=0)
 
 
-def predictors_of(bench: Benchmark) -> dict[str, np.ndarray]:
-    """{name: (trained paths,)}: what the table itself has."""
+def interval(found: np.ndarray) -> tuple[float, float, float]:
+    """(value, low, high): 95 %; of what :func:`resampled` returns."""
+    known = found[1:][np.isfinite(found[1:])]
+    ends = np.percentile(known, [2.5, 97.5]) if len(known) else (math.nan, math.nan)
+    return float(found[0]), *map(float, ends)
+
+
+def predictors_of(bench: Benchmark) -> dict[str, Predictor]:
+    """{name: predictor}: what the table itself has, and what searches of 60 paths make of it."""
     scores, paths = bench.supernet["PQ"].astype(float), bench.paths
-    found = {f"supernet {i}": row[paths] for i, row in enumerate(scores)}
-    found["mean of the supernets"] = scores.mean(axis=0)[paths]
+    found = {SUPERNETS: Predictor(scores[:, paths])}
+    found["mean of the supernets"] = Predictor(scores.mean(axis=0, keepdims=True)[:, paths])
     for name, values in (("multiply-adds", bench.macs), ("parameters", bench.params)):
-        found[name] = values[paths].astype(float)
+        found[name] = Predictor(values[None, paths].astype(float))
     sizes = [len(site.ops) for site in bench.space.sites if len(site.ops) > 1]
-    effects = ridge_scores(bench.choices, scores[0], sizes)
-    found["supernet 0, additive part"] = sum(
-        e[c] for e, c in zip(effects, bench.choices[paths].T, strict=True)
-    )
+    effects = [mean_scores(bench.choices, row, sizes) for row in scores]
+    found["additive part of all scores"] = Predictor(np.array([_sums(bench, e) for e in effects]))
+    searches = [(row, seed) for row in scores for seed in range(SEARCHES)]
+    for estimator in ESTIMATORS:
+        rows = [_sums(bench, _searched(bench, estimator, *search)) for search in searches]
+        found[f"{estimator} of {CYCLES * MODELS} scores"] = Predictor(np.array(rows))
     return found
 
 
-def report(bench: Benchmark, found: Mapping[str, np.ndarray]) -> dict:
+def _searched(bench: Benchmark, estimator: str, scores: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The operators' scores, for each site with a choice, of a search by fair cycles."""
+    space = bench.space
+    cycles = [path_priority_candidates(space, seed, cycle, MODELS) for cycle in range(CYCLES)]
+    known = [[(path, float(scores[bench.number(path)])) for path in cycle] for cycle in cycles]
+    effects = operator_scores(space, known, estimator)
+    return [effect for effect, site in zip(effects, space.sites, strict=True) if len(site.ops) > 1]
+
+
+def _sums(bench: Benchmark, effects: Sequence[np.ndarray]) -> np.ndarray:
+    """(trained paths,) sums of their operators' scores."""
+    return sum(e[c] for e, c in zip(effects, bench.choices[bench.paths].T, strict=True))
+
+
+def predictors_in(measured: Sequence[Measured], bench: Benchmark) -> dict[str, Predictor]:
+    """{name: predictor}: what variants.py has measured of the table's paths."""
+    found = {}
+    for name in dict.fromkeys(m.name for m in measured):
+        seeds = [m for m in measured if m.name == name]
+        values = [[m.values.get(path, math.nan) for path in bench.paths.tolist()] for m in seeds]
+        minutes = [m.minutes for m in seeds if m.minutes is not None]
+        found[name] = Predictor(np.array(values), float(np.mean(minutes)) if minutes else None)
+    return found
+
+
+def report(bench: Benchmark, found: Mapping[str, Predictor]) -> dict:
     """Print the reliability and the taus; returns them."""
     trained = bench.trained["PQ"].astype(float)
     r, truth = reliability(trained), trained.mean(axis=1)
@@ -91,23 +158,44 @@ def report(bench: Benchmark, found: Mapping[str, np.ndarray]) -> dict:
         f"{len(truth)} paths, {trained.shape[1]} seeds: PQ {truth.mean():.2f}, between paths {r.paths:.2f}, "
         f"noise of one training {r.noise:.2f}; reliability {r.single:.2f} of one, {r.mean:.2f} of the mean"
     )
-    top = truth >= np.quantile(truth, 0.75)
-    print(f"{'Kendall’s tau':<28}{'all':>6}{'95 %':>17}{'/ sqrt(r)':>11}{'top quarter':>13}{'95 %':>17}")
-    rows = {}
-    for name, values in found.items():
-        (whole, *ends), (best, *best_ends) = interval(values, truth), interval(values[top], truth[top])
-        ceiling = math.sqrt(r.mean)
-        share = whole / ceiling if ceiling else math.nan
-        rows[name] = {"tau": whole, "low": ends[0], "high": ends[1], "of_ceiling": share, "top_quarter": best}
-        texts = ("[{:+.2f}, {:+.2f}]".format(*pair) for pair in (ends, best_ends))
-        first, second = texts
-        print(f"{name:<28}{whole:+6.2f}{first:>17}{share:+11.2f}{best:+13.2f}{second:>17}")
-    if trained.shape[0] and len(bench.supernet["PQ"]) > 1:
-        table = bench.supernet["PQ"].astype(float)
-        pairs = [tau(table[i], table[j]) for i in range(len(table)) for j in range(i)]
+    print(
+        f"{'Kendall’s tau':<30}{'seeds':>6}{'paths':>6}{'minutes':>8}{'all':>7}{'95 %':>17}{'/ sqrt(r)':>10}"
+        f"{'top quarter':>12}{'95 %':>17}{'less supernet':>14}{'95 %':>17}"
+    )
+    ceiling, rows = math.sqrt(r.mean), {}
+    for name, predictor in found.items():
+        row = rows[name] = _row(predictor, found[SUPERNETS].values, truth, ceiling)
+        minutes = f"{row['minutes']:.1f}" if row["minutes"] is not None else ""
+        text = f"{name:<30}{row['seeds']:>6}{row['paths']:>6}{minutes:>8}"
+        text += _text(row["tau"], 7) + f"{row['of_ceiling']:>+10.2f}" + _text(row["top_quarter"], 12)
+        print(text + _text(row["less_supernet"], 14))
+    table = bench.supernet["PQ"].astype(float)
+    pairs = [kendalltau(table[i], table[j]).statistic for i in range(len(table)) for j in range(i)]
+    if pairs:
         print(f"between the supernets' scores of all paths: tau {min(pairs):.2f} to {max(pairs):.2f}")
-        rows["between supernets"] = pairs
-    return {"reliability": r._asdict(), "taus": rows}
+    return {"reliability": r._asdict(), "taus": rows, "between_supernets": pairs}
+
+
+def _row(predictor: Predictor, supernets: np.ndarray, truth: np.ndarray, ceiling: float) -> dict:
+    """What is known of one predictor, on the paths that all its seeds have scored."""
+    known = np.isfinite(predictor.values).all(axis=0)
+    values, truth, supernets = predictor.values[:, known], truth[known], supernets[:, known]
+    top = truth >= np.quantile(truth, 0.75) if len(truth) else known[known]
+    whole = resampled(values, truth)
+    return {
+        "seeds": len(values),
+        "paths": len(truth),
+        "minutes": predictor.minutes,
+        "tau": interval(whole),
+        "of_ceiling": float(whole[0]) / ceiling if ceiling else math.nan,
+        "top_quarter": interval(resampled(values[:, top], truth[top])),
+        "less_supernet": interval(whole - resampled(supernets, truth)),
+    }
+
+
+def _text(found: tuple[float, float, float], width: int) -> str:
+    ends = "[{:+.2f}, {:+.2f}]".format(*found[1:])
+    return f"{found[0]:>+{width}.2f}{ends:>17}"
 
 
 def main() -> None:
@@ -117,8 +205,13 @@ def main() -> None:
     parser.add_argument(
         "--table", default="output/nas_bench/shapes4096.npz", help="name or file (default: %(default)s)"
     )
-    bench = load(parser.parse_args().table)
-    print(json.dumps(report(bench, predictors_of(bench))))
+    parser.add_argument("--variants", type=Path, help="file of tools/nas_bench/variants.py")
+    args = parser.parse_args()
+    bench = load(args.table)
+    beside = variants_beside(FOLDER / args.table if args.table in names() else args.table)
+    file = args.variants or (beside if beside.is_file() else None)
+    measured = predictors_in(read_variants(file), bench) if file else {}
+    print(json.dumps(report(bench, predictors_of(bench) | measured)))
 
 
 if __name__ == "__main__":
