@@ -1,5 +1,7 @@
 """The benchmark of architectures: scores are the search's own, strata even, the table what was measured."""
 
+import os
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -8,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from toy import answer_strongly, make_config, write_config
+from toy import ROOT, answer_strongly, make_config, write_config
 
-from auto_panoptic.bench import Benchmark, load, path_of
+from auto_panoptic.bench import Benchmark, load, names, path_of
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import PanopticQuality
 from auto_panoptic.explore import Ledger
@@ -21,6 +23,7 @@ from auto_panoptic.training.checkpoint import AtomicCheckpointer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
 
+import build  # noqa: E402
 import regret  # noqa: E402
 from build import Journal, strata  # noqa: E402
 from jobs import AllScores, Standalone, Supernet, Work  # noqa: E402
@@ -188,3 +191,41 @@ def test_regret_of_searches_of_a_table():
     assert rows["path_priority, ridge"][60]["regret"] < 0.1 < rows["random, best"][32]["regret"]
     true = regret.lookup(space, scores[1])
     assert true(np.array([[0, 0, 0, 1], [3, 3, 3, 3]])).tolist() == [scores[1, 1], scores[1, 255]]
+
+
+def trained_again(table, number, found, tmp_path, monkeypatch):
+    """What ``build.rebuild`` computes where path n has the PQ ``found[n]``."""
+    jobs = []
+
+    def work(job):
+        jobs.append(job)
+        return ({"PQ": found[job.path]} if isinstance(job, Standalone) else {}), {"all": 1.0}
+
+    monkeypatch.setattr(build, "space_and_costs", lambda: (SPACE, None, None))
+    with Ledger.open(tmp_path / "j.jsonl", {"a": 1}, resume=True) as ledger:
+        build.rebuild(table, number, Journal(ledger), InProcess(work))
+    return jobs
+
+
+def test_entries_are_made_again(tmp_path, monkeypatch, capsys):
+    table = make_table([[[], []]] * 4, [5, 1, 0, 2])  # multiply-adds are the numbers of the paths
+    table.trained["PQ"][:] = [[70, 71], [50, 51], [40, 41], [60, 61]]  # standard deviation sqrt(1 / 2)
+    table.provenance["steps"] = 30
+    close = {5: 72.8, 2: 57.2, 0: 40.0, 1: 0.0}
+    start, *jobs = trained_again(table, 3, close, tmp_path / "a", monkeypatch)
+    assert start == build.start_supernets(1)[0]
+    assert jobs == [Standalone(path, 0, 30, start) for path in (0, 2, 5)]
+    shown = capsys.readouterr().out
+    assert "0.71" in shown and "+2.80" in shown
+    with pytest.raises(SystemExit, match="differs by more than 4"):
+        trained_again(table, 4, close, tmp_path / "b", monkeypatch)
+    with pytest.raises(UserError, match="--rebuild is 5; the table has 4"):
+        trained_again(table, 5, close, tmp_path / "c", monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("shapes4096" not in names(), reason="no table is shipped yet")
+def test_entries_of_the_shipped_table_are_made_again(tmp_path):
+    command = [sys.executable, "tools/nas_bench/build.py", "--rebuild", "4", "--table", "shapes4096"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--output", tmp_path], cwd=ROOT, env=environment, check=True)

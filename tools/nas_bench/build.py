@@ -6,6 +6,10 @@ on. --workers N does N jobs at a time, one thread (or one GPU) each, here or wit
     python tools/nas_bench/build.py [--output output/nas_bench] [--workers 2]
     python tools/nas_bench/build.py --table output/nas_bench/shapes4096.npz
 
+--rebuild N makes N trained entries of an existing table again, from nothing, and compares: exit code 1 where
+one differs by more than 4 standard deviations between seeds. Its journal is its own, in OUTPUT/rebuilt.
+
+    python tools/nas_bench/build.py --rebuild 4 --table output/nas_bench/shapes4096.npz
 """
 
 from __future__ import annotations
@@ -24,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from jobs import ROOT, AllScores, Standalone, Supernet, Work  # noqa: E402
+from rebuild import LIMIT, compare, spread_over_costs  # noqa: E402
 from scoring import METRICS  # noqa: E402
 from table import make_table  # noqa: E402
 
-from auto_panoptic.bench import Benchmark, path_of  # noqa: E402
+from auto_panoptic.bench import Benchmark, load, path_of  # noqa: E402
 from auto_panoptic.errors import UserError, at_least, run_command  # noqa: E402
 from auto_panoptic.explore import Ledger  # noqa: E402
 from auto_panoptic.modeling.counting import configured_costs  # noqa: E402
@@ -143,6 +148,29 @@ def build(args, journal: Journal, executor) -> Benchmark:
     return make_table(space, (macs, params), scores, paths, trained, about, cfg.DATASETS.TEST)
 
 
+def rebuild(bench: Benchmark, number: int, journal: Journal, executor) -> None:
+    """Train ``number`` paths of a table again, from one supernet, with the first seed.
+
+    Raises:
+        UserError: the table has another space, or fewer trained paths.
+        SystemExit: one differs by more than the seeds' noise; exit code 1.
+    """
+    space, _, _ = space_and_costs()
+    if bench.space != space:
+        raise UserError(f"--table: of another space than {CONFIG}: {space.difference(bench.space)}")
+    if number > len(bench.paths):
+        raise UserError(
+            f"--rebuild is {number}; the table has {len(bench.paths)} trained paths: at most those"
+        )
+    places = spread_over_costs(bench, number)
+    (start,) = start_supernets(1)
+    journal.do(executor, [start], "supernet")
+    jobs = [Standalone(int(bench.paths[p]), 0, bench.provenance["steps"], start) for p in places]
+    found = [result["PQ"] for result in journal.do(executor, jobs, "trained paths")]
+    if not compare(bench, places, found):
+        sys.exit(f"error: a path differs by more than {LIMIT} standard deviations")
+
+
 def make_executor(args, work: type[Work] = Work):
     """Jobs in this process, or side by side."""
     make = partial(work, CONFIG, TRAINED, args.output.resolve())
@@ -170,6 +198,20 @@ def header(args) -> dict:
     return {"benchmark": "shapes4096", "steps": args.steps}
 
 
+def rebuild_entries(args) -> None:
+    """:func:`rebuild` as the command line asks for it."""
+    at_least("--rebuild", args.rebuild, 1)
+    if args.table is None:
+        raise UserError("--rebuild: give --table, a name or a file of the table whose entries to make again")
+    bench, args.output = load(args.table), args.output / "rebuilt"
+    steps = {"steps": bench.provenance["steps"]}
+    with (
+        Ledger.open(args.output / "journal.jsonl", header(args) | steps, resume=True) as ledger,
+        make_executor(args) as executor,
+    ):
+        rebuild(bench, args.rebuild, Journal(ledger), executor)
+
+
 def main() -> None:
     """The command line."""
     how = argparse.RawDescriptionHelpFormatter
@@ -180,9 +222,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each training (default: 3)")
     parser.add_argument("--steps", type=int, default=200, help="of each training (default: 200)")
     parser.add_argument("--table", type=Path, help="write the table to this .npz file at the end")
+    parser.add_argument("--rebuild", type=int, metavar="N", help="make N entries of --table again")
     args = parser.parse_args()
     for name, least in (("workers", 1), ("supernets", 1), ("trained", 16), ("seeds", 2), ("steps", 20)):
         at_least(f"--{name}", getattr(args, name), least)
+    if args.rebuild is not None:
+        rebuild_entries(args)
+        return
     start = time.perf_counter()
     with (
         Ledger.open(args.output / "journal.jsonl", header(args), resume=True) as ledger,
