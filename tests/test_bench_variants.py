@@ -22,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
 
 import build  # noqa: E402
 import variants  # noqa: E402
+from jobs import Supernet  # noqa: E402
 from proxies import MoreWork, WarmSupernet, gradient_norm, spread  # noqa: E402
+from scoring import METRICS  # noqa: E402
 from variant_file import Measured, read_variants, variants_beside, write_variants  # noqa: E402
 
 SITES = [
@@ -50,7 +52,7 @@ def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
         return work(job)
 
     warm = (WarmSupernet, (), ("SOLVER.BASE_LR", 0.02))
-    monkeypatch.setattr(variants, "VARIANTS", {"warm": warm, variants.MOMENTUM: ("SOLVER.IMS_PER_BATCH", 1)})
+    monkeypatch.setattr(variants, "VARIANTS", {"warm": warm})
     monkeypatch.setattr(variants, "TUNING", 2)
     monkeypatch.setattr(build, "GROUP", 2)
     monkeypatch.setattr(build, "space_and_costs", lambda: (None, np.array([1, 2, 5, 4]), None))
@@ -69,9 +71,9 @@ def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
     assert run() == [] and calls == ["supernet warm 3", "supernet momentum_0.01 3"]
     known[:] = [3, 0, 6]
     found = {(m.name, m.seed): m for m in run()}
-    raw = ("momentum 0.01, not calibrated", 3)
+    raw = ("not calibrated, momentum 0.01", 3)
     assert found.keys() == {("gradient norm", 3), ("not calibrated", 0), ("tuned for 2 steps", 0)} | {
-        ("warm", 3), ("momentum 0.01", 3), raw
+        ("warm", 3), raw
     }  # fmt: skip
     assert all(list(m.values) == known and np.isfinite([*m.values.values()]).all() for m in found.values())
     assert found["warm", 3].minutes > 0 and found["gradient norm", 3].minutes is None
@@ -81,7 +83,33 @@ def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
     assert all(more[name].values.items() >= m.values.items() for name, m in found.items())
     # Only what was unknown: groups that are not as they were, and one path to be tuned.
     kinds = [key.split()[0] for key in calls[before:]]
-    assert kinds == ["gradients", "scores", "tuned", "scores", "scores", "scores"]
+    assert kinds == ["gradients", "scores", "tuned", "scores", "scores"]
+
+
+def test_paths_are_known_as_soon_as_all_supernets_are_scored(tmp_path):
+    operators = ["conv_3x3", "identity", "dwconv_3x3", "atconv_3x3"]
+    space = SearchSpace.from_dict({site: operators for site in ("backbone.0", "mask.0", "sem_seg.0")})
+    macs, scores = np.arange(64), np.random.default_rng(0).normal(size=(3, 64))
+    assert variants.known_paths(tmp_path, space, macs, 16) == ()
+    for net, row in zip(build.base_supernets(3), scores, strict=True):
+        for job, part in zip(build.score_jobs(net, space), np.split(row, 4), strict=True):
+            assert variants.known_paths(tmp_path, space, macs, 16) == ()
+            metrics = dict.fromkeys(METRICS, part.tolist())
+            outcome = {"key": job.key, "status": "ok", "metrics": metrics, "seconds": {"all": 1.0}}
+            with Ledger.open(tmp_path / "journal.jsonl", {}, resume=True) as ledger:
+                ledger.append(outcome)
+    expected = build.strata(scores.mean(axis=0), macs, 16)
+    assert variants.known_paths(tmp_path, space, macs, 16) == tuple(expected) and len(expected) == 16
+
+
+def test_the_momentum_of_statistics_changes_no_weight(work):
+    states = []
+    for name, options in (("base", ()), ("momentum", variants.MOMENTUM)):
+        net = Supernet(name, options, 3)
+        work(net)
+        states.append(torch.load(net.weights(work.output), weights_only=False)["model"])
+    different = {key for key, value in states[0].items() if not torch.equal(value, states[1][key])}
+    assert different and all(key.endswith(("running_mean", "running_var")) for key in different)
 
 
 def test_a_path_lends_its_weights_to_operators_of_the_same_shapes(tmp_path, work):
