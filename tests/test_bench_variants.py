@@ -54,7 +54,7 @@ def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
     warm = (WarmSupernet, (), ("SOLVER.BASE_LR", 0.02))
     monkeypatch.setattr(variants, "VARIANTS", {"warm": warm})
     monkeypatch.setattr(variants, "TUNING", 2)
-    monkeypatch.setattr(build, "GROUP", 2)
+    monkeypatch.setattr(variants, "ONE_BACKBONE", 4)
     monkeypatch.setattr(build, "space_and_costs", lambda: (None, np.array([1, 2, 5, 4]), None))
     base = WarmSupernet("warm", (), 3, 2, ())
     monkeypatch.setattr(

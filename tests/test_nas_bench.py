@@ -62,6 +62,10 @@ def test_scores_are_those_of_the_search(tmp_path, shapes, monkeypatch):
         for name in METRICS:
             assert found[number // rows][name][number % rows] == pytest.approx(metrics[name], abs=1e-6), name
         different.add(metrics["PQ"])
+    some = scorer.scores(str(tmp_path / "model_final.pth"), [space.cardinality - 2, 1, rows + 1])
+    for name in METRICS:
+        whole = np.concatenate([part[name] for part in found])
+        assert some[name] == whole[[space.cardinality - 2, 1, rows + 1]].tolist(), name
     assert len(different) > rows  # every part of the network plays its part
 
 

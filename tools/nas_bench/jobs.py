@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scoring import METRICS, PathScorer
+from scoring import PathScorer
 
 from auto_panoptic.bench import path_of
 from auto_panoptic.evaluation import panoptic_quality_of
-from auto_panoptic.search.candidate import load_evaluator
 from auto_panoptic.search.final_training import Final, FinalTraining
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import build_config, train
@@ -63,7 +61,7 @@ class AllScores(Job):
 
 @dataclass(frozen=True)
 class Scores(Job):
-    """The scores of some paths of a supernet, by the search's own evaluator, under options of the config."""
+    """The scores of some paths of a supernet, under options of the config."""
 
     supernet: Supernet
     name: str
@@ -102,7 +100,7 @@ class Work:
     def __init__(self, supernet_config: str, trained_config: str, output: Path, options: Sequence[str] = ()):
         self.supernet_config, self.trained_config = supernet_config, trained_config
         self.output, self.options = output, list(options)
-        self._scorer = None
+        self._scorers: dict[tuple, PathScorer] = {}
 
     def __call__(self, job) -> tuple[dict, dict]:
         """(results, seconds)."""
@@ -124,17 +122,16 @@ class Work:
         return {"cpu": round((time.process_time() - start) / share, 2)} if share else {}
 
     def _allscores(self, job: AllScores) -> dict:
-        if self._scorer is None:
-            self._scorer = PathScorer(build_config(str(ROOT / self.supernet_config), self.options))
-        return self._scorer(job.supernet.weights(self.output), job.backbone)
+        return self._scorer(())(job.supernet.weights(self.output), job.backbone)
 
     def _scores(self, job: Scores) -> dict:
-        options = [*self.options, *map(str, job.options)]
-        cfg = build_config(str(ROOT / self.supernet_config), options)
-        evaluator = load_evaluator(cfg, job.supernet.weights(self.output), ("pq",))
-        space = SearchSpace.from_config(cfg)
-        rows = [evaluator(path_of(space, path))[0] for path in job.paths]
-        return {name: [round(row.get(name, math.nan), 6) for row in rows] for name in METRICS}
+        return self._scorer(job.options).scores(job.supernet.weights(self.output), job.paths)
+
+    def _scorer(self, options: tuple) -> PathScorer:
+        if options not in self._scorers:
+            cfg = build_config(str(ROOT / self.supernet_config), [*self.options, *map(str, options)])
+            self._scorers[options] = PathScorer(cfg)
+        return self._scorers[options]
 
     def _standalone(self, job: Standalone) -> dict:
         # The architecture that the config names is written by each training, into its own folder.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -40,14 +41,28 @@ class PathScorer:
 
     def __init__(self, cfg: CfgNode):
         self.cfg, self.space = cfg, SearchSpace.from_config(cfg)
+        self.masks, self.semantics = (choices_of(self.space, part) for part in ("mask", "sem_seg"))
+        self.paths = len(self.masks) * len(self.semantics)  # with one choice of backbone
         self._weights = None
 
-    def __call__(self, weights: str, number: int) -> dict[str, list[float]]:
-        """{metric: one value per path} of all paths with one choice of backbone.
+    def scores(self, weights: str, paths: Sequence[int]) -> dict[str, list[float]]:
+        """{metric: one value per path} of some paths, by their numbers among all; see :meth:`__call__`."""
+        found = {}
+        for number in sorted({path // self.paths for path in paths}):
+            own = [path for path in paths if path // self.paths == number]
+            rows = self(weights, number, [path % self.paths for path in own])
+            found |= {path: {name: rows[name][i] for name in METRICS} for i, path in enumerate(own)}
+        return {name: [found[path][name] for path in paths] for name in METRICS}
+
+    def __call__(
+        self, weights: str, number: int, chosen: Sequence[int] | None = None
+    ) -> dict[str, list[float]]:
+        """{metric: one value per path} of paths with one choice of backbone.
 
         Args:
             weights: the supernet's checkpoint.
             number: of the choice, in the order of :func:`choices_of`.
+            chosen: numbers of the paths among those of this backbone, all by default.
 
         Raises:
             Diverged: statistics or outputs are not finite.
@@ -56,31 +71,34 @@ class PathScorer:
             self._evaluator = load_evaluator(self.cfg, weights, ("pq",))
             self._weights = weights
         evaluator, model = self._evaluator, self._evaluator.model
-        masks, semantics = choices_of(self.space, "mask"), choices_of(self.space, "sem_seg")
+        masks, semantics = self.masks, self.semantics
         path = {**choices_of(self.space, "backbone")[number], **masks[0], **semantics[0]}
         apply = self._switch
         ((batches, evaluators),) = evaluator.data
-        counters = []
-        for _ in range(len(masks) * len(semantics)):  # the copies share what is known of the truth
-            counters.append(copy.copy(panoptic_evaluator_of(evaluators)))
-            counters[-1].reset()
+        chosen = range(self.paths) if chosen is None else chosen
+        counters = {}
+        for place in chosen:  # the copies share what is known of the truth
+            counters[place] = copy.copy(panoptic_evaluator_of(evaluators))
+            counters[place].reset()
+        some_masks, some_semantics = (sorted(set(part)) for part in np.divmod(chosen, len(semantics)))
         with torch.inference_mode(), evaluator.path(Architecture.from_names(self.space, path)):
             for batch in batches:
                 images = model.preprocess_image(batch)
                 features, *_ = model.attended_features(images.tensor)
                 proposals, _ = model.proposal_generator(images, features, None)
                 boxes = model.roi_heads._forward_box(features, proposals)
-                labels = []
-                for choice in semantics:
-                    apply(path | choice)
+                labels = {}
+                for s in some_semantics:
+                    apply(path | semantics[s])
                     logits, _ = model.sem_seg_head(features, None)
-                    labels.append(self._labels(model, logits, batch, images.image_sizes))
-                for m, choice in enumerate(masks):
-                    apply(path | choice)
-                    things = self._things(model, features, boxes, batch, labels[0])
-                    for s, semantic in enumerate(labels):
-                        self._count(model, counters[m * len(semantics) + s], batch, things, semantic)
-        rows = [self._metrics(counter) for counter in counters]
+                    labels[s] = self._labels(model, logits, batch, images.image_sizes)
+                for m in some_masks:
+                    apply(path | masks[m])
+                    things = self._things(model, features, boxes, batch, labels[some_semantics[0]])
+                    for s, semantic in labels.items():
+                        if counter := counters.get(m * len(semantics) + s):
+                            self._count(model, counter, batch, things, semantic)
+        rows = [self._metrics(counters[place]) for place in chosen]
         return {name: [round(row[name], 6) for row in rows] for name in METRICS}
 
     def _switch(self, names: dict) -> None:

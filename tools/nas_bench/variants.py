@@ -32,6 +32,7 @@ from auto_panoptic.explore import Ledger  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
 
 BASE = 3  # supernets of the benchmark; those of here have the seeds after them
+ONE_BACKBONE = 256  # paths
 TUNING = 10  # steps, 5 % of those of a training
 NO_CALIBRATION = ("NAS.BN_RECALIBRATION.ENABLED", "False")
 
@@ -70,14 +71,15 @@ class Measure(NamedTuple):
 
 
 def scores(supernet: Supernet, paths: tuple[int, ...], options: tuple = ()) -> list[Scores]:
-    """Of groups of paths; a group's name holds them, so that no other group is taken for it."""
+    """Of all paths; a job's name holds its own, so that no others are taken for them."""
     how = "as trained" if options else "calibrated"
     return [Scores(supernet, f"{how} {_text(group)}", options, group) for group in groups(paths)]
 
 
 def groups(paths: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """What one job does."""
-    return [paths[first : first + build.GROUP] for first in range(0, len(paths), build.GROUP)]
+    """Those of one backbone, which share most of the work."""
+    backbones = sorted({path // ONE_BACKBONE for path in paths})
+    return [tuple(path for path in paths if path // ONE_BACKBONE == number) for number in backbones]
 
 
 def _text(group: Sequence[int]) -> str:
