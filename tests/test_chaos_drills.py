@@ -18,6 +18,7 @@ from auto_panoptic.training import checkpoint
 
 LONG = ("signals", "pickles", "memory", "ranks", "orphans", "nan", "full")
 SHORT = ("train_kill", "boundaries", "damage", "clock", "changed", "malformed", "images", "preflight")
+SHORT += ("finals",)
 
 
 def drilled(name, folder):

@@ -8,6 +8,7 @@ from .boundaries import boundaries
 from .changed import changed
 from .clock import clock
 from .damage import damage
+from .finals import finals
 from .full import full
 from .fuzz import fuzz
 from .images import images
@@ -35,6 +36,7 @@ DRILLS: dict[str, Callable[[Plan], Outcome]] = {
     "worker": worker,
     "train_kill": train_kill,
     "kill": kill,
+    "finals": finals,
     "boundaries": boundaries,
     "signals": signals,
     "malformed": malformed,
@@ -58,6 +60,7 @@ DRILLS: dict[str, Callable[[Plan], Outcome]] = {
 ASKED_FOR = ("quickstart", "real")  # with --only
 FAULTS = {
     "kill": "F1 F4",
+    "finals": "F1 F4",
     "train_kill": "F2",
     "boundaries": "F3",
     "damage": "F5",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import time
@@ -16,7 +17,7 @@ from toy import toy_space
 from auto_panoptic import add_auto_panoptic_config
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import POLICY_REGISTRY, Ledger
-from auto_panoptic.search import Executor, InProcess, ledger_path, run_search
+from auto_panoptic.search import Executor, InProcess, SearchResult, ledger_path, run_search
 from auto_panoptic.search.header import search_policy
 from auto_panoptic.space import Architecture
 
@@ -106,11 +107,11 @@ def search(
     executor: Executor | None = None,
     policy: str = "path_priority",
     **size,
-) -> None:
+) -> SearchResult:
     """Begin or continue the search in ``folder``, in this process."""
     named = search_policy(config(folder, policy, **size), SPACE)
     with Ledger.open(ledger_path(folder), header(policy), resume=True) as ledger:
-        run_search(named, ledger, executor or InProcess(evaluate))
+        return run_search(named, ledger, executor or InProcess(evaluate))
 
 
 def whole(folder: Path, evaluate=None, **settings) -> int | None:
@@ -129,33 +130,43 @@ def candidates(policy: str = "path_priority", **size) -> list[Architecture]:
 
 
 def results(folder: Path) -> dict[str, bytes | None]:
-    """The bytes of scoreboard and architecture."""
-    paths = {name: folder / "search" / name for name in RESULTS}
+    """The bytes of scoreboard, architecture and, after finals, what came of them."""
+    names = (*RESULTS, "finals.json") if (folder / "search/finals.jsonl").exists() else RESULTS
+    paths = {name: folder / "search" / name for name in names}
     return {name: path.read_bytes() if path.exists() else None for name, path in paths.items()}
 
 
 def records(folder: Path) -> list[dict]:
     """Complete records of the ledger; none while it has no header."""
+    return _records(folder / "search/ledger.jsonl")
+
+
+def trainings(folder: Path) -> list[dict]:
+    """Those of the journal of the finals."""
+    return _records(folder / "search/finals.jsonl")
+
+
+def _records(path: Path) -> list[dict]:
     try:
-        return Ledger(folder / "search/ledger.jsonl").records
+        return Ledger(path).records
     except UserError:
-        path = folder / "search/ledger.jsonl"
         if path.exists() and b"\n" in path.read_bytes():
             raise
         return []
 
 
 def contents(folder: Path, in_order: bool = True) -> list[dict]:
-    """What the ledger says, without times; ``in_order=False`` also without the order of arrival."""
+    """What ledger and journal say, without times; ``in_order=False`` also without the order of arrival."""
     left_out = {"seconds"} if in_order else {"seconds", "seq"}
-    found = [{k: v for k, v in record.items() if k not in left_out} for record in records(folder)]
-    return found if in_order else sorted(found, key=lambda r: (r["cycle"], r["index"]))
+    everything = records(folder) + trainings(folder)
+    found = [{k: v for k, v in record.items() if k not in left_out} for record in everything]
+    return found if in_order else sorted(found, key=lambda r: json.dumps(r, sort_keys=True))
 
 
 def differences(folder: Path, reference: Path, in_order: bool = True) -> list[str]:
     """Names of what differs between two finished searches."""
     found, expected = results(folder), results(reference)
-    names = [name for name in RESULTS if found[name] is None or found[name] != expected[name]]
+    names = [name for name in expected if found.get(name) is None or found[name] != expected[name]]
     if contents(folder, in_order) != contents(reference, in_order):
-        names.append("ledger.jsonl")
+        names.append("ledger.jsonl or finals.jsonl")
     return names

@@ -11,7 +11,7 @@ from pathlib import Path
 from auto_panoptic.errors import UserError
 
 from . import pure
-from .kill import until_done
+from .kill import JOURNALS, until_done
 from .processes import command, error_line
 from .report import Outcome, Plan
 
@@ -26,50 +26,55 @@ def real(plan: Plan) -> Outcome:
     cycles = plan.number(pure.CYCLES, 1)
     arguments = [sys.executable, str(ROOT / "search_net.py"), "--config-file", plan.config_file]
     arguments += ["--weights", plan.weights, "--cycles", str(cycles), "--models-per-cycle", str(pure.MODELS)]
-    return killed_command(plan, arguments, cycles * pure.MODELS, plan.number(20, 3))
+    what = f"search_net.py, {cycles * pure.MODELS} candidates"
+    return killed_command(plan, arguments, what, plan.number(20, 3))
 
 
-def killed_command(plan: Plan, arguments: Sequence[str], candidates: int, kills: int) -> Outcome:
+def killed_command(
+    plan: Plan, arguments: Sequence[str], what: str, kills: int, others: Sequence[str] = ()
+) -> Outcome:
     """Compare a command that searches with itself, killed ``kills`` times.
 
     Args:
         plan: folder and seed.
         arguments: the command; --resume OUTPUT_DIR FOLDER is added.
-        candidates: how many it evaluates.
-        kills: how often to kill; some while it starts, the others after some of the candidates.
+        what: the command in a few words.
+        kills: how often to kill; some while it starts, the others after some candidates or trainings.
+        others: more arguments of the killed one: it may do the same in another order.
     """
-    outcome = Outcome(f"search_net.py, {candidates} candidates, SIGKILLed >= {kills} times, resumed")
+    outcome = Outcome(f"{what}, SIGKILLed >= {kills} times, resumed")
     rng, bar = plan.rng(), plan.bar(kills, "real")
     folders = [plan.folder / "straight", plan.folder / "killed"]
     for folder in folders:
         folder.mkdir(parents=True)
 
     def start(folder):
-        line = [*arguments, "--resume", "OUTPUT_DIR", str(folder)]
+        line = [*arguments, *others * (folder == folders[1]), "--resume", "OUTPUT_DIR", str(folder)]
         return command(line, folder / "output.log", THREADS)
 
     began = time.monotonic()
     process, first = start(folders[0]), None
     while process.wait(0.05) is None:
-        if first is None and lines(folders[0]) > 1:
+        if first is None and recorded(folders[0]):
             first = time.monotonic() - began
     total = time.monotonic() - began
     if process.returncode != 0 or first is None:
         outcome.expect(False, f"exit code {process.returncode}: {error_line(folders[0] / 'output.log')}")
         return outcome
+    candidates = recorded(folders[0])
     pace = (total - first) / max(1, candidates - 1)  # seconds per candidate
     bar.write(f"uninterrupted: {total:.0f} s, {first:.0f} s to the first candidate", file=sys.stderr)
 
     def moment(process):
         """Progress so far sets how far this attempt may go: the search must outlast the kills."""
-        done = max(0, lines(folders[1]) - 1)
+        done = recorded(folders[1])
         left, due = candidates - done, kills - outcome.count
         if due <= 0:  # enough: let it end
             process.wait()
             return
         goal = rng.randint(0, max(0, min(2 * left // (due + 1), left - 2)))
         if goal:
-            while process.wait(0.02) is None and lines(folders[1]) - 1 < done + goal:
+            while process.wait(0.02) is None and recorded(folders[1]) < done + goal:
                 pass
             process.wait(rng.uniform(0, pace))
         else:
@@ -83,11 +88,12 @@ def killed_command(plan: Plan, arguments: Sequence[str], candidates: int, kills:
     history: list[int] = []
     for failure in until_done(lambda: start(folders[1]), moment, folders[1], killed):
         outcome.expect(False, f"{failure}: {error_line(folders[1] / 'output.log')}")
-    different = pure.differences(folders[1], folders[0])
+    different = pure.differences(folders[1], folders[0], in_order=not others)
     outcome.expect(not different, f"other {', '.join(different)} than uninterrupted")
     outcome.expect(outcome.count >= kills, f"{outcome.count} kills, {kills} were asked for")
     outcome.numbers = {
         "candidates": len(pure.records(folders[1])),
+        "trainings": len(pure.trainings(folders[1])),
         "records_at_each_kill": history,
         "seconds_uninterrupted": round(total, 1),
         "load": round(os.getloadavg()[0], 2),
@@ -96,7 +102,7 @@ def killed_command(plan: Plan, arguments: Sequence[str], candidates: int, kills:
     return outcome
 
 
-def lines(folder: Path) -> int:
-    """Complete lines of the ledger; the first is the header."""
-    path = folder / "search/ledger.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def recorded(folder: Path) -> int:
+    """Complete records of ledger and finals; the first line of each is a header."""
+    paths = [folder / "search" / name for name in JOURNALS]
+    return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in paths if path.exists())

@@ -20,6 +20,7 @@ from auto_panoptic.training import AutoPanopticTrainer
 from auto_panoptic.training.checkpoint import newest_intact
 
 from . import pure
+from .finals import search_with_finals
 from .readers import own_paths, small_tables
 from .training import Training
 
@@ -45,6 +46,7 @@ def saves(folder: Path) -> dict[str, Save]:
     return {
         "checkpoint": checkpoint(folder),
         "search": search(folder),
+        "finals": finals(folder),
         "stored_costs": Save(_first_tables, _second_tables, _tables_problem),
         "stage_file": stage(),
         "derived_data": derived(folder),
@@ -116,6 +118,36 @@ def search(folder: Path) -> Save:
             pure.records(reference)[: len(before)]
         ):
             return "the ledger holds other records"
+        run(target)
+        return ", ".join(pure.differences(target, reference))
+
+    run(reference)
+    return Save(half, run, problem)
+
+
+def finals(folder: Path) -> Save:
+    """The last three trainings of the finals of a finished search: journal, finals.json, architecture."""
+    reference = folder / "finals_reference"
+    reference.mkdir(parents=True)
+    most = []  # evaluations of a whole run
+
+    def run(target: Path, stop: int = sys.maxsize) -> None:
+        seen = []
+
+        def evaluate(architecture):
+            seen.append(architecture)
+            if len(seen) > stop:
+                raise KeyboardInterrupt
+            return {"PQ": pure.utility(architecture), "SQ": 80.0, "bootstrap": [50.0, 51.0]}, {}
+
+        search_with_finals(target, evaluate)
+        most.append(len(seen))
+
+    def half(target: Path) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            run(target, most[0] - 3)
+
+    def problem(target: Path) -> str:
         run(target)
         return ", ".join(pure.differences(target, reference))
 
