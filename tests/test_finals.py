@@ -1,13 +1,14 @@
 """The finals of a search: who takes part, successive halving, and the same end after every interruption."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from test_search import FREE, HEADER, SPACE, Evaluate, search, utility
 
 from auto_panoptic.errors import UserError
-from auto_panoptic.explore import Ledger
+from auto_panoptic.explore import Ledger, controls
 from auto_panoptic.search import Request, ledger_path
 from auto_panoptic.search.final_training import Final
 from auto_panoptic.search.finals import (
@@ -106,6 +107,40 @@ def test_who_takes_part(found):
         contenders(FinalsRequest(5000, 0, 1), result, evaluated_candidates(ledger, SPACE), COSTS)
 
 
+def costs_by_index(step=1000):
+    """Every operator costs ``step`` times its place at its site, from 1."""
+    rows = {site.name: enumerate(site.names, start=1) for site in SPACE.sites}
+    return CostTables(
+        SPACE,
+        {"stem": Cost(1, 1)},
+        {site: {name: Cost(step * i, 1) for i, name in row} for site, row in rows.items()},
+    )
+
+
+def test_fewer_networks_within_the_limits_than_finalists(found):
+    """The limit is the cost of the third cheapest candidate; the selection is the cheapest of the space."""
+    result, ledger = found
+    costs, candidates = costs_by_index(), evaluated_candidates(ledger, SPACE)
+    cheap = sorted(costs.cost(a).macs for a in {a for a, _ in candidates})
+    assert cheap[2] < cheap[3]
+    selection = replace(result.selection, limits={"max_macs": cheap[2], "max_params": None})
+    cheapest = SPACE.architecture([0] * len(SPACE.sites))
+    tight = replace(result, selection=selection, architecture=cheapest)
+    assert cheapest not in {a for a, _ in candidates}
+    assert len(contenders(FinalsRequest(4, 0, 8), tight, candidates, costs)) == 4
+    with pytest.raises(UserError, match="--finals 5: 4 networks are within the limits.*give --finals 4"):
+        contenders(FinalsRequest(5, 0, 8), tight, candidates, costs)
+
+
+def test_controls_that_do_not_exist_are_refused_before_any_training(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(controls, "_DRAWS", 0)
+    train = Train()
+    with pytest.raises(UserError, match="--controls 3: found 0 other architectures"):
+        hold(tmp_path, found, train)
+    assert train.calls == [] and not (tmp_path / "search/finals.jsonl").exists()
+    hold(tmp_path, found, train, FinalsRequest(4, 0, 8))
+
+
 def test_the_best_network_wins_and_is_compared_by_other_trainings(found, tmp_path):
     train = Train()
     came, finalists = hold(tmp_path, found, train)
@@ -129,11 +164,7 @@ def test_the_best_network_wins_and_is_compared_by_other_trainings(found, tmp_pat
 
 def test_random_networks_cost_what_the_winner_does_not_the_selection(found):
     """The cheapest finalist wins, whose cost no random network of the selection's has."""
-    tables = {
-        site.name: {name: Cost(1000 * (i + 1), 1) for i, name in enumerate(site.names)}
-        for site in SPACE.sites
-    }
-    costs = CostTables(SPACE, {"stem": Cost(1, 1)}, tables)
+    costs = costs_by_index()
     result, ledger = found
     finalists = contenders(REQUEST, result, evaluated_candidates(ledger, SPACE), costs)
     by_cost = sorted(finalists, key=lambda c: costs.cost(c.architecture).macs)

@@ -124,7 +124,8 @@ def contenders(request: FinalsRequest, result: SearchResult, candidates, costs: 
         costs: of the space.
 
     Raises:
-        UserError: there are fewer candidates than finalists asked for.
+        UserError: there are fewer candidates, within the limits, than finalists asked for; or too few random
+            networks cost what one of them does, which is said before any training.
     """
     unique = {architecture: score for architecture, score in reversed(candidates)}
     if request.finalists > len(unique):
@@ -146,9 +147,17 @@ def contenders(request: FinalsRequest, result: SearchResult, candidates, costs: 
         if len(found) == request.finalists:
             break
         found.setdefault(architecture, [f"candidate {place} by predicted score"])
+    if len(found) < request.finalists:
+        raise UserError(
+            f"--finals {request.finalists}: {len(found)} networks are within the limits, the selection and "
+            f"candidates; give --finals {len(found)}, or evaluate more"
+        )
     if allowed:
         found.setdefault(max(allowed, key=unique.__getitem__), []).append("the best candidate")
-    return [Contender(architecture, roles) for architecture, roles in found.items()]
+    finalists = [Contender(architecture, roles) for architecture, roles in found.items()]
+    for finalist in finalists:
+        random_networks(request.controls, finalist, finalists, costs)
+    return finalists
 
 
 def random_networks(number: int, winner: Contender, finalists: Sequence[Contender], costs: CostTables):
