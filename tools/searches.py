@@ -7,14 +7,17 @@ generations} of the evolution. A rule that evaluates in rounds is judged after t
 """
 
 import numpy as np
-from linas import linas
+from linas import Settings, linas
 
 from auto_panoptic.explore import POLICY_REGISTRY
-from auto_panoptic.explore.estimators import ESTIMATORS, mean_scores, ridge_scores
+from auto_panoptic.explore.estimators import ESTIMATORS, Observations, mean_scores, ridge_scores
 from auto_panoptic.explore.fairness import cycle_indices
+from auto_panoptic.explore.own_scores import better_candidate
+from auto_panoptic.explore.posterior import RidgePosterior
 from auto_panoptic.explore.scoreboard import Scoreboard
 
 GENERATIONS = 20  # of an evolution (paper)
+LINAS = Settings()
 
 
 def evolve(space, true_fitness, budget, noise, seed, rng, generations=GENERATIONS):
@@ -85,7 +88,7 @@ def best_of(scores):
 
 
 def posterior(space, true, noise, rng, seed, budgets, evolutions):
-    """The policy of that name, with its own settings."""
+    """The policy of that name, with its own settings, and three ways to select in the end."""
     sizes = [len(site.ops) for site in space.sites]
     policy_type = POLICY_REGISTRY.of("posterior")
     settings = {key.lower(): value for key, value in policy_type.keys.items()}
@@ -100,19 +103,25 @@ def posterior(space, true, noise, rng, seed, budgets, evolutions):
         measured = true(new) + noise * rng.normal(size=len(new))
         history.append(list(zip(candidates, measured.tolist(), strict=True)))
         choices, fitness = np.concatenate((choices, new)), np.r_[fitness, measured]
-        selected = float(true(best_of(ridge_scores(choices, fitness, sizes)))[0])
-        best = float(true(choices[[fitness.argmax()]])[0])
+        effects = best_of(ridge_scores(choices, fitness, sizes))
+        data = Observations(choices, fitness, np.zeros(len(fitness), dtype=np.int64))
+        fitted, everywhere = RidgePosterior(choices, fitness, sizes), np.ones(len(fitness), dtype=bool)
+        own = better_candidate(fitted, data, effects[0].tolist(), noise, everywhere)
+        selections = {
+            "posterior": choices[[own.place]] if own else effects,
+            "posterior, ridge": effects,
+            "posterior, best": choices[[fitness.argmax()]],
+        }
         for budget in budgets:
             if len(fitness) <= budget:
-                results["posterior, ridge", budget] = selected
-                results["posterior, best", budget] = best
+                results |= {(rule, budget): float(true(row)[0]) for rule, row in selections.items()}
     return results
 
 
 def predictors(space, true, noise, rng, seed, budgets, evolutions):
     """The search after LINAS."""
     sizes = [len(site.ops) for site in space.sites]
-    found = linas(lambda table: true(table) + noise * rng.normal(size=len(table)), sizes, budgets, rng)
+    found = linas(lambda table: true(table) + noise * rng.normal(size=len(table)), sizes, budgets, rng, LINAS)
     return {("linas, best", n): float(true(choices[None])[0]) for n, choices in found.items()}
 
 

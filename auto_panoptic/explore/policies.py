@@ -33,6 +33,8 @@ class Policy:
             numbers are at least 1, others shares from 0 to 1.
         uses_history: whether candidates depend on how earlier cycles scored.
         selects: what is selected in the end: by the estimator of that name, or the "best" candidate.
+        own_scores: whether candidates also count with what they scored themselves; see
+            :func:`.better_candidate`. Only with the estimator "ridge".
         space, seed: what to search, and the seed of all draws.
         cycles: number of cycles (generations).
         models: candidates of a cycle, at most.
@@ -45,6 +47,7 @@ class Policy:
     keys: ClassVar[Mapping[str, int | float]]
     uses_history: ClassVar[bool] = False
     selects: ClassVar[str] = "best"
+    own_scores: ClassVar[bool] = False
 
     def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
         """Keep the settings, those of ``keys`` in lower case; UserError if one is out of range."""

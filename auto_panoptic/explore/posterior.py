@@ -77,6 +77,10 @@ class RidgePosterior:
         """Standard deviation of an architecture's fitness above that of the mean candidate."""
         return self._of(self._row(choices) - self._centre)[1]
 
+    def predicted(self, choices: np.ndarray) -> np.ndarray:
+        """(n, sites) operators -> (n,) mean fitness above that of the mean candidate."""
+        return self.mean[choices + self.first[:-1]].sum(axis=1) - self._centre @ self.mean
+
     def _row(self, choices: Sequence[int]) -> np.ndarray:
         row = np.zeros(len(self.mean))
         row[np.asarray(choices, dtype=np.int64) + self.first[:-1]] = 1

@@ -30,6 +30,7 @@ class PosteriorSampling(Breeding):
     node = "POSTERIOR"
     keys = {"ROUNDS": 20, "CANDIDATES_PER_ROUND": 12, "FAIR_CYCLES": 2, "SPREAD": 0.5}
     selects = "ridge"
+    own_scores = True
 
     def __init__(self, space: SearchSpace, seed: int, settings: Mapping):
         super().__init__(space, seed, settings)

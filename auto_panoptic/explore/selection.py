@@ -13,6 +13,7 @@ from ..space import Architecture, ChoiceSite, CostTables, SearchSpace
 from .budget import Point, best_under_budget, cheapest_near, pareto_front
 from .estimators import ESTIMATORS, Cycles, Observations, observations, operator_scores
 from .intervals import LEVEL, block_numbers, operator_effects
+from .own_scores import better_candidate
 from .posterior import RidgePosterior
 from .scoreboard import Scoreboard, best_operators
 
@@ -56,6 +57,7 @@ class Selection:
     verdicts: Mapping[str, dict]
     disagreements: Mapping[str, Mapping[str, str]]
     trade: Mapping | None = None
+    own: Mapping | None = None
 
     @property
     def decided(self) -> int:
@@ -77,6 +79,7 @@ class Selection:
             "decided": self.decided,
             "disagreements": {site: dict(row) for site, row in self.disagreements.items()},
             **({"trade": dict(self.trade)} if self.trade else {}),
+            **({"own": dict(self.own)} if self.own else {}),
         }
 
 
@@ -91,6 +94,7 @@ def select(
     within_noise: bool = False,
     adaptive: bool = False,
     max_latency: int | None = None,
+    noise: float | None = None,
 ) -> Selection:
     """Select the architecture with the highest total score, within the limits if there are any.
 
@@ -98,6 +102,9 @@ def select(
     error: the one-standard-error rule of model selection. The cheapest has the fewest MACs, of equally many
     the highest score. The standard error is that of the best architecture's predicted fitness above the mean
     candidate, by :class:`RidgePosterior`; scores must be those of ``ridge``, therefore.
+
+    With ``noise`` an evaluated candidate is selected instead if it is expected to be above that one, by what
+    it scored itself: see :func:`.better_candidate`.
 
     Operators of equal score are ordered by :func:`best_operators`: by mean fitness, then lower index. Where a
     limit forbids that choice, see :func:`best_under_budget` for ties.
@@ -113,12 +120,16 @@ def select(
         within_noise: take the cheapest within a standard error of the best.
         adaptive: whether candidates were chosen by the results of earlier ones.
         max_latency: limit in nanoseconds; ``costs`` must have a table of times.
+        noise: standard deviation that the fitness of a candidate has by chance; for ``ridge``, and not with
+            ``within_noise``.
 
     Raises:
         UserError: no candidate was evaluated; no architecture is within the limits; unknown estimator.
     """
     if within_noise and estimator != "ridge":
         raise ValueError("within_noise needs the standard errors of ridge")
+    if noise is not None and (estimator != "ridge" or within_noise):
+        raise ValueError("candidates count with their own scores beside those of ridge alone")
     ranked = Scoreboard.of(space, cycles, mode).select()
     data = observations(space, cycles)
     scores = {name: operator_scores(space, cycles, name, data, mode) for name in {*ESTIMATORS, estimator}}
@@ -137,7 +148,13 @@ def select(
         if not within_limits(costs, indices, limits):
             point = best_under_budget(used, costs, **limits)
             indices, bound, exact = list(point.indices), point.bound, point.exact
-    trade = None
+    trade = own = None
+    if noise is not None:
+        keeps = [costs is None or within_limits(costs, a, limits) for cycle in cycles for a, _ in cycle]
+        found = better_candidate(ridge_posterior(space, data), data, indices, noise, np.array(keeps))
+        if found:
+            own = {"best": space.architecture(indices).names(), **found._asdict()}
+            indices = data.choices[own.pop("place")].tolist()
     if within_noise:
         best, posterior = indices, ridge_posterior(space, data)
         error = posterior.standard_error(best)
@@ -164,6 +181,7 @@ def select(
             if len({favourites[name][i] for name in ESTIMATORS}) > 1
         },
         trade,
+        own,
     )
 
 

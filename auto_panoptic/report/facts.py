@@ -18,6 +18,7 @@ from ..explore import POLICY_REGISTRY, Ledger, Scoreboard
 from ..explore.selection import select
 from ..files import plain, read_json
 from ..search.latency import FILE, costs_digest, read_table
+from ..search.noise import RankingNoise
 from ..search.records import check_content
 from ..search.selection import candidates_noise, fitness_name, fitness_of, ledger_path
 from ..space import Architecture, CostTables, LatencyTable, SearchSpace
@@ -232,7 +233,9 @@ def _selected(run: Run) -> dict:
     if stated is not None:
         chosen = {"selected": run.space.architecture(stated["selected"]), "selection": stated}
     elif by_scores:
-        found = select(run.space, run.cycles, policy.selects, mode=mode, adaptive=policy.uses_history)
+        noise = _noise(run) if policy.own_scores else None
+        how = {"mode": mode, "adaptive": policy.uses_history, "noise": noise and noise.noise}
+        found = select(run.space, run.cycles, policy.selects, **how)
         chosen = {"selected": found.architecture, "selection": plain(found.to_json())}
     else:
         chosen = {"selected": run.best.architecture}
@@ -248,6 +251,8 @@ def _is_sound(selection: object, space: SearchSpace) -> bool:
         space.architecture(selection["selected"])
         keys = {"estimator", "limits", "score", "bound", "exact", "disagreements"}
         verdict = {"selected", "rival", "difference", "interval", "decided"}
+        if (own := selection.get("own")) is not None:
+            sum(own[key] for key in ("share", "deviation", "ahead"))  # numbers
         return keys <= selection.keys() and all(
             verdict <= selection["verdicts"][site.name].keys()
             and set(site.names) <= selection["scores"][site.name].keys()
@@ -258,9 +263,13 @@ def _is_sound(selection: object, space: SearchSpace) -> bool:
 
 
 def _ranking(run: Run) -> dict | None:
-    good = [(c.architecture, c.record["metrics"]) for c in run.good]
-    noise = candidates_noise(good) if run.fitness == "PQ" else None
+    noise = _noise(run)
     return noise and noise.to_json()
+
+
+def _noise(run: Run) -> RankingNoise | None:
+    good = [(c.architecture, c.record["metrics"]) for c in run.good]
+    return candidates_noise(good) if run.fitness == "PQ" else None
 
 
 def _stored(path: Path) -> dict:

@@ -113,6 +113,14 @@ def _selected(search: Search) -> str:
     if search.selection.get("trade"):
         within += ", cheaper ones taken where that lies within a standard error"
     candidate = search.selected_candidate
+    own = search.selection.get("own")
+    if own and candidate:
+        deviation, share, ahead = (own[key] for key in ("deviation", "share", "ahead"))
+        return (
+            f"Selected is a candidate, with {search.fitness} {candidate.fitness:.2f}: {deviation:+.2f} to "
+            f"what the effects of its operators predict. Of that {share:.0%} count, what is not the noise of "
+            f"the images; this puts it {ahead:.2f} ahead of the operators with {how}{within}."
+        )
     known = (
         f"It was itself a candidate, with {search.fitness} {candidate.fitness:.2f}."
         if candidate

@@ -53,7 +53,8 @@ def rescore_command(args: argparse.Namespace | None = None) -> str | None:
     check_budget(tables, args.max_macs, args.max_params, args.max_latency)
     header = recorded_space(path, tables.space)
     policy = POLICY_REGISTRY.get(header["policy"])  # None: of a module that this process has not read
-    request = selection_request(args, policy.selects if policy else "ranks")
+    how = (policy.selects, policy.own_scores) if policy else ()
+    request = selection_request(args, *how)
     with Ledger.open(path, header, resume=True) as ledger:  # not while a search is writing
         if key and not is_stored:
             store_tables(path.parent, key, tables)

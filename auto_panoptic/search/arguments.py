@@ -118,8 +118,8 @@ def asks_for_selection(args: argparse.Namespace) -> bool:
     return bool(args.rescore or args.estimator or limits or args.within_noise or args.pareto)
 
 
-def selection_request(args: argparse.Namespace, selects: str = "ranks") -> Request:
-    """How the arguments ask to select from a search whose policy ``selects`` so.
+def selection_request(args: argparse.Namespace, selects: str = "ranks", own_scores: bool = False) -> Request:
+    """How the arguments ask to select from a search whose policy ``selects`` so, with ``own_scores`` or not.
 
     Raises:
         UserError: --within-noise by scores that have no standard error.
@@ -132,8 +132,9 @@ def selection_request(args: argparse.Namespace, selects: str = "ranks") -> Reque
                 "leave out --estimator, or use ridge"
             )
         estimator = "ridge"
+    own_scores = own_scores and args.estimator is None and not args.within_noise
     limits = (args.max_macs, args.max_params)
-    return Request(estimator, *limits, args.pareto, args.within_noise, args.max_latency)
+    return Request(estimator, *limits, args.pareto, args.within_noise, args.max_latency, own_scores)
 
 
 def check_length(args: argparse.Namespace) -> None:

@@ -223,7 +223,7 @@ def check_search(args: argparse.Namespace, cfg) -> CostTables:
     policy = search_policy(cfg, costs.space)
     if (args.finals or 0) > (most := policy.cycles * policy.models):
         raise UserError(f"--finals {args.finals}: the search has {most} candidates; ask for at most so many")
-    selection_request(args, policy.selects)
+    selection_request(args, policy.selects, policy.own_scores)
     return costs
 
 
@@ -267,7 +267,8 @@ def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
         check_ground_truth(cfg)
         (path.parent / BUNDLE).unlink(missing_ok=True)  # of an earlier selection
         with make_executor() as executor:
-            request = selection_request(args, policy.selects) if by_scores else None
+            how = (policy.selects, policy.own_scores)
+            request = selection_request(args, *how) if by_scores else None
             result = run_search(policy, ledger, executor, args.costs, request, args.retry_failed, args.budget)
             search_pictures(cfg, executor, result.architecture, result.directory)
         print(summary(result))

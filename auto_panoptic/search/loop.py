@@ -61,7 +61,7 @@ def run_search(
     check_content(ledger, policy.space)
     clock = None if seconds is None else TimeBudget(seconds, ledger.records)
     if request is None and policy.selects in ESTIMATORS and policy.selects != "ranks":
-        request = Request(policy.selects)
+        request = Request(policy.selects, own_scores=policy.own_scores)
     return _Search(policy, ledger, costs, clock).run(executor, request, retry_failed)
 
 

@@ -31,6 +31,8 @@ class Request:
         pareto: also write pareto.json, a list of {"macs", "params", "score", "behind", "interval",
             "architecture": the index lists}, ascending in MACs and score; see
             :class:`~auto_panoptic.explore.selection.FrontPoint`.
+        own_scores: let candidates count with what they scored themselves, as far as that is not the noise of
+            their images; nothing where that is not known.
     """
 
     estimator: str = "ranks"
@@ -39,6 +41,7 @@ class Request:
     pareto: bool = False
     within_noise: bool = False
     max_latency: int | None = None
+    own_scores: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def write_selection(
     mode = header.get("scoreboard", "exact")
     board = Scoreboard.of(space, pairs, mode)
     table, selected, selection, extra = board.table(), board.select(), None, {}
+    noise = candidates_noise(good) if fitness == "PQ" else None
     if request is not None:
         limits = (request.max_macs, request.max_params)
         policy = POLICY_REGISTRY.get(header["policy"])  # None: of a module that this process has not read
@@ -115,6 +119,7 @@ def write_selection(
         selection = select(
             *(space, pairs, request.estimator, costs, *limits, mode, request.within_noise, adaptive),
             max_latency=request.max_latency,
+            noise=noise.noise if noise and request.own_scores else None,
         )
         selected = selection.architecture
         extra = {"estimator": selection.estimator, **selection.limits, **(selection.cost or {})}
@@ -122,7 +127,6 @@ def write_selection(
     elif best:
         selected = max(good, key=lambda pair: pair[1][fitness])[0]
         table = {site: [{**row, "score": None} for row in rows] for site, rows in table.items()}
-    noise = candidates_noise(good) if fitness == "PQ" else None
     content = {"candidates": total, "ranking": noise and noise.to_json(), "sites": table}
     content |= {"selection": selection.to_json()} if selection else {}
     provenance = {

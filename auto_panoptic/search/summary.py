@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 from ..explore.budget import shown
 from ..explore.selection import Selection
@@ -37,6 +38,8 @@ def selection_lines(selection: Selection) -> list[str]:
     within = f" with {' and '.join(limits)}" if limits else ""
     bound = f" (upper bound {selection.bound:.6g})" if limits else ""
     lines = [f"Selected by {selection.estimator}{within}: total score {selection.score:.6g}{bound}"]
+    if selection.own:
+        lines.append(own_line(selection.own))
     if selection.trade:
         lines += trade_lines(selection)
     elif not selection.exact:
@@ -55,6 +58,15 @@ def selection_lines(selection: Selection) -> list[str]:
         for site, ops in selection.disagreements.items():
             lines.append(f"  {site:<18} " + ", ".join(f"{name} {op}" for name, op in ops.items()))
     return lines
+
+
+def own_line(own: Mapping) -> str:
+    """Why an evaluated candidate was taken."""
+    deviation, share, ahead = (own[key] for key in ("deviation", "share", "ahead"))
+    return (
+        f"A candidate is taken, which scored {deviation:+.2f} beside what its operators predict; of that "
+        f"{share:.0%} count, what is not image noise: {ahead:.2f} ahead of the best operators"
+    )
 
 
 def trade_lines(selection: Selection) -> list[str]:
