@@ -12,7 +12,7 @@ from toy import Scale, write_config
 
 from auto_panoptic.bench import path_of
 from auto_panoptic.errors import UserError
-from auto_panoptic.explore import Ledger
+from auto_panoptic.explore import Ledger, fair_cycle
 from auto_panoptic.modeling import ChoiceBlock
 from auto_panoptic.search.executors.in_process import InProcess
 from auto_panoptic.space import SearchSpace
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
 import build  # noqa: E402
 import variants  # noqa: E402
 from jobs import Supernet  # noqa: E402
-from proxies import MoreWork, WarmSupernet, gradient_norm, spread  # noqa: E402
+from proxies import MoreWork, OneMorePath, WarmSupernet, gradient_norm, spread  # noqa: E402
 from scoring import METRICS  # noqa: E402
 from variant_file import Measured, read_variants, variants_beside, write_variants  # noqa: E402
 
@@ -52,7 +52,8 @@ def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
         return work(job)
 
     warm = (WarmSupernet, (), ("SOLVER.BASE_LR", 0.02))
-    monkeypatch.setattr(variants, "VARIANTS", {"warm": warm})
+    sandwich = (variants.SandwichSupernet, ())
+    monkeypatch.setattr(variants, "VARIANTS", {"warm": warm, "sandwich": sandwich})
     monkeypatch.setattr(variants, "TUNING", 2)
     monkeypatch.setattr(variants, "ONE_BACKBONE", 4)
     monkeypatch.setattr(build, "space_and_costs", lambda: (None, np.array([1, 2, 5, 4]), None))
@@ -68,12 +69,12 @@ def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
         with Ledger.open(work.output / "variants.jsonl", {}, resume=True) as ledger:
             return variants.run(args, build.Journal(ledger), InProcess(counted))
 
-    assert run() == [] and calls == ["supernet warm 3", "supernet momentum_0.01 3"]
+    assert run() == [] and calls == ["supernet warm 3", "supernet sandwich 3", "supernet momentum_0.01 3"]
     known[:] = [3, 0, 6]
     found = {(m.name, m.seed): m for m in run()}
     raw = ("not calibrated, momentum 0.01", 3)
     assert found.keys() == {("gradient norm", 3), ("not calibrated", 0), ("tuned for 2 steps", 0)} | {
-        ("warm", 3), raw
+        ("warm", 3), ("sandwich", 3), raw
     }  # fmt: skip
     assert all(list(m.values) == known and np.isfinite([*m.values.values()]).all() for m in found.values())
     assert found["warm", 3].minutes > 0 and found["gradient norm", 3].minutes is None
@@ -83,7 +84,7 @@ def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
     assert all(more[name].values.items() >= m.values.items() for name, m in found.items())
     # Only what was unknown: groups that are not as they were, and one path to be tuned.
     kinds = [key.split()[0] for key in calls[before:]]
-    assert kinds == ["gradients", "scores", "tuned", "scores", "scores"]
+    assert kinds == ["gradients", "scores", "tuned", "scores", "scores", "scores"]
 
 
 def test_paths_are_known_as_soon_as_all_supernets_are_scored(tmp_path):
@@ -110,6 +111,15 @@ def test_the_momentum_of_statistics_changes_no_weight(work):
         states.append(torch.load(net.weights(work.output), weights_only=False)["model"])
     different = {key for key, value in states[0].items() if not torch.equal(value, states[1][key])}
     assert different and all(key.endswith(("running_mean", "running_var")) for key in different)
+
+
+def test_one_path_more_in_every_cycle(work):
+    cfg = work._config(work.supernet_config)
+    trainer = type("Sandwich", (OneMorePath,), {"path": 5})(cfg)
+    space = SearchSpace.from_config(cfg)
+    for iteration in range(3):
+        *cycle, more = trainer._trainer.draw(iteration)
+        assert cycle == fair_cycle(space, cfg.NAS.SEED, iteration) and more == path_of(space, 5)
 
 
 def test_a_path_lends_its_weights_to_operators_of_the_same_shapes(tmp_path, work):

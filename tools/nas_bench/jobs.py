@@ -13,7 +13,7 @@ from auto_panoptic.bench import path_of
 from auto_panoptic.evaluation import panoptic_quality_of
 from auto_panoptic.search.final_training import Final, FinalTraining
 from auto_panoptic.space import SearchSpace
-from auto_panoptic.training import build_config, train
+from auto_panoptic.training import AutoPanopticTrainer, build_config, train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,13 +111,14 @@ class Work:
     def _supernet(self, job: Supernet) -> dict:
         return self._train(job, job.folder(self.output))
 
-    def _train(self, job: Supernet, folder: Path) -> dict:
+    def _train(self, job: Supernet, folder: Path, kind: type = AutoPanopticTrainer) -> dict:
         """The CPU time of the whole training, from that of the iterations that were done now."""
         if (folder / "model_final.pth").is_file():
             return {}
         options = [*self.options, *job.options, "SEED", job.seed, "OUTPUT_DIR", folder, "DATASETS.TEST", "()"]
         start = time.process_time()
-        trainer = train(str(ROOT / self.supernet_config), list(map(str, options)), resume=folder.is_dir())
+        config = str(ROOT / self.supernet_config)
+        trainer = train(config, list(map(str, options)), resume=folder.is_dir(), trainer=kind)
         share = (trainer.max_iter - trainer.start_iter) / trainer.max_iter
         return {"cpu": round((time.process_time() - start) / share, 2)} if share else {}
 

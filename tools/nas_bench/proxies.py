@@ -32,6 +32,7 @@ from auto_panoptic.training import (
     build_train_loader,
     load_weights,
 )
+from auto_panoptic.training.hooks import FairnessAudit
 
 BATCHES = 4  # of a gradient
 
@@ -42,6 +43,13 @@ class WarmSupernet(Supernet):
 
     path: int
     path_options: tuple
+
+
+@dataclass(frozen=True)
+class SandwichSupernet(Supernet):
+    """A supernet whose every cycle trains ``path``, too."""
+
+    path: int
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,18 @@ class GradientNorms(Job):
         return f"gradients {self.seed} {self.name}"
 
 
+class OneMorePath(AutoPanopticTrainer):
+    """Trains the path of number ``path`` after those of every cycle; so it is fair no more, nor audited."""
+
+    path: int
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        cycle, more = self._trainer.draw, path_of(self._trainer.space, self.path)
+        self._trainer.draw = lambda iteration: [*cycle(iteration), more]
+        self._hooks = [hook for hook in self._hooks if not isinstance(hook, FairnessAudit)]
+
+
 class MoreWork(Work):
     """Does these jobs, too."""
 
@@ -86,6 +106,10 @@ class MoreWork(Work):
         warm = Supernet(job.name, (*job.options, "MODEL.WEIGHTS", start / "supernet.pth"), job.seed)
         times.append(self._train(warm, folder))
         return {"cpu": sum(t["cpu"] for t in times)} if all(times) else {}
+
+    def _sandwichsupernet(self, job: SandwichSupernet) -> dict:
+        trainer = type("Sandwich", (OneMorePath,), {"path": job.path})
+        return self._train(job, job.folder(self.output), trainer)
 
     def _tuned(self, job: Tuned) -> dict:
         cfg = self._config(self.trained_config)
