@@ -63,7 +63,7 @@ def test_what_the_table_itself_predicts(table, capsys):
         assert values.shape == (2 * predictors.SEARCHES, 4)
         assert (np.diff(values.mean(axis=0)) > 0).all(), estimator
     assert (np.diff(found["ridge of 60 scores"].values, axis=1) > 0).all()
-    rows = predictors.report(table, found)
+    rows = predictors.report(table, found, predictors.truth_of(table))
     assert rows["reliability"]["single"] > 0.9 and rows["between_supernets"] == pytest.approx([1])
     for name in ("supernet", "multiply-adds", "parameters", "ridge of 60 scores"):
         assert rows["taus"][name]["tau"][0] == pytest.approx(1)
@@ -80,7 +80,8 @@ def test_variants_are_compared_on_the_paths_that_they_have(table, capsys):
     found = predictors.predictors_in(measured, table)
     assert found["long"].minutes == 14 and found["norm"].minutes is None
     assert np.isnan(found["long"].values).tolist() == [[False, False, False, True], [False] * 4]
-    rows = predictors.report(table, predictors.predictors_of(table) | found)["taus"]
+    rows = predictors.report(table, predictors.predictors_of(table) | found, predictors.truth_of(table))
+    rows = rows["taus"]
     assert (rows["long"]["seeds"], rows["long"]["paths"], rows["norm"]["paths"]) == (2, 3, 4)
     assert rows["long"]["tau"][0] == pytest.approx((-1 / 3 + 1) / 2)
     assert rows["long"]["less_supernet"][0] == pytest.approx(1 / 3 - 1)
@@ -89,3 +90,19 @@ def test_variants_are_compared_on_the_paths_that_they_have(table, capsys):
     assert rows["norm"]["of_ceiling"] == pytest.approx(-1 / ceiling)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("long")]
     assert line.split()[1:4] == ["2", "3", "14.0"]
+
+
+def test_images_that_score_supernets_are_no_truth():
+    rows = [
+        (0, 0, 1, 0, 0, 0.5),
+        (1, 0, 1, 0, 1, 0.75),
+        (2, 0, 1, 0, 0, 0.25),
+    ]  # image, class, TP, FP, FN, IoU
+    table = make_table([[rows, rows[1:]]], [4])
+    table.trained["PQ"][:] = 7
+    about = table.provenance  # its images are 11, 12 and 13
+    about.update(search=["s"], images_of={"s": [11, 13], "v": [12]})
+    assert predictors.truth_of(table).tolist() == [[50, 50]]  # 0.75 / (1 + 1 / 2)
+    assert predictors.truth_of(table, all_images=True).tolist() == [[7, 7]]
+    about.update(images_of={"s": [], "v": [11, 12, 13]})
+    assert predictors.truth_of(table).tolist() == [[7, 7]]

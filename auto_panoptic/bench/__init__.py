@@ -44,7 +44,8 @@ class Benchmark:
         seconds: (n, seeds) of one thread.
         counts: ``image, network, class, TP, FP, FN`` (rows, 6) and ``iou`` (rows,); network is
             ``path's place * seeds + seed``, class the place among "categories".
-        provenance: configs, versions, categories, images.
+        provenance: configs, versions, categories, images; "search" are the data sets that score supernets,
+            "images_of" the images of each that scores trained paths.
     """
 
     space: SearchSpace

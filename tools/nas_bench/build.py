@@ -143,8 +143,10 @@ def build(args, journal: Journal, executor) -> Benchmark:
     jobs = [Standalone(p, s, args.steps, start) for group in groups for s, start in seeds for p in group]
     results = dict(zip(jobs, journal.do(executor, jobs, "trained paths"), strict=True))
     trained = [[results[Standalone(p, s, args.steps, start)] for s, start in seeds] for p in paths]
+    search = list(build_config(str(ROOT / CONFIG)).DATASETS.SEARCH)
     cfg = build_config(str(ROOT / TRAINED), ["NAS.ARCHITECTURE", ""])
-    about = {"configs": [CONFIG, TRAINED], "steps": args.steps, "image": cfg.INPUT.MIN_SIZE_TEST}
+    about = {"configs": [CONFIG, TRAINED], "steps": args.steps, "search": search}
+    about["image"] = cfg.INPUT.MIN_SIZE_TEST
     return make_table(space, (macs, params), scores, paths, trained, about, cfg.DATASETS.TEST)
 
 

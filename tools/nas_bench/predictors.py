@@ -1,13 +1,14 @@
 """What tells how good a path is when it is trained: Kendall's tau of its predictors on a benchmark.
 
-The truth is the mean PQ of a path's trainings. Its reliability r is the share of the paths in its variance,
-in a two-way table of paths by seeds: what a seed does to all paths alike is left out, the rest is noise. No
-predictor can be expected to do better than sqrt(r); taus are shown as they are and divided by it. "top
-quarter" are the paths of the best true PQ. Of a predictor with several seeds the taus are averaged, and what
-its tau lacks or has more than that of the table's supernets is shown, on the same paths. Intervals are
+The truth is the mean PQ of a path's trainings, on images that score no supernet: others would lend supernets
+and truth the same luck; --all-images takes them, too. Its reliability r is the share of the paths in its
+variance, in a two-way table of paths by seeds: what a seed does to all paths alike is left out, the rest is
+noise. No predictor can be expected to do better than sqrt(r); taus are shown as they are and divided by it.
+"top quarter" are the paths of the best true PQ. Of a predictor with several seeds the taus are averaged, and
+what its tau lacks or has more than that of the table's supernets is shown, on the same paths. Intervals are
 percentiles of 1 000 resamples of the paths; what other supernet seeds would give is not in them.
 
-    python tools/nas_bench/predictors.py [--table FILE] [--variants FILE]
+    python tools/nas_bench/predictors.py [--table FILE] [--variants FILE] [--all-images]
 
 What tools/nas_bench/variants.py has measured is read from --variants, by default the file beside the table.
 """
@@ -32,6 +33,7 @@ from variant_file import Measured, read_variants, variants_beside  # noqa: E402
 
 from auto_panoptic.bench import FOLDER, Benchmark, load, names  # noqa: E402
 from auto_panoptic.errors import run_command  # noqa: E402
+from auto_panoptic.evaluation import PanopticQuality  # noqa: E402
 from auto_panoptic.explore import path_priority_candidates  # noqa: E402
 from auto_panoptic.explore.estimators import ESTIMATORS, mean_scores, operator_scores  # noqa: E402
 
@@ -64,6 +66,22 @@ class Predictor(NamedTuple):
 
     values: np.ndarray
     minutes: float | None = None
+
+
+def truth_of(bench: Benchmark, all_images: bool = False) -> np.ndarray:
+    """(trained paths, seeds) PQ of the trainings, on images that score no supernet or on all."""
+    about, trained = bench.provenance, bench.trained["PQ"].astype(float)
+    searched = {image for name in about.get("search", ()) for image in about["images_of"].get(name, ())}
+    if all_images or not searched:
+        return trained
+
+    def quality(place: int, seed: int) -> float:
+        record = bench.quality(place, seed).record()
+        others = [row for row in record["images"] if row[0] not in searched]
+        return PanopticQuality.of_record(record | {"images": others}).compute()["PQ"]
+
+    paths, seeds = trained.shape
+    return np.array([[quality(place, seed) for seed in range(seeds)] for place in range(paths)])
 
 
 def reliability(trained: np.ndarray) -> Reliability:
@@ -150,9 +168,8 @@ def predictors_in(measured: Sequence[Measured], bench: Benchmark) -> dict[str, P
     return found
 
 
-def report(bench: Benchmark, found: Mapping[str, Predictor]) -> dict:
-    """Print the reliability and the taus; returns them."""
-    trained = bench.trained["PQ"].astype(float)
+def report(bench: Benchmark, found: Mapping[str, Predictor], trained: np.ndarray) -> dict:
+    """Print the reliability and the taus; returns them. ``trained`` is the truth, (trained paths, seeds)."""
     r, truth = reliability(trained), trained.mean(axis=1)
     print(
         f"{len(truth)} paths, {trained.shape[1]} seeds: PQ {truth.mean():.2f}, between paths {r.paths:.2f}, "
@@ -206,12 +223,14 @@ def main() -> None:
         "--table", default="output/nas_bench/shapes4096.npz", help="name or file (default: %(default)s)"
     )
     parser.add_argument("--variants", type=Path, help="file of tools/nas_bench/variants.py")
+    parser.add_argument("--all-images", action="store_true", help="also those that score supernets")
     args = parser.parse_args()
     bench = load(args.table)
     beside = variants_beside(FOLDER / args.table if args.table in names() else args.table)
     file = args.variants or (beside if beside.is_file() else None)
     measured = predictors_in(read_variants(file), bench) if file else {}
-    print(json.dumps(report(bench, predictors_of(bench) | measured)))
+    truth = truth_of(bench, args.all_images)
+    print(json.dumps(report(bench, predictors_of(bench) | measured, truth)))
 
 
 if __name__ == "__main__":

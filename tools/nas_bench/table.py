@@ -64,7 +64,9 @@ def make_table(
             **about,
             "categories": categories,
             "images": images,
-            "data_sets": list(data_sets),
+            "images_of": {
+                name: [image["id"] for image in r["images"]] for name, r in zip(data_sets, read, strict=True)
+            },
             "versions": {**versions, "python": platform.python_version()},
         },
     )
