@@ -87,22 +87,28 @@ def best_of(scores):
     return np.array([[s.argmax() for s in scores]])
 
 
-def posterior(space, true, noise, rng, seed, budgets, evolutions):
-    """The policy of that name, with its own settings, and three ways to select in the end."""
-    sizes = [len(site.ops) for site in space.sites]
+def posterior_rounds(space, true, noise, rng, seed, most):
+    """The policy posterior with its own settings: (history, choices, fitness) after each round.
+
+    ``history`` are the rounds so far, lists of (architecture, fitness); the others are (n, sites) and (n,) of
+    all candidates. There are rounds until it has ``most`` of them.
+    """
     policy_type = POLICY_REGISTRY.of("posterior")
     settings = {key.lower(): value for key, value in policy_type.keys.items()}
-    policy = policy_type(space, seed, settings)
-    history, results = [], {}
-    choices, fitness = np.zeros((0, len(sizes)), dtype=np.int64), np.zeros(0)
-    while len(fitness) < max(budgets):
-        candidates = policy.candidates(len(history), history)
-        if not candidates:
-            break
+    policy, history = policy_type(space, seed, settings), []
+    choices, fitness = np.zeros((0, len(space.sites)), dtype=np.int64), np.zeros(0)
+    while len(fitness) < most and (candidates := policy.candidates(len(history), history)):
         new = indices(space, candidates)
         measured = true(new) + noise * rng.normal(size=len(new))
         history.append(list(zip(candidates, measured.tolist(), strict=True)))
         choices, fitness = np.concatenate((choices, new)), np.r_[fitness, measured]
+        yield history, choices, fitness
+
+
+def posterior(space, true, noise, rng, seed, budgets, evolutions):
+    """The policy of that name, with its own settings, and three ways to select in the end."""
+    sizes, results = [len(site.ops) for site in space.sites], {}
+    for _, choices, fitness in posterior_rounds(space, true, noise, rng, seed, max(budgets)):
         effects = best_of(ridge_scores(choices, fitness, sizes))
         data = Observations(choices, fitness, np.zeros(len(fitness), dtype=np.int64))
         fitted, everywhere = RidgePosterior(choices, fitness, sizes), np.ones(len(fitness), dtype=bool)
