@@ -197,6 +197,15 @@ def test_regret_of_searches_of_a_table():
     assert true(np.array([[0, 0, 0, 1], [3, 3, 3, 3]])).tolist() == [scores[1, 1], scores[1, 255]]
 
 
+def test_what_is_left_of_a_score_when_trained():
+    """Trained PQ is 3 x the first supernet's score; the second's, the same less 6, says as much."""
+    table = make_table([[[], []]] * 4, [0, 1, 2, 5])
+    table.trained["PQ"][:] = 3 * table.paths[:, None] + np.array([1, 7])
+    assert regret.slopes(table) == pytest.approx(np.array([[3, 1], [3, 1]]))
+    table.trained["PQ"][3] = table.trained["PQ"][0]
+    assert (regret.slopes(table)[:, 1] < 1).all()
+
+
 def trained_again(table, number, found, tmp_path, monkeypatch):
     """What ``build.rebuild`` computes where path n has the PQ ``found[n]``."""
     jobs = []
