@@ -11,6 +11,7 @@ from auto_panoptic.explore.estimators import Observations, ridge_scores
 from auto_panoptic.explore.own_scores import better_candidate
 from auto_panoptic.explore.posterior import RidgePosterior
 from auto_panoptic.explore.selection import select
+from auto_panoptic.report import wording
 from auto_panoptic.report.facts import read_search
 from auto_panoptic.search import Request, summary
 from auto_panoptic.search.noise import ranking_noise
@@ -149,6 +150,12 @@ def test_a_search_takes_the_candidate_and_says_why(found):
     assert stored["own"] == own and stored["selected"] == result.architecture.names()
     report = read_search(folder)
     assert report.selected == result.architecture and report.selection["own"] == own
+    text = wording.found(report)
+    assert (
+        f"Selected is a candidate, with PQ {best['metrics']['PQ']:.2f}: {own['deviation']:+.2f} to what"
+        in text
+    )
+    assert f"puts it {own['ahead']:.2f} ahead of the operators with the highest estimated effect." in text
 
 
 def copied(folder, tmp_path):

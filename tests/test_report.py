@@ -214,6 +214,8 @@ def test_files_of_fewer_candidates_are_not_mixed_with_the_ledger(tmp_path):
     lambda selection: selection["scores"]["mask.0"].popitem(),
     lambda selection: selection["selected"].update({"mask.0": "r4"}),
     lambda selection: selection.clear(),
+    lambda selection: selection.update(own={"share": 1.0}),
+    lambda selection: selection.update(own={"share": "all", "deviation": 1.0, "ahead": 1.0}),
 ])  # fmt: skip
 def test_a_damaged_selection_is_computed_anew(finished, tmp_path, change):
     shutil.copytree(finished / "search", tmp_path / "search")
