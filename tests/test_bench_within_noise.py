@@ -42,12 +42,19 @@ def test_costs_of_operators_add_up_to_those_of_paths(bench):
 
 def test_where_nothing_is_decided_the_cheapest_is_taken(bench):
     """The last site changes no score: its cheapest operator comes with the best of the others."""
-    rows = within_noise.run(bench, [60], 3)[60]
+    rows = within_noise.run(bench, [60], 3, 0.0)[60]
     best = 100 + 0 + 9 + 3
     assert rows[:, 0].tolist() == [0, 0, 0]
     possible = [best / (best + m) for m in MACS[3]]
     assert all(any(ratio == pytest.approx(p) for p in possible) for ratio in rows[:, 1])
     assert rows[:, 1].min() < 0.3
+
+
+def test_what_images_do_not_decide_is_given_up(bench):
+    """Of the second site the best costs 9; that 6 PQ behind costs 6, and the others are further behind."""
+    plain, noisy = (within_noise.run(bench, [60], 1, noise)[60][0] for noise in (0.0, 7.0))
+    assert plain[0] == 0 and noisy[0] == 6
+    assert noisy[1] / plain[1] == pytest.approx((100 + 0 + 6 + 3) / (100 + 0 + 9 + 3))
 
 
 def test_the_summary_counts_searches():

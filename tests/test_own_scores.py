@@ -208,5 +208,5 @@ def test_the_order_of_arrival_does_not_count(found, tmp_path):
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="beside those of ridge alone"):
+    with pytest.raises(ValueError, match="beside the scores of ridge alone"):
         select(SPACE, [], "ranks", noise=0.1)

@@ -74,20 +74,21 @@ def test_without_allowance_it_is_the_best_or_its_equal():
 # ------------------------------------------------------------------ selecting
 
 
+@pytest.mark.parametrize("images", [None, 1.5])
 @pytest.mark.parametrize("seed", range(6))
-def test_selection_by_enumeration(seed):
+def test_selection_by_enumeration(seed, images):
     """The standard error is the best one's, by the formula; nothing cheaper has a score so near."""
     cycles, _ = evaluated(SPACE, cycles=2, seed=seed, noise=2.0, fail={3})
     costs = costs_of(SPACE, seed)
     best = select(SPACE, cycles, "ridge", costs)
-    selection = select(SPACE, cycles, "ridge", costs, within_noise=True)
+    selection = select(SPACE, cycles, "ridge", costs, within_noise=True, noise=images)
     data = observations(SPACE, cycles)
     sizes = [len(site.ops) for site in SPACE.sites]
     posterior = RidgePosterior(data.choices[data.ok], data.fitness[data.ok], sizes)
     hot = np.concatenate([np.eye(size)[c] for size, c in zip(sizes, data.choices[data.ok].T, strict=True)], 1)
     index = [site.names.index(n) for site, n in zip(SPACE.sites, best.architecture.choices, strict=True)]
     row = np.concatenate([np.eye(size)[i] for size, i in zip(sizes, index, strict=True)]) - hot.mean(axis=0)
-    error = float(np.sqrt(row @ posterior.covariance() @ row))
+    error = float(np.sqrt(row @ posterior.covariance() @ row + (images or 0) ** 2))
     scores = operator_scores(SPACE, cycles, "ridge")
     table = [
         (costs.cost(list(c)).macs, sum(s[i] for s, i in zip(scores, c, strict=True))) for c in all_of(SPACE)
@@ -100,7 +101,8 @@ def test_selection_by_enumeration(seed):
     assert {key: trade[key] for key in ("macs", "params")} == best.cost
     assert trade["given_up"] == pytest.approx(best.score - selection.score)
     chosen = [s.names.index(n) for s, n in zip(SPACE.sites, selection.architecture.choices, strict=True)]
-    half = ndtri(0.975) * posterior.difference(index, chosen)[1]
+    both = 2 * (images or 0) ** 2 * (index != chosen)  # images move either
+    half = ndtri(0.975) * np.sqrt(posterior.difference(index, chosen)[1] ** 2 + both)
     assert trade["interval"] == pytest.approx([trade["given_up"] - half, trade["given_up"] + half])
 
 

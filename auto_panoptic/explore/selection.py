@@ -43,7 +43,8 @@ class Selection:
             choose differently.
         trade: with ``within_noise`` what was given up for fewer MACs, else None: {"best": {site: operator} of
             the highest score, "score", "macs", "params" of it, "standard_error" of its score, "given_up": how
-            much less the selection scores, "interval": that with its 95 % interval by the posterior}.
+            much less the selection scores, "interval": that with its 95 % interval}. Both errors are those of
+            the posterior and, with ``noise``, of the images.
     """
 
     architecture: Architecture
@@ -101,10 +102,11 @@ def select(
     With ``within_noise`` it is the cheapest one whose total score is not below that by more than its standard
     error: the one-standard-error rule of model selection. The cheapest has the fewest MACs, of equally many
     the highest score. The standard error is that of the best architecture's predicted fitness above the mean
-    candidate, by :class:`RidgePosterior`; scores must be those of ``ridge``, therefore.
+    candidate, by :class:`RidgePosterior`, and of ``noise``, which all predictions share; scores must be those
+    of ``ridge``, therefore.
 
-    With ``noise`` an evaluated candidate is selected instead if it is expected to be above that one, by what
-    it scored itself: see :func:`.better_candidate`.
+    Otherwise ``noise`` lets an evaluated candidate be selected if it is expected to be above the architecture
+    with the highest score, by what it scored itself: see :func:`.better_candidate`.
 
     Operators of equal score are ordered by :func:`best_operators`: by mean fitness, then lower index. Where a
     limit forbids that choice, see :func:`best_under_budget` for ties.
@@ -120,16 +122,16 @@ def select(
         within_noise: take the cheapest within a standard error of the best.
         adaptive: whether candidates were chosen by the results of earlier ones.
         max_latency: limit in nanoseconds; ``costs`` must have a table of times.
-        noise: standard deviation that the fitness of a candidate has by chance; for ``ridge``, and not with
-            ``within_noise``.
+        noise: standard deviation that the fitness of a candidate, relative to the others, has from the choice
+            of images; for ``ridge``.
 
     Raises:
         UserError: no candidate was evaluated; no architecture is within the limits; unknown estimator.
     """
     if within_noise and estimator != "ridge":
         raise ValueError("within_noise needs the standard errors of ridge")
-    if noise is not None and (estimator != "ridge" or within_noise):
-        raise ValueError("candidates count with their own scores beside those of ridge alone")
+    if noise is not None and estimator != "ridge":
+        raise ValueError("noise counts beside the scores of ridge alone")
     ranked = Scoreboard.of(space, cycles, mode).select()
     data = observations(space, cycles)
     scores = {name: operator_scores(space, cycles, name, data, mode) for name in {*ESTIMATORS, estimator}}
@@ -149,7 +151,7 @@ def select(
             point = best_under_budget(used, costs, **limits)
             indices, bound, exact = list(point.indices), point.bound, point.exact
     trade = own = None
-    if noise is not None:
+    if noise is not None and not within_noise:
         keeps = [costs is None or within_limits(costs, a, limits) for cycle in cycles for a, _ in cycle]
         found = better_candidate(ridge_posterior(space, data), data, indices, noise, np.array(keeps))
         if found:
@@ -157,10 +159,11 @@ def select(
             indices = data.choices[own.pop("place")].tolist()
     if within_noise:
         best, posterior = indices, ridge_posterior(space, data)
-        error = posterior.standard_error(best)
+        error = float(np.hypot(posterior.standard_error(best), noise or 0.0))
         point = cheapest_near(used, costs, best, error, **limits)
         indices, exact = list(point.indices), exact and point.exact
-        trade = _trade(space, costs, posterior, best, indices) | {"score": _total(used, best)}
+        trade = {"score": _total(used, best), "standard_error": error}
+        trade |= _trade(space, costs, posterior, best, indices, noise or 0.0)
     architecture = space.architecture(indices)
     cost = None if costs is None else cost_of(costs, architecture)
     if costs is not None and not within_limits(costs, architecture, limits):
@@ -190,24 +193,26 @@ def ridge_posterior(space: SearchSpace, data: Observations) -> RidgePosterior:
     return RidgePosterior(data.choices[data.ok], data.fitness[data.ok], [len(s.ops) for s in space.sites])
 
 
-def _trade(space, costs, posterior, best: list[int], chosen: list[int]) -> dict:
+def _trade(space, costs, posterior, best: list[int], chosen: list[int], noise: float) -> dict:
     """See :class:`Selection`."""
-    given_up, interval = _lead(posterior, best, chosen)
+    given_up, interval = _lead(posterior, best, chosen, noise * (best != chosen))
     return {
         "best": space.architecture(best).names(),
         **costs.cost(best)._asdict(),
-        "standard_error": posterior.standard_error(best),
         "given_up": given_up,
         "interval": interval,
     }
 
 
 def _lead(
-    posterior: RidgePosterior, first: Sequence[int], second: Sequence[int]
+    posterior: RidgePosterior, first: Sequence[int], second: Sequence[int], noise: float = 0.0
 ) -> tuple[float, list[float]]:
-    """By how much the fitness of one architecture is predicted to be above another's, and its interval."""
+    """By how much the fitness of one architecture is predicted to be above another's, and its interval.
+
+    ``noise`` is that of either fitness, by images.
+    """
     lead, error = posterior.difference(first, second)
-    half = float(ndtri((1 + LEVEL) / 2)) * error
+    half = float(ndtri((1 + LEVEL) / 2) * np.hypot(error, 2**0.5 * noise))
     return lead, [lead - half, lead + half]
 
 

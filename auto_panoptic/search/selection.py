@@ -119,7 +119,7 @@ def write_selection(
         selection = select(
             *(space, pairs, request.estimator, costs, *limits, mode, request.within_noise, adaptive),
             max_latency=request.max_latency,
-            noise=noise.noise if noise and request.own_scores else None,
+            noise=noise.noise if noise and (request.own_scores or request.within_noise) else None,
         )
         selected = selection.architecture
         extra = {"estimator": selection.estimator, **selection.limits, **(selection.cost or {})}

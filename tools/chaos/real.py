@@ -31,7 +31,7 @@ def real(plan: Plan) -> Outcome:
 
 
 def killed_command(
-    plan: Plan, arguments: Sequence[str], what: str, kills: int, others: Sequence[str] = ()
+    plan: Plan, arguments: Sequence[str], what: str, kills: int, in_order: bool = True
 ) -> Outcome:
     """Compare a command that searches with itself, killed ``kills`` times.
 
@@ -40,7 +40,7 @@ def killed_command(
         arguments: the command; --resume OUTPUT_DIR FOLDER is added.
         what: the command in a few words.
         kills: how often to kill; some while it starts, the others after some candidates or trainings.
-        others: more arguments of the killed one: it may do the same in another order.
+        in_order: whether results arrive in the same order each time.
     """
     outcome = Outcome(f"{what}, SIGKILLed >= {kills} times, resumed")
     rng, bar = plan.rng(), plan.bar(kills, "real")
@@ -49,7 +49,7 @@ def killed_command(
         folder.mkdir(parents=True)
 
     def start(folder):
-        line = [*arguments, *others * (folder == folders[1]), "--resume", "OUTPUT_DIR", str(folder)]
+        line = [*arguments, "--resume", "OUTPUT_DIR", str(folder)]
         return command(line, folder / "output.log", THREADS)
 
     began = time.monotonic()
@@ -88,7 +88,7 @@ def killed_command(
     history: list[int] = []
     for failure in until_done(lambda: start(folders[1]), moment, folders[1], killed):
         outcome.expect(False, f"{failure}: {error_line(folders[1] / 'output.log')}")
-    different = pure.differences(folders[1], folders[0], in_order=not others)
+    different = pure.differences(folders[1], folders[0], in_order)
     outcome.expect(not different, f"other {', '.join(different)} than uninterrupted")
     outcome.expect(outcome.count >= kills, f"{outcome.count} kills, {kills} were asked for")
     outcome.numbers = {

@@ -2,7 +2,9 @@
 
 Posterior searches of each supernet select once without and once with the rule, from the same candidates.
 "given up" is the supernet's score of the first less that of the second, in PQ; "macs" the ratio of their
-multiply-adds. The columns after them are shares of searches, the last one of those that keep both.
+multiply-adds. The columns after them are shares of searches, the last one of those that keep both. --noise is
+what search_net.py knows from resampled images: the standard deviation that a path's PQ has from the choice of
+images, relative to other paths.
 
     python tools/nas_bench/within_noise.py [--table FILE] [--seeds 20] [--budgets 60 120 240]
 """
@@ -29,6 +31,8 @@ from auto_panoptic.explore.selection import select  # noqa: E402
 from auto_panoptic.progress import Progress  # noqa: E402
 from auto_panoptic.space import Cost, CostTables  # noqa: E402
 
+NOISE = 0.5  # of shapes4096, by ranking_noise of 16 random paths
+
 
 def cost_tables(bench: Benchmark) -> CostTables:
     """Those of the sites that have a choice, from the costs of all paths.
@@ -54,7 +58,7 @@ def cost_tables(bench: Benchmark) -> CostTables:
     return tables
 
 
-def run(bench: Benchmark, budgets: list[int], seeds: int) -> dict[int, np.ndarray]:
+def run(bench: Benchmark, budgets: list[int], seeds: int, noise: float) -> dict[int, np.ndarray]:
     """{budget: (supernets * seeds, 2) PQ given up, and the ratio of multiply-adds}."""
     costs, rows = cost_tables(bench), {budget: [] for budget in budgets}
     space = costs.space
@@ -66,11 +70,11 @@ def run(bench: Benchmark, budgets: list[int], seeds: int) -> dict[int, np.ndarra
                 for history, _, fitness in posterior_rounds(space, true, 0.0, rng, seed, max(budgets)):
                     if len(fitness) in rows:
                         found = [
-                            select(space, history, "ridge", costs, adaptive=True, **how).architecture
-                            for how in ({"noise": 0.0}, {"within_noise": True})
+                            select(space, history, "ridge", costs, adaptive=True, noise=noise, **how)
+                            for how in ({}, {"within_noise": True})
                         ]
-                        first, second = true(indices(space, found))
-                        macs = [costs.cost(architecture).macs for architecture in found]
+                        first, second = true(indices(space, [one.architecture for one in found]))
+                        macs = [one.cost["macs"] for one in found]
                         rows[len(fitness)].append((first - second, macs[1] / macs[0]))
                 bar.update()
     return {budget: np.array(values).reshape(-1, 2) for budget, values in rows.items()}
@@ -102,12 +106,14 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[60, 120, 240], help="multiples of 12")
     parser.add_argument("--most", type=float, default=0.5, help="PQ to be given up at most (default: 0.5)")
     parser.add_argument("--share", type=float, default=0.7, help="of the multiply-adds (default: 0.7)")
+    parser.add_argument("--noise", type=float, default=NOISE, help="of images, in PQ (default: %(default)s)")
     args = parser.parse_args()
     at_least("--seeds", args.seeds, 1)
+    at_least("--noise", args.noise, 0)
     for budget in args.budgets:
         if budget < 24 or budget % 12:
             raise UserError(f"--budgets {budget}: expected multiples of 12, the size of a round, from 24")
-    rows = summary(run(load(args.table), args.budgets, args.seeds), args.most, args.share)
+    rows = summary(run(load(args.table), args.budgets, args.seeds, args.noise), args.most, args.share)
     print(
         f"{'evaluations':<14}{'given up':>10}{'macs':>8}{f'<= {args.most:g} PQ':>12}"
         f"{f'<= {args.share:g} macs':>12}{'both':>8}"
