@@ -105,14 +105,18 @@ def posterior_rounds(space, true, noise, rng, seed, most):
         yield history, choices, fitness
 
 
-def posterior(space, true, noise, rng, seed, budgets, evolutions):
-    """The policy of that name, with its own settings, and three ways to select in the end."""
+def posterior(space, true, noise, rng, seed, budgets, evolutions, images=None):
+    """The policy of that name, with its own settings, and three ways to select in the end.
+
+    ``images`` is the noise of a fitness that the selection knows of, by default ``noise``.
+    """
     sizes, results = [len(site.ops) for site in space.sites], {}
     for _, choices, fitness in posterior_rounds(space, true, noise, rng, seed, max(budgets)):
         effects = best_of(ridge_scores(choices, fitness, sizes))
         data = Observations(choices, fitness, np.zeros(len(fitness), dtype=np.int64))
         fitted, everywhere = RidgePosterior(choices, fitness, sizes), np.ones(len(fitness), dtype=bool)
-        own = better_candidate(fitted, data, effects[0].tolist(), noise, everywhere)
+        known = noise if images is None else images
+        own = better_candidate(fitted, data, effects[0].tolist(), known, everywhere)
         selections = {
             "posterior": choices[[own.place]] if own else effects,
             "posterior, ridge": effects,

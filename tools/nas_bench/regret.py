@@ -2,9 +2,11 @@
 
 Regret is the score of the best path in the supernet less that of the selected one, in PQ; "top 1 %" is the
 share of searches whose selection scores among the best hundredth. Every rule searches every supernet --seeds
-times; an evolution of few evaluations has fewer generations. What a selection is worth when trained is
-another matter. Where the table has trained paths the last line says how much of a difference in score is left
-of it, by linear regression of trained PQ on the score; that share of the regret remains, on average.
+times; an evolution of few evaluations has fewer generations. --noise is what search_net.py knows from its
+resampled images, the standard deviation that a path's PQ has from their choice, relative to other paths;
+"posterior" selects accordingly, though here a score repeats exactly. What a selection is worth when trained
+is another matter. Where the table has trained paths the last line says how much of a difference in score is
+left of it, by linear regression of trained PQ on the score; that share of the regret remains, on average.
 
     python tools/nas_bench/regret.py [--table FILE] [--seeds 20] [--budgets 12 32 60 120 240]
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,7 @@ from auto_panoptic.progress import Progress  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
 
 TOP = 0.01
+NOISE = 0.33  # of shapes4096, by ranking_noise of 16 random paths of a supernet
 
 
 def searched(space: SearchSpace) -> SearchSpace:
@@ -42,17 +46,21 @@ def lookup(space: SearchSpace, scores: np.ndarray):
     return lambda choices: scores[np.ravel_multi_index(tuple(choices.T), sizes)]
 
 
-def run(bench: Benchmark, budgets: list[int], seeds: int) -> dict[str, dict[int, np.ndarray]]:
-    """{rule: {budget: (supernets, seeds) score of the selection}}."""
+def run(
+    bench: Benchmark, budgets: list[int], seeds: int, noise: float = 0.0
+) -> dict[str, dict[int, np.ndarray]]:
+    """{rule: {budget: (supernets, seeds) score of the selection}}; ``noise`` is that of the images."""
     space, table = searched(bench.space), bench.supernet["PQ"].astype(float)
     evolutions = {budget: min(GENERATIONS, max(budget // 6, 2)) for budget in budgets}
     evolutions = {n // g * g: g for n, g in evolutions.items()}
+    stream, ours = SEARCHES["posterior"]
+    searches = [*({**SEARCHES, "posterior": (stream, partial(ours, images=noise))}).values()]
     found: dict = {}
     with Progress("searches", table.shape[0] * seeds, "seeds") as bar:
         for row, scores in enumerate(table):
             true = lookup(space, scores)
             for seed in range(seeds):
-                for stream, search in SEARCHES.values():
+                for stream, search in searches:
                     rng = np.random.default_rng([seed, stream])
                     for (rule, n), value in search(space, true, 0.0, rng, seed, budgets, evolutions).items():
                         cells = found.setdefault(rule, {})
@@ -97,11 +105,13 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=20, help="searches of each supernet (default: 20)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[12, 32, 60, 120, 240])
+    parser.add_argument("--noise", type=float, default=NOISE, help="of images, in PQ (default: %(default)s)")
     args = parser.parse_args()
     at_least("--seeds", args.seeds, 2)
+    at_least("--noise", args.noise, 0.0)
     at_least("--budgets", min(args.budgets), 12)
     bench = load(args.table)
-    rows = summary(bench, run(bench, args.budgets, args.seeds))
+    rows = summary(bench, run(bench, args.budgets, args.seeds, args.noise))
     spread = bench.supernet["PQ"].std(axis=1).mean()
     print(f"Regret in PQ (share of searches in the top 1 %); standard deviation of the scores {spread:.2f}")
     print(f"{'evaluations':<22}" + "".join(f"{b:>18}" for b in args.budgets))

@@ -3,8 +3,7 @@
 Posterior searches of each supernet select once without and once with the rule, from the same candidates.
 "given up" is the supernet's score of the first less that of the second, in PQ; "macs" the ratio of their
 multiply-adds. The columns after them are shares of searches, the last one of those that keep both. --noise is
-what search_net.py knows from resampled images: the standard deviation that a path's PQ has from the choice of
-images, relative to other paths.
+as in regret.py.
 
     python tools/nas_bench/within_noise.py [--table FILE] [--seeds 20] [--budgets 60 120 240]
 """
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from regret import lookup, searched  # noqa: E402
+from regret import NOISE, lookup, searched  # noqa: E402
 from searches import indices, posterior_rounds  # noqa: E402
 
 from auto_panoptic.bench import Benchmark, load  # noqa: E402
@@ -30,8 +29,6 @@ from auto_panoptic.errors import UserError, at_least, run_command  # noqa: E402
 from auto_panoptic.explore.selection import select  # noqa: E402
 from auto_panoptic.progress import Progress  # noqa: E402
 from auto_panoptic.space import Cost, CostTables  # noqa: E402
-
-NOISE = 0.5  # of shapes4096, by ranking_noise of 16 random paths
 
 
 def cost_tables(bench: Benchmark) -> CostTables:
@@ -109,7 +106,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=NOISE, help="of images, in PQ (default: %(default)s)")
     args = parser.parse_args()
     at_least("--seeds", args.seeds, 1)
-    at_least("--noise", args.noise, 0)
+    at_least("--noise", args.noise, 0.0)
     for budget in args.budgets:
         if budget < 24 or budget % 12:
             raise UserError(f"--budgets {budget}: expected multiples of 12, the size of a round, from 24")
