@@ -17,6 +17,7 @@ MODULES = {
     "analyze": ("analyze", "what a network costs, part by part, beside another"),
     "bundle": ("bundle", "show a bundle, or make one of a checkpoint"),
     "check": ("data.check", "check a data set"),
+    "compare": ("compare", "evaluated networks beside each other, with intervals of their differences"),
     "convert": ("data.convert", "make a COCO-panoptic set of the annotations of other tools"),
     "doctor": ("doctor", "show versions and prove the operators"),
     "export": ("export", "write a network as TorchScript or ONNX"),

@@ -367,3 +367,9 @@ def test_resolve_architecture_path(tmp_path):
         UserError, match=r"no architecture file 'x/y.json'.*auto_panoptic_ade20k.*detnas_coco"
     ):
         resolve_architecture_path("x/y.json")
+
+
+def test_a_text_is_no_path_however_long():
+    """The name of a file may be too long for the system to look for."""
+    with pytest.raises(UserError, match="no architecture file"):
+        resolve_architecture_path("json:" + "x" * 5000)

@@ -61,7 +61,8 @@ SPACES = {
     ("ee27f4778585", 19): "quick/panoptic_deeplab",
     ("c8cfefc6d60f", 19): "quick/panoptic_deeplab_searched quick/panoptic_deeplab_supernet",
     ("4f53cda18c2b", 0): """baselines/panoptic_fpn_ade20k baselines/panoptic_fpn_coco quick/panoptic_fpn
-        panoptic_deeplab/detectron2_cityscapes_R52 panoptic_deeplab/detectron2_coco_R52""",
+        quick/panoptic_fpn_narrow panoptic_deeplab/detectron2_cityscapes_R52
+        panoptic_deeplab/detectron2_coco_R52""",
 }
 SPACES = {name: space for space, names in SPACES.items() for name in names.split()}
 

@@ -198,7 +198,13 @@ def test_configs_of_detectron2_say_nothing_in_vain(caplog, name):
 
 
 CONFIGS = ("supernet_coco", "auto_panoptic_coco", "baselines/panoptic_fpn_coco", "reference/supernet_coco")
-CONFIGS += ("quick/panoptic_fpn", "quick/supernet", "quick/unified", "quick/unified_R18")
+CONFIGS += (
+    "quick/panoptic_fpn",
+    "quick/panoptic_fpn_narrow",
+    "quick/supernet",
+    "quick/unified",
+    "quick/unified_R18",
+)
 CONFIGS += ("unified/cityscapes_R50", "unified/cityscapes_R50_maskfree_ground_truth", "unified/supernet_coco")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -15,11 +16,17 @@ from ..data.formats.findings import raise_first
 from ..data.formats.panoptic_json import read_panoptic_json, read_segments
 from ..data.formats.panoptic_png import check_areas, read_ids
 from ..errors import UserError
+from ..files import write_json
 from .gallery import Example, Gallery, class_names, write_pictures
 from .overlap import Overlap
 from .panoptic_quality import PanopticQuality
 from .predictions import PredictionWriter
 from .stuff_iou import StuffIoU
+
+
+def counts_file(folder: str | os.PathLike, data_set: str) -> Path:
+    """Where an evaluation in ``folder`` leaves the counts of every image, for comparisons."""
+    return Path(folder) / f"panoptic_counts_{data_set.replace('/', '_')}.json"
 
 
 class _Scores:
@@ -63,7 +70,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
     Args:
         dataset_name: a registered data set with ``panoptic_json`` and ``panoptic_root``.
-        output_dir: folder of saved predictions.
+        output_dir: folder of saved predictions, and of :func:`counts_file`.
         distributed: whether to add the counts of all processes.
         cache_ground_truth: keep decoded maps in memory (4 bytes per pixel), for repeated evaluations.
         details: also compute the IoU of stuff and 95 % intervals of PQ over the images.
@@ -122,6 +129,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self._pictures, self._operators = pictures if output_dir else 0, operators
         self._shown_as = saved_as or dataset_name
         self._folder = f"{output_dir}/pictures_{self._shown_as.replace('/', '_')}"
+        self._counts = counts_file(output_dir, self._shown_as) if output_dir else None
         self.gallery: Gallery | None = None
         self.reset()
 
@@ -265,6 +273,9 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             c["id"]: {"name": c.get("name", str(c["id"])), "isthing": bool(c["isthing"]), **values[c["id"]]}
             for c in self._categories
         }
+        if self._counts:
+            self._counts.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._counts, self.quality.record())
         if self._writer:
             records = [record for _, _, part, _ in parts for record in part]
             self._writer.finish(records, read_panoptic_json(self._metadata.panoptic_json))

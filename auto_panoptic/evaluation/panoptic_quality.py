@@ -135,6 +135,11 @@ class PanopticQuality:
         self._images += other._images
         return self
 
+    @property
+    def image_ids(self) -> set:
+        """Of the images so far."""
+        return {key for key, _, _ in self._images}
+
     def record(self) -> dict:
         """What JSON can hold and :meth:`of_record` reads: the categories and each image's contributions."""
         images = [[key, classes.tolist(), rows.tolist()] for key, classes, rows in self._images]

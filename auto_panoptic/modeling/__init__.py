@@ -15,7 +15,7 @@
 - ``finite``       NaN and infinity in weights, statistics and outputs
 """
 
-from .backbones import builders  # noqa: F401
+from .backbones import builders, narrow_resnet  # noqa: F401
 from .choice import (
     ChoiceBlock,
     Choices,

@@ -21,11 +21,10 @@ ARCHITECTURES_DIR = HOME / "configs" / "architectures"
 def resolve_architecture_path(name: str | os.PathLike) -> Path:
     """``name`` itself if it is a file, otherwise the file of that name under ``configs/architectures``."""
     path = Path(name).expanduser()
-    if path.is_file():
-        return path
     shipped = ARCHITECTURES_DIR / f"{name}.json"
-    if shipped.is_file():
-        return shipped
+    for candidate in (path, shipped):
+        if os.path.isfile(candidate):  # False, not an OSError, where a name is too long
+            return candidate
     known = ", ".join(sorted(p.stem for p in ARCHITECTURES_DIR.glob("*.json"))) or "none"
     raise UserError(
         f"NAS.ARCHITECTURE: no architecture file '{name}'; give the path of an architecture.json or a "
