@@ -8,13 +8,12 @@ from test_search import HEADER, SPACE, Evaluate, ledger_of, search
 from test_search_order import Shuffled
 
 from auto_panoptic.explore.estimators import Observations, ridge_scores
-from auto_panoptic.explore.own_scores import better_candidate
+from auto_panoptic.explore.own_scores import better_candidate, share_beyond, share_on_images
 from auto_panoptic.explore.posterior import RidgePosterior
 from auto_panoptic.explore.selection import select
 from auto_panoptic.report import wording
 from auto_panoptic.report.facts import read_search
 from auto_panoptic.search import Request, summary
-from auto_panoptic.search.noise import ranking_noise
 from auto_panoptic.search.selection import select_again
 from auto_panoptic.space import Architecture, Cost, CostTables
 
@@ -61,7 +60,8 @@ def test_it_is_the_best_linear_prediction(seed, noise):
     numbers = np.ravel_multi_index(tuple(data.choices.T), SIZES)
     best = best_effects(data)
     goal = expected[np.ravel_multi_index(best, SIZES)]
-    found = better_candidate(posterior, data, best, noise, np.ones(14, dtype=bool))
+    share = share_beyond(posterior, noise)
+    found = better_candidate(posterior, data, best, share, np.ones(14, dtype=bool))
     if expected[numbers].max() > goal + 1e-9:
         assert found.place == expected[numbers].argmax()
         assert found.ahead == pytest.approx(expected[numbers].max() - goal)
@@ -73,19 +73,53 @@ def test_both_answers_occur():
     found = []
     for seed in range(20):
         data, posterior = measured(14, seed)
-        found.append(better_candidate(posterior, data, best_effects(data), 0.4, np.ones(14, dtype=bool)))
+        share = share_beyond(posterior, 0.4)
+        found.append(better_candidate(posterior, data, best_effects(data), share, np.ones(14, dtype=bool)))
     assert 4 < sum(f is not None for f in found) < 20
 
 
-def test_without_noise_the_best_candidate_wins_with_all_noise_the_effects():
+def test_with_all_of_its_own_the_best_candidate_wins_with_nothing_the_effects():
     data, posterior = measured(24, seed=1)
     everywhere = np.ones(24, dtype=bool)
-    found = better_candidate(posterior, data, best_effects(data), 0.0, everywhere)
+    assert better_candidate(posterior, data, best_effects(data), 0.0, everywhere) is None
+    found = better_candidate(posterior, data, best_effects(data), 1.0, everywhere)
     assert (found.place, found.share) == (int(data.fitness.argmax()), 1.0)
+
+
+def test_the_share_beyond_a_known_noise():
+    _, posterior = measured(24)
     least = np.sqrt(posterior.penalty) * posterior.scale
-    assert better_candidate(posterior, data, best_effects(data), least, everywhere) is None
-    half = better_candidate(posterior, data, best_effects(data), least * np.sqrt(0.5), everywhere)
-    assert half.share == pytest.approx(0.5)
+    shares = [share_beyond(posterior, noise) for noise in (0.0, least * np.sqrt(0.5), least, 9 * least)]
+    assert shares == pytest.approx([1, 0.5, 0, 0])
+
+
+def test_what_is_left_by_the_effects_is_the_textbooks():
+    """The same penalty for other values: (I - H) of the regression on all operators and a constant."""
+    data, posterior = measured(14)
+    hot = np.concatenate([np.eye(s)[c] for s, c in zip(SIZES, data.choices.T, strict=True)], axis=1)
+    design = np.column_stack((hot, np.ones(14)))
+    penalty = np.diag([posterior.penalty] * sum(SIZES) + [0.0])
+    hat = design @ np.linalg.inv(design.T @ design + penalty) @ design.T
+    others = np.random.default_rng(1).normal(size=(14, 5))
+    assert posterior.residuals(others) == pytest.approx(others - hat @ others, abs=1e-9)
+    left = data.fitness - data.fitness.mean() - posterior.predicted(data.choices)
+    assert posterior.residuals(data.fitness[:, None])[:, 0] == pytest.approx(left, abs=1e-9)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
+def test_the_share_on_images(noise):
+    """Own 1, image noise with effects of its own, which does not count, and noise of each candidate."""
+    rng, shares = np.random.default_rng(0), []
+    for seed in range(40):
+        data, _ = measured(24, seed)
+        changes = sum(3 * rng.normal(size=(s, 65))[c] for s, c in zip(SIZES, data.choices.T, strict=True))
+        changes += noise * rng.normal(size=(24, 65))
+        fitness = data.fitness + changes[:, 0]
+        posterior = RidgePosterior(data.choices, fitness, SIZES)
+        shares.append(share_on_images(posterior, fitness, fitness[:, None] + changes[:, 1:]))
+    assert np.mean(shares) == pytest.approx(1 / (1 + noise**2), abs=0.12)
+    flat = np.full(24, 50.0)
+    assert share_on_images(RidgePosterior(data.choices, flat, SIZES), flat, flat[:, None] + changes) == 0
 
 
 def test_failed_and_forbidden_candidates_are_not_taken():
@@ -93,20 +127,13 @@ def test_failed_and_forbidden_candidates_are_not_taken():
     order = np.argsort(-data.fitness)
     allowed = np.ones(24, dtype=bool)
     allowed[order[0]] = False
-    found = better_candidate(posterior, data, best_effects(data), 0.0, allowed)
+    found = better_candidate(posterior, data, best_effects(data), 1.0, allowed)
     assert found is None or found.place == order[1]
-    assert better_candidate(posterior, data, best_effects(data), 0.0, np.zeros(24, dtype=bool)) is None
+    assert better_candidate(posterior, data, best_effects(data), 1.0, np.zeros(24, dtype=bool)) is None
     failed = Observations(data.choices, np.where(allowed, data.fitness, np.nan), data.cycle)
     again = RidgePosterior(failed.choices[failed.ok], failed.fitness[failed.ok], SIZES)
-    found = better_candidate(again, failed, best_effects(failed), 0.0, np.ones(24, dtype=bool))
+    found = better_candidate(again, failed, best_effects(failed), 1.0, np.ones(24, dtype=bool))
     assert found is None or found.place == order[1]
-
-
-def test_where_all_fitness_is_equal_nothing_is_known():
-    data, _ = measured(10)
-    flat = Observations(data.choices, np.full(10, 50.0), data.cycle)
-    posterior = RidgePosterior(flat.choices, flat.fitness, SIZES)
-    assert better_candidate(posterior, flat, [0, 0, 0], 0.0, np.ones(10, dtype=bool)) is None
 
 
 # ------------------------------------------------------------------ in a search
@@ -138,12 +165,10 @@ def found(tmp_path_factory):
 
 def test_a_search_takes_the_candidate_and_says_why(found):
     result, ledger, folder = found
-    metrics = [r["metrics"] for r in ledger.records]
-    noise = ranking_noise([m["PQ"] for m in metrics], [m["bootstrap"] for m in metrics]).noise
     best = max(ledger.records, key=lambda r: r["metrics"]["PQ"])
     own = result.selection.own
-    assert result.architecture.indices() == best["architecture"] and own["share"] > 0.95
-    assert noise < 0.2 and own["ahead"] > 0
+    assert result.architecture.indices() == best["architecture"] and 0.95 < own["share"] < 1
+    assert own["ahead"] > 0
     lines = summary(result)
     assert f"A candidate is taken, which scored {own['deviation']:+.2f} beside" in lines
     stored = json.loads((folder / "search/scoreboard.json").read_text())["selection"]
@@ -208,5 +233,5 @@ def test_the_order_of_arrival_does_not_count(found, tmp_path):
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="beside the scores of ridge alone"):
-        select(SPACE, [], "ranks", noise=0.1)
+    with pytest.raises(ValueError, match="beside those of ridge alone"):
+        select(SPACE, [], "ranks", resampled=np.zeros((0, 64)))

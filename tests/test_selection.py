@@ -15,6 +15,7 @@ from auto_panoptic.explore.selection import front, select
 from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.search import Request, ledger_path, summary
 from auto_panoptic.search.selection import select_again
+from auto_panoptic.search.summary import selection_lines
 from auto_panoptic.space import Architecture, SearchSpace
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
@@ -259,6 +260,16 @@ def test_limits_and_front(model, finished, tmp_path):
     assert f"{selection.decided} of {len(space.sites)} sites are decided" in text
     for site in selection.disagreements:
         assert site in text
+
+
+def test_sites_with_nothing_to_choose_are_none_of_the_decided():
+    space = SearchSpace.from_dict({"a.0": ["conv_3x3"], "a.1": ["conv_3x3", "identity"]})
+    for better, decided in ((0, 0), (9, 1)):
+        rng = np.random.default_rng(0)
+        pairs = [(space.architecture([0, i % 2]), better * (i % 2) + rng.normal()) for i in range(12)]
+        found = select(space, [pairs], "ridge", adaptive=True)
+        assert found.decided == decided
+        assert f"{decided} of 1 sites are decided" in "\n".join(selection_lines(found))
 
 
 def test_another_fitness_ranks(model, tmp_path):

@@ -12,7 +12,7 @@ from linas import Settings, linas
 from auto_panoptic.explore import POLICY_REGISTRY
 from auto_panoptic.explore.estimators import ESTIMATORS, Observations, mean_scores, ridge_scores
 from auto_panoptic.explore.fairness import cycle_indices
-from auto_panoptic.explore.own_scores import better_candidate
+from auto_panoptic.explore.own_scores import better_candidate, share_beyond
 from auto_panoptic.explore.posterior import RidgePosterior
 from auto_panoptic.explore.scoreboard import Scoreboard
 
@@ -105,18 +105,18 @@ def posterior_rounds(space, true, noise, rng, seed, most):
         yield history, choices, fitness
 
 
-def posterior(space, true, noise, rng, seed, budgets, evolutions, images=None):
+def posterior(space, true, noise, rng, seed, budgets, evolutions, share=None):
     """The policy of that name, with its own settings, and three ways to select in the end.
 
-    ``images`` is the noise of a fitness that the selection knows of, by default ``noise``.
+    ``share`` of a candidate's own deviation counts, by default what follows from ``noise``.
     """
     sizes, results = [len(site.ops) for site in space.sites], {}
     for _, choices, fitness in posterior_rounds(space, true, noise, rng, seed, max(budgets)):
         effects = best_of(ridge_scores(choices, fitness, sizes))
         data = Observations(choices, fitness, np.zeros(len(fitness), dtype=np.int64))
         fitted, everywhere = RidgePosterior(choices, fitness, sizes), np.ones(len(fitness), dtype=bool)
-        known = noise if images is None else images
-        own = better_candidate(fitted, data, effects[0].tolist(), known, everywhere)
+        counts = share_beyond(fitted, noise) if share is None else share
+        own = better_candidate(fitted, data, effects[0].tolist(), counts, everywhere)
         selections = {
             "posterior": choices[[own.place]] if own else effects,
             "posterior, ridge": effects,

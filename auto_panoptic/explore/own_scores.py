@@ -1,8 +1,8 @@
 """What an evaluated candidate scored itself, beside what the effects of its operators say of it.
 
 Main effects leave something out: what operators of several sites do together. For an architecture that nobody
-evaluated they are all that is known. Of a candidate's deviation from them a part is its own, and repeats; the
-rest is the noise of its score.
+evaluated they are all that is known. Of a candidate's deviation from them a part is its own; the rest is the
+noise of its score, which is another one on other images.
 """
 
 from __future__ import annotations
@@ -31,31 +31,52 @@ class OwnScore(NamedTuple):
     ahead: float
 
 
+def share_beyond(posterior: RidgePosterior, noise: float) -> float:
+    """Share of the candidates' own in the variance of their deviations, given the noise of a fitness.
+
+    Ridge regression takes both for noise and finds the variance of their sum. ``noise`` is a standard
+    deviation, the same for all candidates and independent.
+    """
+    variance = posterior.penalty * posterior.scale**2
+    return max(0.0, 1 - float(noise**2 / variance)) if 0 < variance < np.inf else 0.0
+
+
+def share_on_images(posterior: RidgePosterior, fitness: np.ndarray, resampled: np.ndarray) -> float:
+    """Share of the candidates' own in the variance of their deviations, by resampled images.
+
+    Args:
+        posterior: of these candidates.
+        fitness: (n,) of all its candidates, in its order.
+        resampled: (n, B) on the same B resamples of the images.
+    """
+    deviations = (posterior.residuals(fitness[:, None]) ** 2).sum()
+    changes = posterior.residuals(resampled - resampled.mean(axis=1, keepdims=True))
+    by_images = (changes**2).sum() / (resampled.shape[1] - 1)
+    return max(0.0, 1 - float(by_images / deviations)) if deviations else 0.0
+
+
 def better_candidate(
-    posterior: RidgePosterior, data: Observations, best: list[int], noise: float, allowed: np.ndarray
+    posterior: RidgePosterior, data: Observations, best: list[int], share: float, allowed: np.ndarray
 ) -> OwnScore | None:
     """The evaluated candidate that is expected to be above the architecture with the best effects, if any.
 
-    The model: fitness = constant + effects + what is the architecture's own + noise, the last two independent
-    normal. Ridge regression takes both for noise and finds the variance of their sum; that of the noise is
-    known. So the expected value of what is the candidate's own is its deviation times the share of the
-    variance that is no noise: nothing of it where all is noise, all where a score repeats exactly.
+    The model: fitness = constant + effects + what is the architecture's own + noise, all independent normal.
+    So the expected value of what is the candidate's own is its deviation times ``share``, that of its own in
+    the variance of the last two: nothing of it where all is noise, all where a score repeats exactly.
 
     Args:
         posterior: of the evaluated candidates.
         data: the candidates, in the order of their indices; of equal ones the first counts.
         best: operator indices of the architecture with the best effects.
-        noise: standard deviation of the noise of a fitness.
+        share: from 0 to 1.
         allowed: (n,) whether a candidate may be selected.
 
     Returns:
         None if that architecture stays the best.
     """
-    variance = posterior.penalty * posterior.scale**2
     places = np.flatnonzero(data.ok & allowed)
-    if not np.isfinite(variance) or not variance or not len(places):
+    if not share or not len(places):
         return None
-    share = max(0.0, 1 - float(noise**2 / variance))
     predicted = posterior.predicted(data.choices)
     fitness = data.fitness - data.fitness[data.ok].mean()
     expected = (predicted + share * (fitness - predicted))[places]
@@ -63,7 +84,7 @@ def better_candidate(
     if (own := np.flatnonzero((data.choices[places] == best).all(axis=1))).size:
         goal = expected[own[0]]  # it was evaluated, too
     first = int(expected.argmax())
-    if not share or not expected[first] > goal:
+    if not expected[first] > goal:
         return None
     place = int(places[first])
     return OwnScore(place, share, float((fitness - predicted)[place]), float(expected[first] - goal))

@@ -34,6 +34,7 @@ class RidgePosterior:
         n, total = len(fitness), int(self.first[-1])
         self.mean, self.scale, self.penalty = np.zeros(total), 1.0, np.inf
         self._root = np.eye(total)  # symmetric; its square is the covariance over scale squared
+        self._design, self._fit = np.zeros((n, total)), np.zeros((total, n))  # values to effects
         if n < 2 or not np.ptp(fitness):
             return
         design = np.zeros((n, total))
@@ -61,6 +62,7 @@ class RidgePosterior:
         self.penalty, misfit = ridge_penalty(filled, np.sqrt(along))
         self.scale = float(np.sqrt(misfit / (n - 1)))
         self.mean = vectors @ ((vectors.T @ moment) / (values + self.penalty))
+        self._design, self._fit = design, (vectors / (values + self.penalty)) @ (vectors.T @ design.T)
         # Of all roots of the covariance this one does not depend on which eigenvectors span equal values, so
         # that draws are the same wherever they are made.
         self._root = (vectors * np.sqrt(self.penalty / (values + self.penalty))) @ vectors.T
@@ -80,6 +82,11 @@ class RidgePosterior:
     def predicted(self, choices: np.ndarray) -> np.ndarray:
         """(n, sites) operators -> (n,) mean fitness above that of the mean candidate."""
         return self.mean[choices + self.first[:-1]].sum(axis=1) - self._centre @ self.mean
+
+    def residuals(self, values: np.ndarray) -> np.ndarray:
+        """(n, m) other values of the n candidates -> what is left by their effects, of the same penalty."""
+        centred = values - values.mean(axis=0)
+        return centred - self._design @ (self._fit @ centred)
 
     def _row(self, choices: Sequence[int]) -> np.ndarray:
         row = np.zeros(len(self.mean))

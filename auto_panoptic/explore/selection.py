@@ -13,7 +13,7 @@ from ..space import Architecture, ChoiceSite, CostTables, SearchSpace
 from .budget import Point, best_under_budget, cheapest_near, pareto_front
 from .estimators import ESTIMATORS, Cycles, Observations, observations, operator_scores
 from .intervals import LEVEL, block_numbers, operator_effects
-from .own_scores import better_candidate
+from .own_scores import better_candidate, share_on_images
 from .posterior import RidgePosterior
 from .scoreboard import Scoreboard, best_operators
 
@@ -62,8 +62,8 @@ class Selection:
 
     @property
     def decided(self) -> int:
-        """Number of sites whose choice is decided."""
-        return sum(verdict["decided"] for verdict in self.verdicts.values())
+        """Number of sites whose choice is decided, of those with another operator to choose."""
+        return sum(v["decided"] and v["rival"] is not None for v in self.verdicts.values())
 
     def to_json(self) -> dict:
         """JSON-compatible summary, without the architecture."""
@@ -96,6 +96,7 @@ def select(
     adaptive: bool = False,
     max_latency: int | None = None,
     noise: float | None = None,
+    resampled: np.ndarray | None = None,
 ) -> Selection:
     """Select the architecture with the highest total score, within the limits if there are any.
 
@@ -105,8 +106,8 @@ def select(
     candidate, by :class:`RidgePosterior`, and of ``noise``, which all predictions share; scores must be those
     of ``ridge``, therefore.
 
-    Otherwise ``noise`` lets an evaluated candidate be selected if it is expected to be above the architecture
-    with the highest score, by what it scored itself: see :func:`.better_candidate`.
+    Otherwise ``resampled`` lets an evaluated candidate be selected if it is expected to be above the
+    architecture with the highest score, by what it scored itself: see :func:`.better_candidate`.
 
     Operators of equal score are ordered by :func:`best_operators`: by mean fitness, then lower index. Where a
     limit forbids that choice, see :func:`best_under_budget` for ties.
@@ -123,15 +124,17 @@ def select(
         adaptive: whether candidates were chosen by the results of earlier ones.
         max_latency: limit in nanoseconds; ``costs`` must have a table of times.
         noise: standard deviation that the fitness of a candidate, relative to the others, has from the choice
-            of images; for ``ridge``.
+            of images; for ``within_noise``.
+        resampled: (n, B) fitness of all candidates, in their order, on the same B resamples of the images;
+            for ``ridge``. Rows of failed ones do not count.
 
     Raises:
         UserError: no candidate was evaluated; no architecture is within the limits; unknown estimator.
     """
     if within_noise and estimator != "ridge":
         raise ValueError("within_noise needs the standard errors of ridge")
-    if noise is not None and estimator != "ridge":
-        raise ValueError("noise counts beside the scores of ridge alone")
+    if resampled is not None and (estimator != "ridge" or within_noise):
+        raise ValueError("candidates count with their own scores beside those of ridge alone")
     ranked = Scoreboard.of(space, cycles, mode).select()
     data = observations(space, cycles)
     scores = {name: operator_scores(space, cycles, name, data, mode) for name in {*ESTIMATORS, estimator}}
@@ -151,9 +154,11 @@ def select(
             point = best_under_budget(used, costs, **limits)
             indices, bound, exact = list(point.indices), point.bound, point.exact
     trade = own = None
-    if noise is not None and not within_noise:
+    if resampled is not None:
         keeps = [costs is None or within_limits(costs, a, limits) for cycle in cycles for a, _ in cycle]
-        found = better_candidate(ridge_posterior(space, data), data, indices, noise, np.array(keeps))
+        posterior = ridge_posterior(space, data)
+        share = share_on_images(posterior, data.fitness[data.ok], resampled[data.ok])
+        found = better_candidate(posterior, data, indices, share, np.array(keeps))
         if found:
             own = {"best": space.architecture(indices).names(), **found._asdict()}
             indices = data.choices[own.pop("place")].tolist()

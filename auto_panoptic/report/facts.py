@@ -20,7 +20,13 @@ from ..files import plain, read_json
 from ..search.latency import FILE, costs_digest, read_table
 from ..search.noise import RankingNoise
 from ..search.records import check_content
-from ..search.selection import candidates_noise, fitness_name, fitness_of, ledger_path
+from ..search.selection import (
+    candidates_noise,
+    fitness_name,
+    fitness_of,
+    ledger_path,
+    resampled_scores,
+)
 from ..space import Architecture, CostTables, LatencyTable, SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -233,8 +239,10 @@ def _selected(run: Run) -> dict:
     if stated is not None:
         chosen = {"selected": run.space.architecture(stated["selected"]), "selection": stated}
     elif by_scores:
-        noise = _noise(run) if policy.own_scores else None
-        how = {"mode": mode, "adaptive": policy.uses_history, "noise": noise and noise.noise}
+        how = {"mode": mode, "adaptive": policy.uses_history}
+        if policy.own_scores and _noise(run):
+            ordered = sorted(run.candidates, key=lambda c: (c.record["cycle"], c.record["index"]))
+            how["resampled"] = resampled_scores([c.record for c in ordered])
         found = select(run.space, run.cycles, policy.selects, **how)
         chosen = {"selected": found.architecture, "selection": plain(found.to_json())}
     else:

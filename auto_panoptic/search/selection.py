@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..explore import POLICY_REGISTRY, Ledger, Scoreboard
 from ..explore.selection import FrontPoint, Selection, front, select
 from ..files import write_json
@@ -115,11 +117,13 @@ def write_selection(
     if request is not None:
         limits = (request.max_macs, request.max_params)
         policy = POLICY_REGISTRY.get(header["policy"])  # None: of a module that this process has not read
+        records = [record for cycle in cycles for _, record in cycle]
         adaptive = policy is not None and policy.uses_history
         selection = select(
             *(space, pairs, request.estimator, costs, *limits, mode, request.within_noise, adaptive),
             max_latency=request.max_latency,
-            noise=noise.noise if noise and (request.own_scores or request.within_noise) else None,
+            noise=noise and noise.noise,
+            resampled=resampled_scores(records) if noise and request.own_scores else None,
         )
         selected = selection.architecture
         extra = {"estimator": selection.estimator, **selection.limits, **(selection.cost or {})}
@@ -164,6 +168,13 @@ def select_again(ledger: Ledger, costs: CostTables, request: Request) -> SearchR
         cycles.setdefault(cycle, []).append((architecture, record))
     candidates = list(cycles.values())
     return write_selection(ledger.path.parent, ledger.header, costs.space, candidates, request, costs)
+
+
+def resampled_scores(records: Sequence[dict]) -> np.ndarray:
+    """(n, B) PQ on resampled images, NaN for failed candidates; all others must have been resampled."""
+    rows = [r["metrics"]["bootstrap"] if r["status"] == "ok" else None for r in records]
+    missing = [np.nan] * len(next(filter(None, rows)))
+    return np.array([row or missing for row in rows], dtype=float)
 
 
 def candidates_noise(good: list[tuple[Architecture, dict]]) -> RankingNoise | None:

@@ -2,11 +2,11 @@
 
 Regret is the score of the best path in the supernet less that of the selected one, in PQ; "top 1 %" is the
 share of searches whose selection scores among the best hundredth. Every rule searches every supernet --seeds
-times; an evolution of few evaluations has fewer generations. --noise is what search_net.py knows from its
-resampled images, the standard deviation that a path's PQ has from their choice, relative to other paths;
-"posterior" selects accordingly, though here a score repeats exactly. What a selection is worth when trained
-is another matter. Where the table has trained paths the last line says how much of a difference in score is
-left of it, by linear regression of trained PQ on the score; that share of the regret remains, on average.
+times; an evolution of few evaluations has fewer generations. "posterior" lets --share of what a candidate
+scored beyond its effects count; search_net.py finds it from resampled images. What a selection is worth when
+trained is another matter. Where the table has trained paths the last line says how much of a difference in
+score is left of it, by linear regression of trained PQ on the score; that share of the regret remains, on
+average.
 
     python tools/nas_bench/regret.py [--table FILE] [--seeds 20] [--budgets 12 32 60 120 240]
 """
@@ -30,9 +30,10 @@ from auto_panoptic.bench import Benchmark, load  # noqa: E402
 from auto_panoptic.errors import at_least, run_command  # noqa: E402
 from auto_panoptic.progress import Progress  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
+from auto_panoptic.validate import PROBABILITY  # noqa: E402
 
 TOP = 0.01
-NOISE = 0.33  # of shapes4096, by ranking_noise of 16 random paths of a supernet
+SHARE = 0.3  # of shapes4096: 0.44, 0.31 and 0.21 from the first 24, 36 and 60 candidates of a search
 
 
 def searched(space: SearchSpace) -> SearchSpace:
@@ -47,14 +48,14 @@ def lookup(space: SearchSpace, scores: np.ndarray):
 
 
 def run(
-    bench: Benchmark, budgets: list[int], seeds: int, noise: float = 0.0
+    bench: Benchmark, budgets: list[int], seeds: int, share: float = 1.0
 ) -> dict[str, dict[int, np.ndarray]]:
-    """{rule: {budget: (supernets, seeds) score of the selection}}; ``noise`` is that of the images."""
+    """{rule: {budget: (supernets, seeds) score of the selection}}; ``share`` of a deviation counts."""
     space, table = searched(bench.space), bench.supernet["PQ"].astype(float)
     evolutions = {budget: min(GENERATIONS, max(budget // 6, 2)) for budget in budgets}
     evolutions = {n // g * g: g for n, g in evolutions.items()}
     stream, ours = SEARCHES["posterior"]
-    searches = [*({**SEARCHES, "posterior": (stream, partial(ours, images=noise))}).values()]
+    searches = [*({**SEARCHES, "posterior": (stream, partial(ours, share=share))}).values()]
     found: dict = {}
     with Progress("searches", table.shape[0] * seeds, "seeds") as bar:
         for row, scores in enumerate(table):
@@ -105,13 +106,13 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=20, help="searches of each supernet (default: 20)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[12, 32, 60, 120, 240])
-    parser.add_argument("--noise", type=float, default=NOISE, help="of images, in PQ (default: %(default)s)")
+    parser.add_argument("--share", type=float, default=SHARE, help="from 0 to 1 (default: %(default)s)")
     args = parser.parse_args()
     at_least("--seeds", args.seeds, 2)
-    at_least("--noise", args.noise, 0.0)
+    PROBABILITY.check("--share", args.share)
     at_least("--budgets", min(args.budgets), 12)
     bench = load(args.table)
-    rows = summary(bench, run(bench, args.budgets, args.seeds, args.noise))
+    rows = summary(bench, run(bench, args.budgets, args.seeds, args.share))
     spread = bench.supernet["PQ"].std(axis=1).mean()
     print(f"Regret in PQ (share of searches in the top 1 %); standard deviation of the scores {spread:.2f}")
     print(f"{'evaluations':<22}" + "".join(f"{b:>18}" for b in args.budgets))
