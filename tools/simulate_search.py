@@ -20,7 +20,7 @@ paper), mean or ridge. random takes the best of uniformly random candidates; evo
 of 20 generations of 50 with DetNAS's shares, the best of its own. At other budgets its population is a
 twentieth of the budget, so that it always has 20 generations. linas takes the best of a search with
 predictors; see linas.py. The best is so by measured fitness, noise included. posterior is the policy of that
-name: two fair cycles, then rounds of 12 drawn from the posterior of the ridge regression. It selects the
+name: two fair cycles, then rounds of 6 drawn from the posterior of the ridge regression. It selects the
 operators of the best effects, or the candidate that is expected to be better by its own score, of which what
 is not noise counts; "ridge" and "best" are the former alone, and the best measured candidate. All rules see
 the same surrogate and budgets; the estimators also the same evaluations.

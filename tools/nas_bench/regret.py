@@ -8,7 +8,7 @@ trained is another matter. Where the table has trained paths the last line says 
 score is left of it, by linear regression of trained PQ on the score; that share of the regret remains, on
 average.
 
-    python tools/nas_bench/regret.py [--table FILE] [--seeds 20] [--budgets 12 32 60 120 240]
+    python tools/nas_bench/regret.py [--table FILE] [--seeds 20] [--budgets 12 30 60 120 240]
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main() -> None:
         "--table", default="output/nas_bench/shapes4096.npz", help="name or file (default: %(default)s)"
     )
     parser.add_argument("--seeds", type=int, default=20, help="searches of each supernet (default: 20)")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[12, 32, 60, 120, 240])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[12, 30, 60, 120, 240])
     parser.add_argument("--share", type=float, default=SHARE, help="from 0 to 1 (default: %(default)s)")
     args = parser.parse_args()
     at_least("--seeds", args.seeds, 2)
@@ -115,13 +115,13 @@ def main() -> None:
     rows = summary(bench, run(bench, args.budgets, args.seeds, args.share))
     spread = bench.supernet["PQ"].std(axis=1).mean()
     print(f"Regret in PQ (share of searches in the top 1 %); standard deviation of the scores {spread:.2f}")
-    print(f"{'evaluations':<22}" + "".join(f"{b:>18}" for b in args.budgets))
+    print(f"{'evaluations':<22}" + "".join(f"{b:>20}" for b in args.budgets))
     for rule, cells in rows.items():
         texts = (
             "{regret:.2f} ± {half:.2f} ({top:.0%})".format(**cells[b]) if b in cells else ""
             for b in args.budgets
         )
-        print(f"{rule:<22}" + "".join(f"{text:>18}" for text in texts))
+        print(f"{rule:<22}" + "".join(f"{text:>20}" for text in texts))
     found = slopes(bench) if len(bench.paths) > 2 else np.zeros((0, 2))
     if len(found):
         each = ", ".join(f"{slope:.2f}" for slope, _ in found)

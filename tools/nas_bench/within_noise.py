@@ -103,7 +103,7 @@ def main() -> None:
         "--table", default="output/nas_bench/shapes4096.npz", help="name or file (default: %(default)s)"
     )
     parser.add_argument("--seeds", type=int, default=20, help="searches of each supernet (default: 20)")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[60, 120, 240], help="multiples of 12")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[60, 120, 240], help="multiples of 6")
     parser.add_argument("--most", type=float, default=0.5, help="PQ to be given up at most (default: 0.5)")
     parser.add_argument("--share", type=float, default=0.7, help="of the multiply-adds (default: 0.7)")
     parser.add_argument("--noise", type=float, default=NOISE, help="of images, in PQ (default: %(default)s)")
@@ -111,8 +111,8 @@ def main() -> None:
     at_least("--seeds", args.seeds, 1)
     at_least("--noise", args.noise, 0.0)
     for budget in args.budgets:
-        if budget < 24 or budget % 12:
-            raise UserError(f"--budgets {budget}: expected multiples of 12, the size of a round, from 24")
+        if budget < 24 or budget % 6:
+            raise UserError(f"--budgets {budget}: expected multiples of 6, the size of a round, from 24")
     rows = summary(run(load(args.table), args.budgets, args.seeds, args.noise), args.most, args.share)
     print(
         f"{'evaluations':<14}{'given up':>10}{'macs':>8}{f'<= {args.most:g} PQ':>12}"
