@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
-from toy import Scale, write_config
+from toy import Scale, _own_logging, write_config
 
 from auto_panoptic.bench import path_of
 from auto_panoptic.errors import UserError
@@ -41,7 +41,8 @@ def work(tmp_path, shapes):
     changes = {"MODEL": {"CROSS_ATTENTION": {"ENABLED": False}}, "NAS": {"SPACE": {"SITES": SITES}}}
     config = write_config(tmp_path / "toy.yaml", shapes, **changes)
     (tmp_path / "out").mkdir()
-    return MoreWork(str(config), str(config), tmp_path / "out")
+    with _own_logging():
+        yield MoreWork(str(config), str(config), tmp_path / "out")
 
 
 def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
