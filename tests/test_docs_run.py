@@ -74,7 +74,7 @@ def test_an_operator_of_ones_own(folder):
 
 # Not here: another machine, a camera, a server, COCO, two processes, and the commands' other name.
 ELSEWHERE = re.compile(r"^(pip|tensorboard|torchrun)|--webcam|coco|-m auto_panoptic ")
-PAGES = {"index.md": 1, "predict.md": 5, "report.md": 5, "export.md": 3, "evaluation.md": 1, "training.md": 2}
+PAGES = {"index.md": 1, "predict.md": 5, "report.md": 5, "export.md": 3, "evaluation.md": 2, "training.md": 2}
 
 
 def run_any(command):
