@@ -51,12 +51,13 @@ def read_run(folder: Path, name: str = "") -> Run:
     cfg = read_config(str(config), [])
     if not cfg.DATASETS.TEST:
         raise UserError(f"{config}: has no DATASETS.TEST, there was no evaluation")
-    data_set = data_set_for(cfg, cfg.DATASETS.TEST[0])
-    path = counts_file(folder / "inference", data_set)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: not there; evaluate the run: train_net.py --config-file {config} --eval-only"
-        )
+    given = cfg.DATASETS.TEST[0]  # an evaluation names it so, or as its sibling with the model's labels
+    paths = [counts_file(folder / "inference", name) for name in {given: 0, data_set_for(cfg, given): 0}]
+    if not (there := [path for path in paths if path.is_file()]):
+        command = f"python train_net.py --config-file {config} --eval-only"
+        remedy = f"evaluate the run: {command} MODEL.WEIGHTS {folder / 'model_final.pth'}"
+        raise UserError(f"{paths[0]}: not there; {remedy}")
+    path = max(there, key=lambda path: path.stat().st_mtime_ns)
     record = read_json(path, "counts of an evaluation")
     try:
         quality = PanopticQuality.of_record(record)

@@ -84,6 +84,8 @@ def test_a_run_is_read(val, tmp_path, shapes, monkeypatch, capsys):  # noqa: F81
     first, second = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert first["PQ"] == expected["PQ"] and second["first_minus_this"]["mean"] == 0
     file = counts_file(tmp_path / "inference", val)
+    cfg.DATASETS.TEST = (val.removesuffix("_separated"),)  # as a config may name it
+    assert read_run(tmp_path).quality.image_ids == run.quality.image_ids
     write_json(file, {"images": read_json(file, "counts")["images"]})
     with pytest.raises(UserError, match="damaged .*; evaluate the run again"):
         read_run(tmp_path)
