@@ -52,7 +52,7 @@ def read_run(folder: Path, name: str = "") -> Run:
     if not cfg.DATASETS.TEST:
         raise UserError(f"{config}: has no DATASETS.TEST, there was no evaluation")
     given = cfg.DATASETS.TEST[0]  # an evaluation names it so, or as its sibling with the model's labels
-    paths = [counts_file(folder / "inference", name) for name in {given: 0, data_set_for(cfg, given): 0}]
+    paths = [counts_file(folder / "inference", each) for each in (given, data_set_for(cfg, given))]
     if not (there := [path for path in paths if path.is_file()]):
         command = f"python train_net.py --config-file {config} --eval-only"
         remedy = f"evaluate the run: {command} MODEL.WEIGHTS {folder / 'model_final.pth'}"

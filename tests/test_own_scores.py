@@ -1,6 +1,8 @@
 """Evaluated candidates count with what they scored themselves, as far as that is not noise."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from test_search import HEADER, SPACE, Evaluate, ledger_of, search
 from test_search_order import Shuffled
 
 from auto_panoptic.explore.estimators import Observations, ridge_scores
-from auto_panoptic.explore.own_scores import better_candidate, share_beyond, share_on_images
+from auto_panoptic.explore.own_scores import better_candidate, share_on_images
 from auto_panoptic.explore.posterior import RidgePosterior
 from auto_panoptic.explore.selection import select
 from auto_panoptic.report import wording
@@ -16,6 +18,10 @@ from auto_panoptic.report.facts import read_search
 from auto_panoptic.search import Request, summary
 from auto_panoptic.search.selection import select_again
 from auto_panoptic.space import Architecture, Cost, CostTables
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+from searches import share_beyond  # noqa: E402
 
 SIZES = (4, 3, 2)
 

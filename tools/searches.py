@@ -12,7 +12,7 @@ from linas import Settings, linas
 from auto_panoptic.explore import POLICY_REGISTRY
 from auto_panoptic.explore.estimators import ESTIMATORS, Observations, mean_scores, ridge_scores
 from auto_panoptic.explore.fairness import cycle_indices
-from auto_panoptic.explore.own_scores import better_candidate, share_beyond
+from auto_panoptic.explore.own_scores import better_candidate
 from auto_panoptic.explore.posterior import RidgePosterior
 from auto_panoptic.explore.scoreboard import Scoreboard
 
@@ -103,6 +103,16 @@ def posterior_rounds(space, true, noise, rng, seed, most):
         history.append(list(zip(candidates, measured.tolist(), strict=True)))
         choices, fitness = np.concatenate((choices, new)), np.r_[fitness, measured]
         yield history, choices, fitness
+
+
+def share_beyond(fitted: RidgePosterior, noise: float) -> float:
+    """Share of the candidates' own in the variance of their deviations, given the noise of a fitness.
+
+    Ridge regression takes both for noise and finds the variance of their sum. ``noise`` is a standard
+    deviation, the same for all candidates and independent.
+    """
+    variance = fitted.penalty * fitted.scale**2
+    return max(0.0, 1 - float(noise**2 / variance)) if 0 < variance < np.inf else 0.0
 
 
 def posterior(space, true, noise, rng, seed, budgets, evolutions, share=None):

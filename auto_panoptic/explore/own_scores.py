@@ -31,16 +31,6 @@ class OwnScore(NamedTuple):
     ahead: float
 
 
-def share_beyond(posterior: RidgePosterior, noise: float) -> float:
-    """Share of the candidates' own in the variance of their deviations, given the noise of a fitness.
-
-    Ridge regression takes both for noise and finds the variance of their sum. ``noise`` is a standard
-    deviation, the same for all candidates and independent.
-    """
-    variance = posterior.penalty * posterior.scale**2
-    return max(0.0, 1 - float(noise**2 / variance)) if 0 < variance < np.inf else 0.0
-
-
 def share_on_images(posterior: RidgePosterior, fitness: np.ndarray, resampled: np.ndarray) -> float:
     """Share of the candidates' own in the variance of their deviations, by resampled images.
 
