@@ -212,7 +212,7 @@ def trained_again(table, number, found, tmp_path, monkeypatch):
 
     def work(job):
         jobs.append(job)
-        return ({"PQ": found[job.path]} if isinstance(job, Standalone) else {}), {"all": 1.0}
+        return {"PQ": found[job.path]}, {"all": 1.0}
 
     monkeypatch.setattr(build, "space_and_costs", lambda: (SPACE, None, None))
     with Ledger.open(tmp_path / "j.jsonl", {"a": 1}, resume=True) as ledger:
@@ -225,9 +225,8 @@ def test_entries_are_made_again(tmp_path, monkeypatch, capsys):
     table.trained["PQ"][:] = [[70, 71], [50, 51], [40, 41], [60, 61]]  # standard deviation sqrt(1 / 2)
     table.provenance["steps"] = 30
     close = {5: 72.8, 2: 57.2, 0: 40.0, 1: 0.0}
-    start, *jobs = trained_again(table, 3, close, tmp_path / "a", monkeypatch)
-    assert start == build.start_supernets(1)[0]
-    assert jobs == [Standalone(path, 0, 30, start) for path in (0, 2, 5)]
+    jobs = trained_again(table, 3, close, tmp_path / "a", monkeypatch)
+    assert jobs == [Standalone(path, 0, 30) for path in (0, 2, 5)]
     shown = capsys.readouterr().out
     assert "0.71" in shown and "+2.80" in shown
     with pytest.raises(SystemExit, match="differs by more than 4"):

@@ -45,8 +45,6 @@ from auto_panoptic.training import build_config  # noqa: E402
 CONFIG, TRAINED = "configs/bench/shapes4096.yaml", "configs/bench/shapes4096_trained.yaml"
 GROUP = 16
 NAME = "base"  # of the supernets whose scores of all paths are in the table
-# Those that trainings start from, another one for each seed of a training.
-START = ("SOLVER.MAX_ITER", 480, "SOLVER.STEPS", "(384, 446)")
 
 
 class Journal:
@@ -104,11 +102,6 @@ def base_supernets(seeds: int) -> list[Supernet]:
     return [Supernet(NAME, (), seed) for seed in range(seeds)]
 
 
-def start_supernets(seeds: int) -> list[Supernet]:
-    """Those whose weights the trainings start from."""
-    return [Supernet("start", START, 100 + seed) for seed in range(seeds)]
-
-
 def space_and_costs(options: Sequence[str] = ()):
     """(space, multiply-adds of all paths, parameters of all paths)."""
     cfg = build_config(str(ROOT / CONFIG), list(options))
@@ -133,16 +126,16 @@ def all_scores(journal: Journal, executor, supernet: Supernet, space: SearchSpac
 def build(args, journal: Journal, executor) -> Benchmark:
     """The table."""
     space, macs, params = space_and_costs()
-    supernets, starts = base_supernets(args.supernets), start_supernets(args.seeds)
-    journal.do(executor, [*supernets, *starts], "supernets")
+    supernets = base_supernets(args.supernets)
+    journal.do(executor, supernets, "supernets")
     scores = [all_scores(journal, executor, supernet, space) for supernet in supernets]
     paths = trained_paths(scores, macs, args.trained)
-    seeds = list(enumerate(starts))
     # By groups of paths, all seeds of each: a part of the journal is a smaller table.
     groups = [paths[first : first + GROUP] for first in range(0, len(paths), GROUP)]
-    jobs = [Standalone(p, s, args.steps, start) for group in groups for s, start in seeds for p in group]
+    seeds = range(args.seeds)
+    jobs = [Standalone(p, s, args.steps) for group in groups for s in seeds for p in group]
     results = dict(zip(jobs, journal.do(executor, jobs, "trained paths"), strict=True))
-    trained = [[results[Standalone(p, s, args.steps, start)] for s, start in seeds] for p in paths]
+    trained = [[results[Standalone(p, s, args.steps)] for s in seeds] for p in paths]
     search = list(build_config(str(ROOT / CONFIG)).DATASETS.SEARCH)
     cfg = build_config(str(ROOT / TRAINED), ["NAS.ARCHITECTURE", ""])
     about = {"configs": [CONFIG, TRAINED], "steps": args.steps, "search": search}
@@ -151,7 +144,7 @@ def build(args, journal: Journal, executor) -> Benchmark:
 
 
 def rebuild(bench: Benchmark, number: int, journal: Journal, executor) -> None:
-    """Train ``number`` paths of a table again, from one supernet, with the first seed.
+    """Train ``number`` paths of a table again, with the first seed.
 
     Raises:
         UserError: the table has another space, or fewer trained paths.
@@ -165,9 +158,7 @@ def rebuild(bench: Benchmark, number: int, journal: Journal, executor) -> None:
             f"--rebuild is {number}; the table has {len(bench.paths)} trained paths: at most those"
         )
     places = spread_over_costs(bench, number)
-    (start,) = start_supernets(1)
-    journal.do(executor, [start], "supernet")
-    jobs = [Standalone(int(bench.paths[p]), 0, bench.provenance["steps"], start) for p in places]
+    jobs = [Standalone(int(bench.paths[p]), 0, bench.provenance["steps"]) for p in places]
     found = [result["PQ"] for result in journal.do(executor, jobs, "trained paths")]
     if not compare(bench, places, found):
         sys.exit(f"error: a path differs by more than {LIMIT} standard deviations")
@@ -222,7 +213,7 @@ def main() -> None:
     parser.add_argument("--supernets", type=int, default=3, help="seeds of the supernet (default: 3)")
     parser.add_argument("--trained", type=int, default=128, help="paths that are trained (default: 128)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each training (default: 3)")
-    parser.add_argument("--steps", type=int, default=200, help="of each training (default: 200)")
+    parser.add_argument("--steps", type=int, default=250, help="of each training (default: 250)")
     parser.add_argument("--table", type=Path, help="write the table to this .npz file at the end")
     parser.add_argument("--rebuild", type=int, metavar="N", help="make N entries of --table again")
     args = parser.parse_args()

@@ -75,17 +75,15 @@ class Scores(Job):
 
 @dataclass(frozen=True)
 class Standalone(Job):
-    """A path trained on its own from scratch; or, with ``start``, from its weights in a supernet."""
+    """A path trained on its own, from scratch."""
 
     path: int
     seed: int
     steps: int
-    start: Supernet | None = None
 
     @property
     def key(self) -> str:
-        start = f" from {self.start.name} {self.start.seed}" if self.start else ""
-        return f"trained {self.path} {self.seed} {self.steps}{start}"
+        return f"trained {self.path} {self.seed} {self.steps}"
 
 
 class Work:
@@ -142,9 +140,7 @@ class Work:
         cfg.DATASETS.SEARCH = cfg.DATASETS.TEST
         cfg.freeze()
         space = SearchSpace.from_config(cfg)
-        weights = job.start.weights(self.output) if job.start else ""
-        start = job.start.folder(self.output).name if job.start else "scratch"
-        training = FinalTraining(cfg, weights, self.output / "trained" / start, ("pq",))
+        training = FinalTraining(cfg, "", self.output / "trained", ("pq",))
         final = Final(path_of(space, job.path), job.steps, job.seed)
         evaluator = training.trained(final)
         metrics, _ = evaluator(final.architecture)
