@@ -73,6 +73,23 @@ def test_killed_and_resumed_it_ends_as_one_run(world, capsys, monkeypatch):
     search(world, "later")
     assert search(world, "later", *FINALS, "--resume") == whole
 
+    # From scratch is another start than from weights.
+    assert content["start"] == ""
+    start = ("--final-weights", world / "supernet/model_final.pth")
+    with pytest.raises(SystemExit):
+        search(world, "later", *FINALS, *start, "--resume")
+    assert "trainings of other finals (start differ)" in capsys.readouterr().err
+    search(world, "started", *FINALS, *start)
+    trained = [json.loads(outputs(world / name)[0])["finalists"] for name in ("whole", "started")]
+    assert trained[0] != trained[1]
+
+
+def test_weights_of_finals_that_are_not_there_are_refused_before_the_search(world, capfd):
+    with pytest.raises(SystemExit) as end:
+        search(world, "gone", *FINALS, "--final-weights", world / "gone.pth")
+    assert end.value.code == 2 and "gone.pth" in error_line(capfd)
+    assert not (world / "gone").exists()
+
 
 def test_more_finalists_than_candidates_are_refused_before_the_search(world, capfd):
     with pytest.raises(SystemExit) as end:
@@ -99,6 +116,7 @@ def test_workers_end_as_one_process(world):
     [
         (("--controls", 2), "--controls is an option of the finals: add --finals K"),
         (("--final-steps", 2), "--final-steps is an option of the finals: add --finals K"),
+        (("--final-weights", "x.pth"), "--final-weights is an option of the finals: add --finals K"),
         (("--finals", 0), "--finals is 0; expected a whole number of at least 1"),
         (("--finals", 2, "--final-steps", 0), "--final-steps is 0; expected a whole number of at least 1"),
         (("--finals", 2, "--controls", -1), "--controls is -1; expected a whole number of at least 0"),

@@ -52,11 +52,12 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_finals_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --finals, --final-steps and --controls."""
+    """Add --finals, --final-steps, --final-weights and --controls."""
     add = parser.add_argument_group("finals").add_argument
     add("--finals", type=int, metavar="K", help="then train the K best for a while; the best is the answer")
     steps = "optimizer steps of a whole training (default: SOLVER.MAX_ITER)"
     add("--final-steps", type=int, metavar="N", help=steps)
+    add("--final-weights", metavar="FILE", help="what the trainings start from (default: from scratch)")
     what = f"random networks of equal cost to compare with (default: {CONTROLS})"
     add("--controls", type=int, metavar="C", help=what)
 
@@ -64,8 +65,8 @@ def add_finals_arguments(parser: argparse.ArgumentParser) -> None:
 def check_finals(args: argparse.Namespace, processes: int = 1) -> None:
     """Raise UserError for what is wrong with these options."""
     if args.finals is None:
-        for option, given in (("--final-steps", args.final_steps), ("--controls", args.controls)):
-            if given is not None:
+        for option in ("--final-steps", "--final-weights", "--controls"):
+            if getattr(args, option[2:].replace("-", "_")) is not None:
                 raise UserError(f"{option} is an option of the finals: add --finals K")
         return
     if args.rescore:

@@ -61,7 +61,7 @@ from .finals import (
     open_journal,
     write_finals,
 )
-from .header import comparable, search_header, search_policy
+from .header import comparable, search_header, search_policy, weights_digest
 from .latency import judged, with_measured
 from .loop import run_search
 from .pictures import search_pictures
@@ -208,6 +208,8 @@ def check_search(args: argparse.Namespace, cfg) -> CostTables:
         costs = with_measured(costs, directory, _name(args))
     check_budget(costs, args.max_macs, args.max_params, args.max_latency)
     check_weights(cfg, args.weights)
+    if args.final_weights:
+        check_weights(cfg, args.final_weights, to_train=True)
     if costs.space.cardinality == 1:
         raise UserError(
             f"{_name(args)}: every site has one operator, there is nothing to search; list at least two "
@@ -284,7 +286,8 @@ def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
 def finals_request(args: argparse.Namespace, cfg) -> FinalsRequest:
     """What the arguments ask of the finals."""
     controls = CONTROLS if args.controls is None else args.controls
-    return FinalsRequest(args.finals, controls, args.final_steps or cfg.SOLVER.MAX_ITER)
+    start, steps = weights_digest(args.final_weights or ""), args.final_steps or cfg.SOLVER.MAX_ITER
+    return FinalsRequest(args.finals, controls, steps, start=start)
 
 
 def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result: SearchResult) -> SearchResult:
@@ -293,7 +296,7 @@ def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result: SearchRes
     evaluated = evaluated_candidates(ledger, args.costs.space)
     finalists = contenders(request, result, evaluated, args.costs)
     header = finals_header(ledger, request, finalists, cfg.SOLVER)
-    training = FinalTraining(cfg, args.weights, result.directory / FOLDER, args.metrics)
+    training = FinalTraining(cfg, args.final_weights or "", result.directory / FOLDER, args.metrics)
     with (
         open_journal(result.directory, header) as journal,
         ray_trainings(training, args.workers, args.ray_address)

@@ -105,7 +105,7 @@ def _measure_finals(args, cfg, counts: dict, request: FinalsRequest) -> tuple[fl
     folder = Path(cfg.OUTPUT_DIR)
     final = Final(architecture, request.steps, 0)
     architecture.save(folder / "architecture.json")
-    small = final_config(cfg, args.weights, final, folder)
+    small = final_config(cfg, args.final_weights or "", final, folder)
     bytes_each, kept = checkpoint_sizes(small, meta_model(small))
     small.defrost()
     return measure_training(small, counts, 1, AutoPanopticTrainer)["step"], bytes_each * kept

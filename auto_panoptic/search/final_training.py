@@ -45,7 +45,7 @@ class Final:
 
 
 def final_config(cfg, weights: str, final: Final, folder: Path):
-    """The config of a training: that of the search with the architecture, its path's weights, and a schedule.
+    """The config of a training: that of the search with the architecture, a start, and a schedule.
 
     The learning rate falls at the same shares of the schedule; the warm-up is at most a tenth of it.
     """
@@ -68,7 +68,7 @@ class FinalTraining:
 
     Args:
         cfg: that of the search.
-        weights: those of the supernet.
+        weights: a checkpoint to start from, of which a path's weights are taken; "" from scratch.
         directory: where the trainings lie, one folder for each.
         metrics: of "pq", "ap", "miou".
     """

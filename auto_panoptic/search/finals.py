@@ -1,9 +1,9 @@
 """The finals of a search: its best architectures are trained for a short while, beside random ones.
 
 A supernet's score stands for that of a trained network; whether it does is measured here. Finalists are
-trained from their path's weights by successive halving, scored on the search images, and the best becomes
-architecture.json. Trained anew from other seeds, it is then compared with random architectures of equal
-cost: it was not chosen by these trainings, so chance is on neither side.
+trained, from scratch or from given weights, by successive halving, scored on the search images, and the
+best becomes architecture.json. Trained anew from other seeds, it is then compared with random architectures
+of equal cost: it was not chosen by these trainings, so chance is on neither side.
 
 Every training is a line of search/finals.jsonl; search/finals.json says what came of them.
 """
@@ -46,12 +46,14 @@ class FinalsRequest:
         controls: random architectures.
         steps: of a whole training.
         seeds: trainings of a network that is compared.
+        start: digest of the weights that trainings start from; "" from scratch.
     """
 
     finalists: int
     controls: int
     steps: int
     seeds: int = 2
+    start: str = ""
 
 
 @dataclass
@@ -300,6 +302,7 @@ def finals_header(search: Ledger, request: FinalsRequest, finalists, solver: Map
         "finalists": [c.architecture.indices() for c in finalists],
         "controls": request.controls,
         "solver": plain(dict(solver)),
+        "start": request.start,
     }
 
 
@@ -341,6 +344,7 @@ def write_finals(directory: Path, request: FinalsRequest, result: FinalsResult, 
     content = {
         "steps": request.steps,
         "seeds": request.seeds,
+        "start": request.start,
         "winner": result.winner.architecture.indices(),
         **summary,
         "finalists": [row(c) for c in finalists],

@@ -65,7 +65,7 @@ def search_header(
         "policy": policy.name,
         "policy_settings": policy.settings,
         "config": yaml.safe_load(kept.dump()),
-        "weights": _digest([weights]),
+        "weights": weights_digest(weights),
         "data": {"search": _data_digest(cfg.DATASETS.SEARCH), "calibration": calibration},
         "content": contents(cfg, dict.fromkeys((*cfg.DATASETS.SEARCH, *training)), store=False),
         "metrics": sorted(metrics),
@@ -109,6 +109,11 @@ def _data_digest(names: Iterable[str]) -> str:
         path = source.panoptic_json if source else metadata.get("panoptic_json", metadata.get("json_file"))
         paths += [path] if path else []
     return _digest(paths)
+
+
+def weights_digest(path: str) -> str:
+    """Of a checkpoint; "" of none."""
+    return _digest([path]) if path else ""
 
 
 def _digest(paths: list[str]) -> str:
