@@ -164,7 +164,7 @@ def test_a_node_dies(cluster, tmp_path):
     """Two nodes; the second and its worker go while they evaluate, and the first evaluates everything."""
     node = cluster.add_node(num_cpus=2, object_store_memory=10**8)
     try:
-        with executor(cluster, tmp_path, 2, seconds=0.5) as workers:
+        with executor(cluster, tmp_path, 2, seconds=3) as workers:
             assert workers.threads == 2  # one worker per node
             run = workers.run(ITEMS)
             found = dict([next(run)])
