@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--supernets", type=int, default=3, help="seeds of the supernet (default: 3)")
     parser.add_argument("--trained", type=int, default=128, help="paths that are trained (default: 128)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each training (default: 3)")
-    parser.add_argument("--steps", type=int, default=320, help="of each training (default: 320)")
+    parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
     parser.add_argument("--table", type=Path, help="write the table to this .npz file at the end")
     parser.add_argument("--rebuild", type=int, metavar="N", help="make N entries of --table again")
     args = parser.parse_args()
