@@ -39,7 +39,8 @@ def outputs(folder):
 @pytest.mark.slow
 def test_killed_and_resumed_it_ends_as_one_run(world, capsys, monkeypatch):
     whole = search(world, "whole", *FINALS)
-    assert "random ones of equal cost" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "trainings from scratch; the best" in shown and "random ones of equal cost" in shown
     content = json.loads(whole[0])
     assert (len(content["controls"]), content["steps"], content["seeds"]) == (2, 3, 2)
     assert all(t["PQ"] is not None for row in content["finalists"] for t in row["trained"])

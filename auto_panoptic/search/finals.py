@@ -87,6 +87,7 @@ class FinalsResult:
         score: mean of the winner's compared trainings.
         difference: to the random architectures; None without them.
         trainings: how many there were.
+        start: digest of the weights that they started from; "" from scratch.
     """
 
     winner: Contender
@@ -95,12 +96,14 @@ class FinalsResult:
     score: float
     difference: Difference | None
     trainings: int
+    start: str
 
     def lines(self) -> list[str]:
         """What a person reads."""
+        start = "the given weights" if self.start else "scratch"
         lines = [
-            f"Finals: {self.trainings} trainings; the best network is {', '.join(self.winner.roles)}, "
-            f"{self.fitness} {self.score:.1f} on the search images"
+            f"Finals: {self.trainings} trainings from {start}; the best network is "
+            f"{', '.join(self.winner.roles)}, {self.fitness} {self.score:.1f} on the search images"
         ]
         if self.difference:
             lines.append(verdict_line(self.fitness, *self.difference))
@@ -242,7 +245,7 @@ class Finals:
                 "with --resume --retry-failed"
             )
         difference = self._compare(winner, controls, compared)
-        return FinalsResult(winner, controls, self.fitness, score, difference, total)
+        return FinalsResult(winner, controls, self.fitness, score, difference, total, request.start)
 
     def _mean(self, contender: Contender, steps: int, seeds) -> float:
         scores = contender.scores(steps, seeds, self.fitness)

@@ -112,7 +112,7 @@ def _data_digest(names: Iterable[str]) -> str:
 
 
 def weights_digest(path: str) -> str:
-    """Of a checkpoint; "" of none."""
+    """What identifies a checkpoint's content; "" where ``path`` is."""
     return _digest([path]) if path else ""
 
 
