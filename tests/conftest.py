@@ -25,6 +25,14 @@ def shapes(tmp_path_factory):
     return make_shapes(tmp_path_factory.mktemp("toy"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def scenes():
+    """The built-in data set is there: no test meets the progress of drawing it in what it reads."""
+    from auto_panoptic.data.drawn.shapes import ensure_shapes
+
+    ensure_shapes()
+
+
 @pytest.fixture(autouse=True)
 def nothing_under_way(monkeypatch):
     """A test that breaks off work leaves its progress open, within which that of later tests would lie."""

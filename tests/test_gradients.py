@@ -217,6 +217,27 @@ def test_clipping_where_a_path_leaves_no_gradient(kind):
     assert model[0].weight.item() == pytest.approx(0.75, abs=1e-3) and model[1].weight.item() == 1
 
 
+@pytest.mark.parametrize("norm", [1.0, 2.0, float("inf")])
+def test_clipping_by_norm_is_that_of_torch_to_the_last_bit(norm):
+    cfg = solver("mean", momentum=0.0)
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE = True, "norm", 2.0, norm
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(3, 4), nn.Conv2d(8, 8, 3), nn.Linear(50, 50)])
+    gradients = {p: torch.randn(p.shape) * s for p, s in zip(model.parameters(), [1, 0.1, 2, 9, 0.01, 1])}
+    expected = []
+    for parameter, gradient in gradients.items():
+        parameter.grad = gradient.clone()
+        torch.nn.utils.clip_grad_norm_(parameter, 2.0, norm)
+        expected.append(parameter.grad)
+        parameter.grad = gradient.clone()
+    build_optimizer(cfg, model).step()
+    changed = [not torch.equal(p.grad, gradients[p]) for p in model.parameters()]
+    assert any(changed) and not all(changed)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+
+
 def test_the_space_is_read_from_the_model():
     space = toy_space(2, 2, 3)
     assert model_space(Additive(space)) == space

@@ -1,5 +1,6 @@
 """The benchmark of architectures: scores are the search's own, strata even, the table what was measured."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -178,6 +179,38 @@ def test_a_journal_computes_nothing_twice(tmp_path):
         results = Journal(ledger).do(InProcess(work), jobs, "scores")
     assert [r["PQ"] for r in results] == [0, 1, 2, 3]
     assert calls == [jobs[i].key for i in (0, 1, 2, 2, 3)]
+
+
+def test_a_table_is_extended(tmp_path, monkeypatch):
+    """Its results are in the journal as if they had been computed there, those that are there are kept."""
+    space = SearchSpace.from_dict({"backbone.0": ["skip", "xception_3x3"], "mask.0": ["r4", "r8", "r16"]})
+    counts = [
+        [[(0, 0, 1, 0, 1, 0.75), (1, 1, 1, 0, 0, 0.5)], [(2, 1, 0, 1, 0, 0.0)]],
+        [[(0, 1, 2, 0, 0, 1.5)], [(1, 1, 2, 0, 0, 1.5)]],
+    ]
+    table = dataclasses.replace(make_table(counts, [4, 1]), space=space)
+    table.trained["PQ"][:] = [[70, 71], [50, 51.25]]
+    table.provenance["steps"] = 30
+    monkeypatch.setattr(build, "space_and_costs", lambda: (space, None, None))
+    with Ledger.open(tmp_path / "j.jsonl", {"a": 1}, resume=True) as ledger:
+        journal = Journal(ledger)
+        journal.add("supernet base 1", {"status": "ok", "metrics": {"own": 1}, "seconds": {"all": 5.0}})
+        build.take_over(table, journal, 30)
+    with Ledger.open(tmp_path / "j.jsonl", {"a": 1}, resume=True) as ledger:
+        journal = Journal(ledger)
+        build.take_over(table, journal, 30)
+        assert len(ledger.records) == 2 + 2 * 2 + 2 * 2  # supernets, their backbones, paths x seeds
+        with pytest.raises(UserError, match="--extend: its trainings have 30 steps, --steps is 40"):
+            build.take_over(table, journal, 40)
+        with pytest.raises(UserError, match="--extend: of another space"):
+            build.take_over(make_table(counts, [4, 1]), journal, 30)
+    assert journal.results["supernet base 1"] == {"own": 1, "seconds": 5.0}
+    scores = [journal.results[f"scores base 1 {number}"]["PQ"] for number in range(2)]
+    assert np.concatenate(scores).tolist() == table.supernet["PQ"][1].tolist()
+    trained = journal.results["trained 1 1 30"]
+    assert (trained["PQ"], trained["seconds"]) == (51.25, 1.0)
+    again = PanopticQuality.of_record({**table.provenance, "images": trained["counts"]})
+    assert again.record() == table.quality(1, 1).record()
 
 
 def test_regret_of_searches_of_a_table():

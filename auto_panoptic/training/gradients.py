@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.solver import build_optimizer as build_detectron2_optimizer
 from detectron2.solver import get_default_optimizer_params
-from detectron2.solver.build import maybe_add_gradient_clipping, reduce_param_groups
+from detectron2.solver.build import reduce_param_groups
 from detectron2.utils import comm
 
 from ..explore import pass_counts, passes_per_iteration
@@ -48,10 +48,10 @@ def build_optimizer(cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
     """
     clip, plain = cfg.SOLVER.CLIP_GRADIENTS, cfg.clone()
     plain.defrost()
-    plain.SOLVER.CLIP_GRADIENTS.ENABLED = by_norm = clip.ENABLED and clip.CLIP_TYPE != "value"
+    plain.SOLVER.CLIP_GRADIENTS.ENABLED = False
     optimizer = (_adam if plain.SOLVER.OPTIMIZER == "ADAM" else build_detectron2_optimizer)(plain, model)
-    if clip.ENABLED and not by_norm:  # torch's function fails where a path left no gradient
-        optimizer.register_step_pre_hook(lambda optimizer, *_: _clip_values(optimizer, clip.CLIP_VALUE))
+    if clip.ENABLED:
+        optimizer.register_step_pre_hook(lambda optimizer, *_: _clip_gradients(optimizer, clip))
     divided = cfg.NAS.GRADIENTS == "lr_scale"
     if not divided and not cfg.NAS.REFERENCE_BIAS_LR:
         return optimizer
@@ -82,14 +82,23 @@ def _adam(cfg, model: torch.nn.Module) -> torch.optim.Adam:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    return maybe_add_gradient_clipping(cfg, torch.optim.Adam)(groups, lr=solver.BASE_LR)
+    return torch.optim.Adam(groups, lr=solver.BASE_LR)
 
 
-def _clip_values(optimizer: torch.optim.Optimizer, limit: float) -> None:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                parameter.grad.clamp_(-limit, limit)
+def _clip_gradients(optimizer: torch.optim.Optimizer, clip) -> None:
+    """Every parameter's gradient alone, as Detectron2, to the last bit; here a path may leave none.
+
+    All norms are one call: on a CPU a call for each takes a tenth of a small network's step.
+    """
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if clip.CLIP_TYPE == "value":
+        for gradient in gradients:
+            gradient.clamp_(-clip.CLIP_VALUE, clip.CLIP_VALUE)
+    elif gradients:
+        norms = torch.stack(torch._foreach_norm(gradients, clip.NORM_TYPE))
+        shares = torch.clamp(clip.CLIP_VALUE / (norms + 1e-6), max=1)
+        torch._foreach_mul_(gradients, list(shares))
 
 
 def average_over_passes(model: torch.nn.Module, cycle: Sequence[Architecture]) -> None:

@@ -6,6 +6,10 @@ on. --workers N does N jobs at a time, one thread (or one GPU) each, here or wit
     python tools/nas_bench/build.py [--output output/nas_bench] [--workers 2]
     python tools/nas_bench/build.py --table output/nas_bench/shapes4096.npz
 
+--extend TABLE takes over what a table holds, so that only the rest is computed.
+
+    python tools/nas_bench/build.py --extend shapes4096 --trained 160 --table output/nas_bench/larger.npz
+
 --rebuild N makes N trained entries of an existing table again, from nothing, and compares: exit code 1 where
 one differs by more than 4 standard deviations between seeds. Its journal is its own, in OUTPUT/rebuilt.
 
@@ -30,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from jobs import ROOT, AllScores, Standalone, Supernet, Work  # noqa: E402
 from rebuild import LIMIT, compare, spread_over_costs  # noqa: E402
 from scoring import METRICS  # noqa: E402
-from table import make_table  # noqa: E402
+from table import make_table, trained_results  # noqa: E402
 
 from auto_panoptic.bench import Benchmark, load, path_of  # noqa: E402
 from auto_panoptic.errors import UserError, at_least, run_command  # noqa: E402
@@ -54,6 +58,12 @@ class Journal:
         self.ledger = ledger
         self.results = {r["key"]: _result(r) for r in ledger.records if r["status"] == "ok"}
 
+    def add(self, key: str, outcome: dict) -> None:
+        """Write a result."""
+        self.ledger.append({"key": key, **outcome})
+        if outcome["status"] == "ok":
+            self.results[key] = _result(outcome)
+
     def do(self, executor, jobs: Sequence, title: str) -> list[dict]:
         """The results of ``jobs``, those that are missing computed first.
 
@@ -64,10 +74,8 @@ class Journal:
         failed = []
         with Progress(title, len(jobs), "jobs", done=len(jobs) - len(missing)) as bar:
             for key, outcome in executor.run([(job.key, job) for job in missing]) if missing else ():
-                self.ledger.append({"key": key, **outcome})
-                if outcome["status"] == "ok":
-                    self.results[key] = _result(outcome)
-                else:
+                self.add(key, outcome)
+                if outcome["status"] != "ok":
                     failed.append(key)
                 bar.update()
         if failed:
@@ -120,11 +128,49 @@ def all_scores(journal: Journal, executor, supernet: Supernet, space: SearchSpac
     """{metric: (paths,)} of a supernet."""
     jobs = score_jobs(supernet, space)
     parts = journal.do(executor, jobs, f"scores of supernet {supernet.name} {supernet.seed}")
-    return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
+    # As a table holds them, so that paths are drawn by the same numbers.
+    return {name: np.concatenate([part[name] for part in parts]).astype(np.float32) for name in METRICS}
+
+
+def take_over(bench: Benchmark, journal: Journal, steps: int) -> None:
+    """Write the results in a table to the journal, but those that it has.
+
+    Raises:
+        UserError: the table has another space, or trainings of another length.
+    """
+    space = check_space("--extend", bench)
+    if bench.provenance["steps"] != steps:
+        raise UserError(f"--extend: its trainings have {bench.provenance['steps']} steps, --steps is {steps}")
+    found = {}
+    for supernet in base_supernets(len(bench.supernet["PQ"])):
+        found[supernet.key] = ({}, 0.0)
+        jobs = score_jobs(supernet, space)
+        parts = {n: np.split(rows[supernet.seed], len(jobs)) for n, rows in bench.supernet.items()}
+        for number, job in enumerate(jobs):
+            found[job.key] = ({name: part[number].tolist() for name, part in parts.items()}, 0.0)
+    for path, seed, metrics, seconds in trained_results(bench):
+        found[Standalone(path, seed, steps).key] = (metrics, seconds)
+    for key, (metrics, seconds) in found.items():
+        if key not in journal.results:
+            journal.add(key, {"status": "ok", "metrics": metrics, "seconds": {"all": seconds}})
+
+
+def check_space(option: str, bench: Benchmark) -> SearchSpace:
+    """The space of :data:`CONFIG`.
+
+    Raises:
+        UserError: the table has another.
+    """
+    space, _, _ = space_and_costs()
+    if bench.space != space:
+        raise UserError(f"{option}: of another space than {CONFIG}: {space.difference(bench.space)}")
+    return space
 
 
 def build(args, journal: Journal, executor) -> Benchmark:
     """The table."""
+    if args.extend is not None:
+        take_over(load(args.extend), journal, args.steps)
     space, macs, params = space_and_costs()
     supernets = base_supernets(args.supernets)
     journal.do(executor, supernets, "supernets")
@@ -150,9 +196,7 @@ def rebuild(bench: Benchmark, number: int, journal: Journal, executor) -> None:
         UserError: the table has another space, or fewer trained paths.
         SystemExit: one differs by more than the seeds' noise; exit code 1.
     """
-    space, _, _ = space_and_costs()
-    if bench.space != space:
-        raise UserError(f"--table: of another space than {CONFIG}: {space.difference(bench.space)}")
+    check_space("--table", bench)
     if number > len(bench.paths):
         raise UserError(
             f"--rebuild is {number}; the table has {len(bench.paths)} trained paths: at most those"
@@ -215,6 +259,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each training (default: 3)")
     parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
     parser.add_argument("--table", type=Path, help="write the table to this .npz file at the end")
+    parser.add_argument("--extend", metavar="TABLE", help="a name or a file: take over what it holds")
     parser.add_argument("--rebuild", type=int, metavar="N", help="make N entries of --table again")
     args = parser.parse_args()
     for name, least in (("workers", 1), ("supernets", 1), ("trained", 16), ("seeds", 2), ("steps", 20)):

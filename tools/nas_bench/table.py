@@ -1,10 +1,10 @@
-"""From the journal to the file that ``auto_panoptic.bench.load`` reads."""
+"""From the journal to the file that ``auto_panoptic.bench.load`` reads, and back."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -70,3 +70,12 @@ def make_table(
             "versions": {**versions, "python": platform.python_version()},
         },
     )
+
+
+def trained_results(bench: Benchmark) -> Iterator[tuple[int, int, dict, float]]:
+    """(path, seed, what the job returned, seconds) of every training in a table."""
+    for place, path in enumerate(bench.paths.tolist()):
+        for seed in range(bench.trained["PQ"].shape[1]):
+            metrics = {name: float(values[place, seed]) for name, values in bench.trained.items()}
+            metrics["counts"] = bench.quality(place, seed).record()["images"]
+            yield path, seed, metrics, float(bench.seconds[place, seed])
