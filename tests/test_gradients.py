@@ -224,7 +224,9 @@ def test_clipping_by_norm_is_that_of_torch_to_the_last_bit(norm):
     clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE = True, "norm", 2.0, norm
     torch.manual_seed(0)
     model = nn.ModuleList([nn.Linear(3, 4), nn.Conv2d(8, 8, 3), nn.Linear(50, 50)])
-    gradients = {p: torch.randn(p.shape) * s for p, s in zip(model.parameters(), [1, 0.1, 2, 9, 0.01, 1])}
+    gradients = {
+        p: torch.randn(p.shape) * s for p, s in zip(model.parameters(), [1, 0.1, 2, 9, 0.01, 1], strict=True)
+    }
     expected = []
     for parameter, gradient in gradients.items():
         parameter.grad = gradient.clone()

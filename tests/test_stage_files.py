@@ -46,7 +46,7 @@ def test_metrics_without_an_evaluation_are_named(tmp_path, content):
     with pytest.raises(
         UserError, match=f"metrics.json: holds no evaluation; remove {tmp_path} and start again"
     ):
-        quickstart.report(quickstart.final_results(path), {"metrics": path}, 0.0)
+        quickstart.show_found(quickstart.final_results(path), {"metrics": path})
 
 
 def test_a_line_that_a_resumed_run_removed_is_no_trouble_to_the_progress(tmp_path, capfd, monkeypatch):

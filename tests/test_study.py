@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 from toy import dataset_entries
 
+from auto_panoptic.analyze import costs_of
 from auto_panoptic.evaluation import PanopticQuality
+from auto_panoptic.explore.controls import random_of_equal_cost
+from auto_panoptic.modeling import meta_model
 from auto_panoptic.modeling.choice import configured_space
 from auto_panoptic.modeling.counting import configured_costs
+from auto_panoptic.space import Architecture
 from auto_panoptic.training import build_config
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools/studies"))
 
+import equal_cost  # noqa: E402
 import panoptic_deeplab  # noqa: E402
 import unified  # noqa: E402
 from study import difference  # noqa: E402
@@ -90,6 +95,28 @@ def test_networks_compared_at_equal_macs_have_them(first, second, macs):
         tables = configured_costs(build_config(str(ROOT / config), [str(x) for x in options]), (128, 160))
         costs.append(tables.cost(tables.space.architecture([0] * len(tables.space.sites))).macs)
     assert costs == pytest.approx([macs] * 2, rel=0.03)
+
+
+@pytest.mark.parametrize("cost", equal_cost.COSTS)
+def test_a_panoptic_fpn_costs_what_the_space_can(cost):
+    """As it is named, and amid the networks of the space at that width."""
+    options, baseline = equal_cost.COSTS[cost]
+    macs, _ = costs_of(meta_model(build_config(str(ROOT / baseline), [])).eval(), (128, 128))[""]
+    assert macs / 1e9 == pytest.approx(float(cost.removesuffix(" G")), abs=0.01)
+    costs = configured_costs(build_config(str(ROOT / equal_cost.SUPERNET), [str(x) for x in options]))
+    drawn = random_of_equal_cost(costs, macs, 8, seed=0)
+    assert all(costs.cost(each).macs == pytest.approx(macs, rel=0.02) for each in drawn)
+
+
+def test_random_networks_are_drawn_for_every_seed(tmp_path, monkeypatch):
+    space = configured_costs(build_config(str(ROOT / equal_cost.SUPERNET), [])).space
+    found = space.architecture([len(site.ops) // 3 for site in space.sites])
+    found.save(tmp_path / "found.json")
+    monkeypatch.setattr(equal_cost, "FOUND", tmp_path / "found.json")
+    monkeypatch.setattr(equal_cost, "DRAWN", tmp_path / "drawn")
+    equal_cost.draw(2)
+    files = sorted(tmp_path.glob("drawn/*/*.json"))
+    assert len(files) == 6 and len({Architecture.load(f) for f in files[:2]} | {found}) == 3
 
 
 STUDY = """

@@ -118,7 +118,7 @@ def test_a_line_of_the_file_is_refused_and_one_of_its_base_is_not(tmp_path, capl
 
 def test_a_line_that_only_a_pair_leaves_without_effect_is_told(tmp_path, caplog):
     path = tmp_path / "mine.yaml"
-    base = ROOT / "configs/quick/supernet.yaml"
+    base = ROOT / "configs/own/cpu_supernet.yaml"
     path.write_text(f"_BASE_: {base}\nMODEL: {{DEVICE: cpu, CROSS_ATTENTION: {{RATIOS: [2]}}}}\n")
     opts = ["MODEL.CROSS_ATTENTION.ENABLED", "False"]
     check_unread(read_config(str(path), opts), str(path), opts)
@@ -201,6 +201,7 @@ CONFIGS = ("supernet_coco", "auto_panoptic_coco", "baselines/panoptic_fpn_coco",
 CONFIGS += (
     "quick/panoptic_fpn",
     "quick/panoptic_fpn_narrow",
+    "quick/panoptic_fpn_quarter",
     "quick/supernet",
     "quick/unified",
     "quick/unified_R18",

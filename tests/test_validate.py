@@ -209,7 +209,7 @@ def test_networks_beyond_the_memory(monkeypatch, key, value):
     """Counted without memory for them, so refused at once."""
     monkeypatch.setattr("auto_panoptic.modeling.choice.machine_memory", lambda: 2**30)
     options = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "False", "MODEL.ROI_BOX_HEAD.FC_DIM", "4096"]
-    cfg = read_config(str(ROOT / "configs/quick/supernet.yaml"), [*options, key, str(value)])
+    cfg = read_config(str(ROOT / "configs/own/cpu_supernet.yaml"), [*options, key, str(value)])
     begin = time.process_time()
     with pytest.raises(
         UserError, match=r"has \d+\.\d G parameters, which need \d+ GiB or more; this machine"

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""From nothing to a searched, retrained and evaluated panoptic model on the built-in data set.
+"""From nothing to a searched, trained and evaluated panoptic model on the built-in data set.
+
+Two more networks of as many multiply-adds are trained alike, one drawn at random and a Panoptic-FPN: the
+last table shows whether the search paid.
 
 Runs the commands a user would type, one after the other, and shows them. What an earlier call finished with
 the same settings is reused; what it began is continued.
@@ -26,9 +29,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from auto_panoptic import signals  # noqa: E402
+from auto_panoptic.compare import comparison, read_run  # noqa: E402
 from auto_panoptic.data import ensure_shapes  # noqa: E402
 from auto_panoptic.errors import UserError  # noqa: E402
 from auto_panoptic.evaluation import results_table  # noqa: E402
+from auto_panoptic.explore.controls import random_of_equal_cost  # noqa: E402
 from auto_panoptic.files import (  # noqa: E402
     BUNDLE,
     PARTIAL,
@@ -39,11 +44,15 @@ from auto_panoptic.files import (  # noqa: E402
     read_json,
     write_json,
 )
+from auto_panoptic.modeling.counting import configured_costs  # noqa: E402
 from auto_panoptic.progress import Progress  # noqa: E402
 from auto_panoptic.report import report_after_search  # noqa: E402
+from auto_panoptic.space import Architecture  # noqa: E402
 from auto_panoptic.training import build_config, run_command  # noqa: E402
 
 SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
+BASELINE = "configs/quick/panoptic_fpn_quarter.yaml"
+SEARCH = ("--policy", "posterior", "--evaluations", "42", "--max-macs", "340M")
 TESTED = "shapes_panoptic_val"
 PROCESSES = 2
 # Threads that wait for each other sleep instead of spinning: otherwise another job on the machine makes a
@@ -192,13 +201,8 @@ def final_results(metrics: Path) -> dict:
 
 def train_supernet(output: Path) -> Path:
     """The weights of the supernet."""
-    folder = output / "supernet"
-    opts = ["OUTPUT_DIR", str(folder)]
-    cfg = build_config(SUPERNET, opts)
-    stage = Stage("train the supernet: every path of the space in one network", folder, cfg.dump())
-    resume = ["--resume"] if stage.begun else []
-    stage.run(["train_net.py", "--config-file", SUPERNET, *resume, *opts], cfg.SOLVER.MAX_ITER)
-    return folder / "model_final.pth"
+    title = "train the supernet: every path of the space in one network"
+    return train_network(title, output / "supernet", SUPERNET) / "model_final.pth"
 
 
 def search(output: Path, weights: Path) -> Path:
@@ -208,47 +212,59 @@ def search(output: Path, weights: Path) -> Path:
     stage = Stage(
         "search: score paths of the supernet, select the best operator of each site",
         folder,
-        cfg.dump() + digest(weights),
+        cfg.dump() + digest(weights) + shlex.join(SEARCH),
     )
     resume = ["--resume"] if stage.begun and (folder / "ledger.jsonl").exists() else []
-    opts = ["--weights", str(weights), *resume, "OUTPUT_DIR", str(output)]
+    opts = ["--weights", str(weights), *SEARCH, *resume, "OUTPUT_DIR", str(output)]
     stage.run(["search_net.py", "--config-file", SUPERNET, *opts])
     return folder / "architecture.json"
 
 
-def retrain(output: Path, weights: Path, architecture: Path) -> Path:
-    """Folder of the retrained and evaluated network."""
-    folder = output / "retrain"
-    opts = ["NAS.ARCHITECTURE", architecture, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", folder]
-    opts = [str(word) for word in opts]
-    cfg = build_config(RETRAIN, opts)
-    stage = Stage(
-        "retrain the selected architecture and evaluate it",
-        folder,
-        cfg.dump() + digest(weights) + digest(architecture),
-    )
+def random_architecture(output: Path, found: Path) -> Path:
+    """One that is drawn from all with the multiply-adds of the found one, to within 2 %."""
+    costs = configured_costs(build_config(SUPERNET, ["OUTPUT_DIR", str(output / "supernet")]))
+    searched = Architecture.load(found)
+    (drawn,) = random_of_equal_cost(costs, costs.cost(searched).macs, 1, seed=0, other_than=[searched])
+    path = output / "random.json"
+    drawn.save(path)
+    return path
+
+
+def train_network(title: str, folder: Path, config: str, architecture: Path | None = None) -> Path:
+    """Folder of a trained network; one that is no supernet is evaluated, too."""
+    opts = ["OUTPUT_DIR", str(folder)]
+    if architecture:
+        opts += ["NAS.ARCHITECTURE", str(architecture)]
+    cfg = build_config(config, opts)
+    stage = Stage(title, folder, cfg.dump() + (digest(architecture) if architecture else ""))
     resume = ["--resume"] if stage.begun else []
-    stage.run(["train_net.py", "--config-file", RETRAIN, *resume, *opts], cfg.SOLVER.MAX_ITER)
+    stage.run(["train_net.py", "--config-file", config, *resume, *opts], cfg.SOLVER.MAX_ITER)
     return folder
 
 
-def report(results: dict, paths: dict[str, Path], seconds: float) -> None:
-    """Print the tables, the paths of what was made, and the line for machines."""
+def show_found(results: dict, paths: dict[str, Path]) -> None:
+    """Print the found network's table, and the paths of what was made."""
     if "PQ" not in results.get("panoptic_seg", {}):
         metrics = paths["metrics"]
         raise UserError(f"{metrics}: holds no evaluation; remove {metrics.parent} and start again")
-    print(f"\n{TESTED}\n\n{results_table(results)}\n")
+    print(f"\n{TESTED}, the found network\n\n{results_table(results)}\n")
     for name, path in paths.items():
         print(f"{name:<16} {path}")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"\n{seconds:.0f} s" + (f", largest process {peak:.1f} GiB" if peak > 0.1 else ""))
-    line = {
-        "PQ": results["panoptic_seg"]["PQ"],
-        "seconds": round(seconds, 1),
-        "architecture": str(paths["architecture"]),
-        "report": str(paths["report"]) if "report" in paths else None,
-    }
-    print(json.dumps(line))
+
+
+def what_it_is_worth(networks: dict[str, Path]) -> list[dict]:
+    """Print the networks beside each other, the found one first; returns their rows."""
+    table, rows = comparison([read_run(folder, name) for name, folder in networks.items()])
+    print(f"\n{TESTED}, all trained alike\n\n{table}\n")
+    for row in rows[1:]:
+        apart = row["first_minus_this"]
+        paid = {"above": "better than", "below": "worse than", "undecided": "neither better nor worse than"}
+        print(
+            f"the found network is {paid[apart['verdict']]} {row['name']}: "
+            f"{apart['mean']:+.1f} PQ [{apart['low']:+.1f}, {apart['high']:+.1f}]"
+        )
+    print("over these images; another training gives another PQ, which one training each cannot tell")
+    return rows
 
 
 def run():
@@ -269,7 +285,17 @@ def run():
     print(f"   {ensure_shapes()}")
     weights = train_supernet(output)
     architecture = search(output, weights)
-    retrained = retrain(output, weights, architecture)
+    retrained = train_network(
+        "train the selected network from scratch and evaluate it", output / "retrain", RETRAIN, architecture
+    )
+    drawn = random_architecture(output, architecture)
+    networks = {"found": retrained}
+    networks["a random one"] = train_network(
+        "the same for a random network of equal multiply-adds", output / "random", RETRAIN, drawn
+    )
+    networks["Panoptic-FPN"] = train_network(
+        "the same for a Panoptic-FPN of equal multiply-adds", output / "panoptic_fpn", BASELINE
+    )
     paths = {
         "supernet": weights,
         "candidates": output / "search" / "ledger.jsonl",
@@ -282,7 +308,14 @@ def run():
     report_after_search(output)
     if (page := output / "search" / "report.html").is_file():
         paths["report"] = page
-    report(final_results(paths["metrics"]), paths, time.monotonic() - start)
+    show_found(final_results(paths["metrics"]), paths)
+    rows = what_it_is_worth(networks)
+    seconds = time.monotonic() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"\n{seconds:.0f} s" + (f", largest process {peak:.1f} GiB" if peak > 0.1 else ""))
+    line = {"PQ": rows[0]["PQ"], "networks": rows, "seconds": round(seconds, 1)}
+    line |= {"architecture": str(architecture), "report": str(paths["report"]) if "report" in paths else None}
+    print(json.dumps(line))
     lock.release()
 
 

@@ -35,7 +35,7 @@ ONE = "NAS.SPACE.BACKBONE_OPS \"['shuffle_3x3']\" NAS.SPACE.HEAD_OPS \"['dwconv_
 WIDE = "MODEL.SHUFFLENET.STEM_CHANNELS 48 MODEL.SHUFFLENET.STAGE_CHANNELS '[96, 192, 384, 768]'"
 SEMANTIC, INSTANCE = "MODEL.SEM_SEG_HEAD", "MODEL.INS_EMBED_HEAD"
 NETWORKS = {
-    "auto_panoptic": f"configs/quick/retrain.yaml {ONE} MODEL.CROSS_ATTENTION.RATIOS [4] {WIDE} "
+    "auto_panoptic": f"configs/quick/whole.yaml {ONE} MODEL.CROSS_ATTENTION.RATIOS [4] {WIDE} "
     f"{SEMANTIC}.CONVS_DIM 96",
     "unified": f"configs/quick/unified.yaml {ONE}",
     "panoptic_deeplab": f"configs/quick/panoptic_deeplab.yaml {WIDE} "

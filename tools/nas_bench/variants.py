@@ -2,7 +2,7 @@
 
 All is measured on the trained paths of the benchmark that tools/nas_bench/build.py makes in the same OUTPUT,
 as soon as its journal has the scores that choose these paths; until then supernets are trained. What claims
-to be better must be so at equal time: such variants take as long as the benchmark's own 960 cycles. All that
+to be better must be so at equal time: such variants take as long as the benchmark's own 640 cycles. All that
 is computed is a line of OUTPUT/variants.jsonl; stopped at any moment, the same command goes on.
 
     python tools/nas_bench/variants.py [--output output/nas_bench] [--workers 2] [--paths 128] [--seeds 2]
@@ -32,32 +32,32 @@ from auto_panoptic.explore import Ledger  # noqa: E402
 from auto_panoptic.space import SearchSpace  # noqa: E402
 
 BASE = 3  # supernets of the benchmark; those of here have the seeds after them
-ONE_BACKBONE = 256  # paths
+ONE_BACKBONE = 64  # paths
 TUNING = 20  # steps, 5 % of those of a training
 NO_CALIBRATION = ("NAS.BN_RECALIBRATION.ENABLED", "False")
 
 
 def cycles(number: int) -> tuple:
-    """The benchmark's schedule of 960 iterations, of which the learning rate falls after 770 and 895."""
-    steps = tuple(number * step // 960 for step in (770, 895))
+    """The benchmark's schedule of 640 iterations, of which the learning rate falls after 514 and 596."""
+    steps = tuple(number * step // 640 for step in (514, 596))
     return ("SOLVER.MAX_ITER", number, "SOLVER.STEPS", str(steps))
 
 
-# Seconds of one thread: a cycle of 4 passes of 2 images 0.416, of 1 image 0.244; a path of 2 images 0.119,
-# the largest of 4 images 0.236; in every cycle it makes that 1.24 times as long. The benchmark's 960 cycles
-# take 400 seconds, and so do all that compete.
+# Of the time of a cycle of 4 passes of 2 images, a path of 2 images takes 1 / 3.5, a cycle of 1 image 0.59,
+# the largest path of 4 images 0.57; in every cycle it makes that 1.24 times as long. So all that compete take
+# as long as the benchmark's 640 cycles.
 VARIANTS: dict[str, tuple] = {
-    "480 cycles": cycles(480),
-    "240 cycles": cycles(240),
-    "960 cycles": (),  # those of the benchmark again
-    "uniform paths": ("NAS.SAMPLING", "uniform", *cycles(3360)),
-    "1 image a pass": ("SOLVER.IMS_PER_BATCH", 1, *cycles(1640)),
-    "largest path first": (WarmSupernet, (*cycles(720),), ("SOLVER.IMS_PER_BATCH", 4, *cycles(420))),
-    "largest path always": (SandwichSupernet, (*cycles(770),)),
+    "320 cycles": cycles(320),
+    "160 cycles": cycles(160),
+    "640 cycles": (),  # those of the benchmark again
+    "uniform paths": ("NAS.SAMPLING", "uniform", *cycles(2240)),
+    "1 image a pass": ("SOLVER.IMS_PER_BATCH", 1, *cycles(1090)),
+    "largest path first": (WarmSupernet, (*cycles(480),), ("SOLVER.IMS_PER_BATCH", 4, *cycles(280))),
+    "largest path always": (SandwichSupernet, (*cycles(515),)),
     "rate 0.1": ("SOLVER.BASE_LR", 0.1),
     "sum of gradients": ("NAS.GRADIENTS", "sum"),
     "divided rates": ("NAS.GRADIENTS", "lr_scale"),
-    "1920 cycles": cycles(1920),
+    "1280 cycles": cycles(1280),
 }
 # Of the statistics that a training leaves: no weight depends on it, and no calibrated score.
 MOMENTUM = ("MODEL.SHUFFLENET.NORM_MOMENTUM", 0.01)

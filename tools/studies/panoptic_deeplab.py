@@ -17,7 +17,7 @@ from study import Study, main
 
 DEEPLAB, SEARCHED, FPN, UNIFIED = (
     f"configs/quick/{name}.yaml"
-    for name in ("panoptic_deeplab", "panoptic_deeplab_searched", "retrain", "unified")
+    for name in ("panoptic_deeplab", "panoptic_deeplab_searched", "whole", "unified")
 )
 COMMON = ("SOLVER.MAX_ITER", 600)
 SHORT = ("SOLVER.MAX_ITER", 300)
