@@ -258,7 +258,11 @@ def what_it_is_worth(networks: dict[str, Path]) -> list[dict]:
     print(f"\n{TESTED}, all trained alike\n\n{table}\n")
     for row in rows[1:]:
         apart = row["first_minus_this"]
-        paid = {"above": "better than", "below": "worse than", "undecided": "neither better nor worse than"}
+        paid = {
+            "above": "better than",
+            "below": "worse than",
+            "undecided": "not shown to be better or worse than",
+        }
         print(
             f"the found network is {paid[apart['verdict']]} {row['name']}: "
             f"{apart['mean']:+.1f} PQ [{apart['low']:+.1f}, {apart['high']:+.1f}]"
