@@ -16,7 +16,7 @@ from auto_panoptic.report import write_report
 from auto_panoptic.report.candidates_figure import best_so_far
 from auto_panoptic.report.cost_figure import front
 from auto_panoptic.report.facts import read_search
-from auto_panoptic.report.wording import decided, duration, found, power
+from auto_panoptic.report.wording import decided, disagreement, duration, found, power
 from auto_panoptic.search import Request, ledger_path
 from auto_panoptic.space import Architecture, ChoiceSite, SearchSpace
 
@@ -141,6 +141,10 @@ def test_sites_without_a_choice_are_no_decisions(finished):
     search = dataclasses.replace(search, space=space)
     assert decided(search) == (1, 7)
     assert "Sites with a single operator, of which there are 1, do not count." in found(search)
+    selection = {**search.selection, "disagreements": {rest[0].name: {}}}
+    assert disagreement(dataclasses.replace(search, selection=selection)).startswith("At 1 of 7 sites with a")
+    selection["disagreements"] = {}
+    assert disagreement(dataclasses.replace(search, selection=selection)) == ""
 
 
 def test_what_was_not_measured_is_not_claimed(finished):

@@ -57,6 +57,14 @@ def decided(search: Search) -> tuple[int, int] | None:
     return sum(search.selection["verdicts"][name]["decided"] for name in choices), len(choices)
 
 
+def disagreement(search: Search) -> str:
+    """At how many sites with a choice the estimators differ; empty where at none."""
+    if not search.selection or not (sites := search.selection["disagreements"]):
+        return ""
+    of = f"At {len(sites)} of {decided(search)[1]} sites with a choice"
+    return f"{of} the estimators (ranks, mean, ridge) do not choose the same operator."
+
+
 def data_sets(search: Search) -> str:
     config = search.header.get("config")
     names = config.get("DATASETS", {}).get("SEARCH", []) if isinstance(config, dict) else []
