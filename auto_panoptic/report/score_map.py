@@ -128,7 +128,7 @@ def _block(d: Drawing, search: Search, sites, cells, scale, leads, place, widths
             size = min(10, 10 * (cell - 2) / text_width(text, 10))
             d.text(start + (i + 0.5) * cell, top + 14 + 12 * part, text, size, "muted", "middle")
     y = top + _HEAD - 12
-    if leads:
+    if leads and any(len(site.ops) > 1 for site in sites):
         _lead_axis(d, search.fitness, leads, (lead_left, lead_right), y, y + ROW * len(sites))
     verdicts = (search.selection or {}).get("verdicts", {})
     for site in sites:
