@@ -238,6 +238,8 @@ def header(args) -> dict:
 def rebuild_entries(args) -> None:
     """:func:`rebuild` as the command line asks for it."""
     at_least("--rebuild", args.rebuild, 1)
+    if args.extend is not None:
+        raise UserError("--extend has no effect with --rebuild: leave one of them out")
     if args.table is None:
         raise UserError("--rebuild: give --table, a name or a file of the table whose entries to make again")
     bench, args.output = load(args.table), args.output / "rebuilt"
