@@ -43,6 +43,11 @@ def tiny(config):
         model = {key: node for key, node in model.items() if key not in OTHERS} | UNIFIED
     if config.parent.name == "panoptic_deeplab":
         model = {key: model[key] for key in ("DEVICE", "SHUFFLENET")} | DEEPLAB
+    if config.parent.name == "quick":  # no attention, and second blocks that may be skipped
+        model = {key: node for key, node in model.items() if key != "CROSS_ATTENTION"}
+        model = merged(model, {"SHUFFLENET": {"STAGE_REPEATS": [2, 2, 2, 1]}})
+        sites = "(('backbone.[135]', ('skip', 'shuffle_3x3')),)"
+        return merged(TINY | {"MODEL": model}, {"NAS": {"SPACE": {"SITES": sites}}})
     return {**TINY, "MODEL": model}
 
 

@@ -51,7 +51,9 @@ def build_optimizer(cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
     plain.SOLVER.CLIP_GRADIENTS.ENABLED = False
     optimizer = (_adam if plain.SOLVER.OPTIMIZER == "ADAM" else build_detectron2_optimizer)(plain, model)
     if clip.ENABLED:
-        optimizer.register_step_pre_hook(lambda optimizer, *_: _clip_gradients(optimizer, clip))
+        kind, limit = clip.CLIP_TYPE, clip.CLIP_VALUE
+        norm = None if kind == "value" else clip.NORM_TYPE
+        optimizer.register_step_pre_hook(lambda optimizer, *_: _clip_gradients(optimizer, limit, norm))
     divided = cfg.NAS.GRADIENTS == "lr_scale"
     if not divided and not cfg.NAS.REFERENCE_BIAS_LR:
         return optimizer
@@ -85,19 +87,20 @@ def _adam(cfg, model: torch.nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam(groups, lr=solver.BASE_LR)
 
 
-def _clip_gradients(optimizer: torch.optim.Optimizer, clip) -> None:
+def _clip_gradients(optimizer: torch.optim.Optimizer, limit: float, norm: float | None) -> None:
     """Every parameter's gradient alone, as Detectron2, to the last bit; here a path may leave none.
 
-    All norms are one call: on a CPU a call for each takes a tenth of a small network's step.
+    All norms are one call: on a CPU a call for each takes a tenth of a small network's step. Without ``norm``
+    the limit is that of every value.
     """
     parameters = (p for group in optimizer.param_groups for p in group["params"])
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if clip.CLIP_TYPE == "value":
+    if norm is None:
         for gradient in gradients:
-            gradient.clamp_(-clip.CLIP_VALUE, clip.CLIP_VALUE)
+            gradient.clamp_(-limit, limit)
     elif gradients:
-        norms = torch.stack(torch._foreach_norm(gradients, clip.NORM_TYPE))
-        shares = torch.clamp(clip.CLIP_VALUE / (norms + 1e-6), max=1)
+        norms = torch.stack(torch._foreach_norm(gradients, norm))
+        shares = torch.clamp(limit / (norms + 1e-6), max=1)
         torch._foreach_mul_(gradients, list(shares))
 
 
