@@ -8,7 +8,8 @@ on. --workers N does N jobs at a time, one thread (or one GPU) each, here or wit
 
 --extend TABLE takes over what a table holds, so that only the rest is computed.
 
-    python tools/nas_bench/build.py --extend shapes4096 --trained 160 --table output/nas_bench/larger.npz
+    python tools/nas_bench/build.py --extend output/nas_bench/shapes4096.npz --trained 160 \\
+        --table output/nas_bench/larger.npz
 
 --rebuild N makes N trained entries of an existing table again, from nothing, and compares: exit code 1 where
 one differs by more than 4 standard deviations between seeds. Its journal is its own, in OUTPUT/rebuilt.

@@ -81,5 +81,6 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    run_command(draw)
+    if not {"--one", "--report", "--help", "-h"} & set(sys.argv):  # what needs none, or finds them drawn
+        run_command(draw)
     sys.exit(main(STUDY))
