@@ -143,10 +143,10 @@ def test_trainings_are_run_once_and_read_in_every_way(shapes, tmp_path):
     script.write_text(STUDY.format(tools=str(ROOT / "tools/studies"), options=options))
     command = [sys.executable, str(script), "--output", str(tmp_path / "out"), "--seeds", "2"]
 
-    def call(*flags):
+    def call(*flags, code=0):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run([*command, *flags], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
     first = call()
@@ -158,3 +158,7 @@ def test_trainings_are_run_once_and_read_in_every_way(shapes, tmp_path):
     (tmp_path / "out/fpn/seed_0/trimmed.json").unlink()
     assert call() == first and trained.stat().st_mtime_ns == before
     assert call("--report") == first
+    script.write_text(STUDY.format(tools=str(ROOT / "tools/studies"), options=[*options, "SEED", "7"]))
+    assert call(code=1) == first  # what is there, and a failure: it was trained otherwise
+    assert "its training was another one" in (tmp_path / "out/fpn/seed_0.log").read_text()
+    assert trained.stat().st_mtime_ns == before

@@ -12,6 +12,7 @@ An interval that holds 0 is "undecided".
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from scipy.stats import t as student
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from auto_panoptic.errors import run_command  # noqa: E402
+from auto_panoptic.errors import UserError, run_command  # noqa: E402
 from auto_panoptic.evaluation.panoptic_quality import PanopticQuality  # noqa: E402
 from auto_panoptic.files import write_json  # noqa: E402
 
@@ -61,8 +62,29 @@ def _result(study: Study, folder: Path, name: str, seed: int) -> Path:
     return folder / study.read(name)[0] / f"seed_{seed}" / f"{name}.json"
 
 
+def asked(config: str, options: Sequence[str]) -> list[str]:
+    """What a training is to be; of a file that an option names, its contents."""
+    files = {o: Path(o).read_bytes() for o in options if os.path.isfile(o)}
+    return [config, *(hashlib.sha256(files[o]).hexdigest() if o in files else o for o in options)]
+
+
+def check_same(path: Path, wanted: Sequence[str]) -> None:
+    """No error where ``path`` does not say what its training was.
+
+    Raises:
+        UserError: the training that wrote ``path`` was another one.
+    """
+    was = json.loads(path.read_text()).get("asked")
+    if was is not None and was != wanted:
+        raise UserError(f"{path}: its training was another one: give another --output, or delete its folder")
+
+
 def run_one(study: Study, folder: Path, training: str, seed: int) -> None:
-    """Train once, or go on, and evaluate every reading of it; in this process."""
+    """Train once, or go on, and evaluate every reading of it; in this process.
+
+    Raises:
+        UserError: the folder holds another training of this name and seed.
+    """
     from auto_panoptic.evaluation.evaluators import panoptic_quality_of
     from auto_panoptic.search.candidate import path_statistics
     from auto_panoptic.training import AutoPanopticTrainer, build_config, load_weights, train
@@ -70,12 +92,15 @@ def run_one(study: Study, folder: Path, training: str, seed: int) -> None:
     config, options = study.trainings[training]
     out = folder / training / f"seed_{seed}"
     filled = [str(o).replace("{seed}", str(seed)).replace("{folder}", str(folder)) for o in options]
-    filled += ["SEED", str(seed), "OUTPUT_DIR", str(out), "TEST.EVAL_PERIOD", "0"]
-    config = str(ROOT / config)
-    if not (out / "trained.json").is_file():
+    filled += ["SEED", str(seed), "TEST.EVAL_PERIOD", "0"]
+    wanted, done, config = asked(config, filled), out / "trained.json", str(ROOT / config)
+    filled += ["OUTPUT_DIR", str(out)]
+    if done.is_file():
+        check_same(done, wanted)
+    else:
         start = time.perf_counter()
         train(config, filled, resume=out.is_dir())
-        write_json(out / "trained.json", {"seconds": time.perf_counter() - start})
+        write_json(done, {"seconds": time.perf_counter() - start, "asked": wanted})
     for name in {training, *(n for n, (t, _) in study.readings.items() if t == training)}:
         if _result(study, folder, name, seed).is_file():
             continue
