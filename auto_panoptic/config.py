@@ -28,10 +28,10 @@ def add_auto_panoptic_config(cfg: CN) -> None:
     cfg.NAS.ARCHITECTURE = ""
     # Seed of the fair cycles, in supernet training and in the search.
     cfg.NAS.SEED = 0
-    # How a search chooses its candidates: "path_priority" (paper), "posterior", or one of the baselines
-    # "random" and "evolution". The settings of each are in NAS.CYCLES and NAS.MODELS_PER_CYCLE,
-    # NAS.POSTERIOR, NAS.RANDOM and NAS.EVOLUTION; their meaning and defaults: explore/policies.py.
-    cfg.NAS.POLICY = "path_priority"
+    # How a search chooses its candidates: "posterior", "path_priority" (paper), or one of the baselines
+    # "random" and "evolution". The settings of each are in NAS.POSTERIOR, NAS.CYCLES and
+    # NAS.MODELS_PER_CYCLE, NAS.RANDOM and NAS.EVOLUTION; their meaning and defaults: explore/policies.py.
+    cfg.NAS.POLICY = "posterior"
     POLICY_REGISTRY.add_config(cfg.NAS, CN)
     # How evaluated candidates are ranked: "exact", or "reference" as the reference code does (PQ to two
     # decimals, and of operators with equal score the last).

@@ -14,6 +14,7 @@ from detectron2.modeling import build_model
 from toy import PREFIX, ROOT, make_config, run_script, write_config
 
 from auto_panoptic.explore import Ledger
+from auto_panoptic.search.command import parser, search_config
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AtomicCheckpointer
 
@@ -216,6 +217,15 @@ def test_no_cycles(capfd, tmp_path, toy, weights):
         (("--policy", "evolution", "--models-per-cycle", "0"), "NAS.EVOLUTION.POPULATION is 0"),
         (("--cycles", "0", "NAS.POLICY", "evolution"), "NAS.EVOLUTION.GENERATIONS is 0"),
         (
+            ("NAS.RANDOM.CYCLES", "3"),
+            "NAS.RANDOM.CYCLES is a setting of the policy random, but this search's is path_priority: leave "
+            "it out, or add --policy random",
+        ),
+        (
+            ("NAS.CYCLES", "3", "NAS.POLICY", "posterior"),
+            "NAS.CYCLES is a setting of the policy path_priority",
+        ),
+        (
             ("--evaluations", "100"),
             "--evaluations 100: a cycle has 12 candidates and is evaluated whole; give 96",
         ),
@@ -240,6 +250,18 @@ def test_no_cycles(capfd, tmp_path, toy, weights):
 def test_policies_and_continuation(capfd, tmp_path, toy, weights, arguments, message):
     line = refused(capfd, tmp_path, "search_net", "--config-file", toy, "--weights", weights, *arguments)
     assert message in line
+
+
+def test_a_line_of_another_policy_gives_a_warning(caplog, toy, weights):
+    def warnings(*options):
+        caplog.clear()
+        args = parser().parse_args(["--config-file", str(toy), "--weights", str(weights), *options])
+        search_config(args)
+        return [r.getMessage() for r in caplog.records if "without effect" in r.getMessage()]
+
+    (line,) = warnings("--policy", "random")
+    assert line.endswith("whose policy is random: NAS.CYCLES, a setting of path_priority")
+    assert not warnings()
 
 
 def test_search_of_a_fixed_model(capfd, tmp_path, toy, weights, shapes):

@@ -113,6 +113,7 @@ TOY = {
     "INPUT": {"MIN_SIZE_TRAIN": [48, 64], "MAX_SIZE_TRAIN": 96, "MIN_SIZE_TEST": 64, "MAX_SIZE_TEST": 96},
     "NAS": {
         "SPACE": {"DEEPLAB_OPS": ["sep_5x5", "dwconv_3x3"], "BACKBONE_OPS": ["shuffle_3x3", "shuffle_5x5"]},
+        "POLICY": "path_priority",
         "MODELS_PER_CYCLE": 2,
         "BN_RECALIBRATION": {"NUM_IMAGES": 4, "BATCH_SIZE": 2},
     },

@@ -16,7 +16,7 @@ from auto_panoptic import bundle
 
 TINY = {
     "SOLVER": {"MAX_ITER": 1, "STEPS": [], "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1000},
-    "NAS": {"CYCLES": 1, "BN_RECALIBRATION": {"NUM_IMAGES": 4, "BATCH_SIZE": 2}},
+    "NAS": {"POLICY": "path_priority", "CYCLES": 1, "BN_RECALIBRATION": {"NUM_IMAGES": 4, "BATCH_SIZE": 2}},
     "DATALOADER": {"NUM_WORKERS": 0},
 }
 SPLITS = {"TRAIN": "nas_train", "TEST": "val", "SEARCH": "nas_val"}

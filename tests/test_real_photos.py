@@ -69,7 +69,11 @@ def config(tmp_path_factory):
             "SEARCH": ["photos_coco133"],
         },
         "SOLVER": {"MAX_ITER": 2, "STEPS": [1], "WARMUP_ITERS": 1, "IMS_PER_BATCH": 2},
-        "NAS": {"CYCLES": 1, "BN_RECALIBRATION": {"NUM_IMAGES": 16, "BATCH_SIZE": 4}},
+        "NAS": {
+            "POLICY": "path_priority",
+            "CYCLES": 1,
+            "BN_RECALIBRATION": {"NUM_IMAGES": 16, "BATCH_SIZE": 4},
+        },
         "OUTPUT_DIR": str(folder / "supernet"),
     }
     path = folder / "photos.yaml"

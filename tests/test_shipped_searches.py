@@ -16,6 +16,7 @@ TINY = merged(
         "MODEL": {"CROSS_ATTENTION": {"RATIOS": [4, 8]}, "SHUFFLENET": {"STAGE_REPEATS": [1, 1, 1, 1]}},
         "SOLVER": {"MAX_ITER": 1, "STEPS": [], "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1000},
         "NAS": {
+            "POLICY": "path_priority",
             "MODELS_PER_CYCLE": 2,
             "SPACE": {
                 "BACKBONE_OPS": ["shuffle_3x3", "xception_3x3"],

@@ -204,6 +204,7 @@ TOY = {
             "HEAD_OPS": ["dwconv_3x3", "dfconv_3x3"],
             "BACKBONE_OPS": ["shuffle_3x3", "shuffle_5x5"],
         },
+        "POLICY": "path_priority",
         "MODELS_PER_CYCLE": 2,
         "CYCLES": 1,
         "BN_RECALIBRATION": {"NUM_IMAGES": 4, "BATCH_SIZE": 2},

@@ -64,7 +64,7 @@ SMALL = {
         "BASE_LR": 0.01,
     },
     "TEST": {"DETECTIONS_PER_IMAGE": 5},
-    "NAS": {"CYCLES": 1, "BN_RECALIBRATION": {"NUM_IMAGES": 8, "BATCH_SIZE": 4}},
+    "NAS": {"POLICY": "path_priority", "CYCLES": 1, "BN_RECALIBRATION": {"NUM_IMAGES": 8, "BATCH_SIZE": 4}},
 }
 
 

@@ -106,6 +106,12 @@ class _Registry(dict[str, type[Policy]]):
             raise UserError(f"NAS.POLICY is {name!r}; expected one of {', '.join(self)}")
         return self[name]
 
+    def keys_of_others(self, name: str) -> dict[str, str]:
+        """{full config key: policy} of the settings that the policy ``name`` does not read."""
+        own = {self[name].full_key(key) for key in self[name].keys}
+        found = {policy.full_key(key): other for other, policy in self.items() for key in policy.keys}
+        return {key: other for key, other in found.items() if key not in own}
+
     def add_config(self, nas, node_type: Callable[[dict], Mapping], clear: bool = False) -> None:
         """Add the keys of all policies to the config node ``nas``; nodes of their own are ``node_type``.
 

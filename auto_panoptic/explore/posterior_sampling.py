@@ -28,7 +28,7 @@ class PosteriorSampling(Breeding):
 
     name = "posterior"
     node = "POSTERIOR"
-    keys = {"ROUNDS": 40, "CANDIDATES_PER_ROUND": 6, "FAIR_CYCLES": 2, "SPREAD": 0.5}
+    keys = {"ROUNDS": 50, "CANDIDATES_PER_ROUND": 6, "FAIR_CYCLES": 2, "SPREAD": 0.5}
     selects = "ridge"
     own_scores = True
 

@@ -29,15 +29,15 @@ def refuse(message: str) -> None:
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what Detectron2's parser lacks."""
-    keys = "NAS.{}, NAS.RANDOM.{}, NAS.EVOLUTION.{}"
+    cycles, models = map(", ".join, zip(*(p.cycle_keys() for p in POLICY_REGISTRY.values()), strict=True))
     add = parser.add_argument_group("search").add_argument
     add("--weights", default="", metavar="FILE", help="supernet (default: OUTPUT_DIR/model_final.pth)")
     add("--trust-pickle", action="store_true", help="weights in a .pkl: read it, which runs code in it")
     add("--policy", metavar="NAME", help=f"one of {', '.join(POLICY_REGISTRY)} (default: NAS.POLICY)")
-    default = keys.format("CYCLES", "CYCLES", "GENERATIONS")
-    add("--cycles", type=int, metavar="T", help=f"search cycles, or generations (default: {default})")
-    default = keys.format("MODELS_PER_CYCLE", "MODELS_PER_CYCLE", "POPULATION")
-    add("--models-per-cycle", type=int, metavar="E", help=f"candidates of a cycle (default: {default})")
+    what = f"search cycles, rounds or generations (default: the policy's {cycles})"
+    add("--cycles", type=int, metavar="T", help=what)
+    what = f"candidates of a cycle (default: the policy's {models})"
+    add("--models-per-cycle", type=int, metavar="E", help=what)
     add("--evaluations", type=int, metavar="N", help="instead of --cycles: so many candidates in all")
     what = "instead of --cycles: as many whole cycles as end in this time, e.g. 30m or 1h30m"
     add("--budget", type=_parsed(parse_time, "--budget"), metavar="TIME", help=what)
@@ -86,7 +86,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --rescore, --estimator, the limits, --within-noise and --pareto."""
     add = parser.add_argument_group("selection").add_argument
     add("--rescore", action="store_true", help="select anew from the ledger in OUTPUT_DIR, evaluate nothing")
-    what = "what scores the operators: ranks (paper), mean fitness, ridge regression (default: ranks)"
+    what = "what scores the operators: ranks (paper), mean fitness, ridge regression (default: as the policy)"
     add("--estimator", choices=ESTIMATORS, help=what)
     for option, example in (("--max-macs", "3.5G"), ("--max-params", "24M")):
         limit = f"limit for the whole network, e.g. {example}; selects the best architecture within it"

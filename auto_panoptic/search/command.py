@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,10 +25,18 @@ from ..modeling.counting import configured_costs
 from ..screen import set_up_logs
 from ..signals import resumable
 from ..space import CostTables
-from ..training import build_config, check_unread, check_weights, launch_parser, launch_processes, processes
+from ..training import (
+    build_config,
+    check_unread,
+    check_weights,
+    given_keys,
+    launch_parser,
+    launch_processes,
+    processes,
+)
 from ..training.run_folder import check_room, only_run
 from ..training.zoo import trust_pickle
-from ..validate import flat
+from ..validate import defaults, flat
 from .again import rescore_command
 from .arguments import (
     CONTROLS,
@@ -197,7 +206,31 @@ def search_config(args: argparse.Namespace):
     if any(holds_classes(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.SEARCH)):
         raise UserError(f"{_name(args)} is of classified images; a search needs segmented ones")
     check_unread(cfg, args.config_file, args.opts)
+    check_policy_keys(cfg, args)
     return cfg
+
+
+def check_policy_keys(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Warn of settings in the config file that another policy than NAS.POLICY reads.
+
+    Raises:
+        UserError: a ``KEY VALUE`` pair is one.
+    """
+    name = cfg.NAS.POLICY
+    others = POLICY_REGISTRY.keys_of_others(name)
+    for key in args.opts[::2]:
+        if key in others:
+            raise UserError(
+                f"{key} is a setting of the policy {others[key]}, but this search's is {name}: leave it out, "
+                f"or add --policy {others[key]}"
+            )
+    now, usual = dict(flat(cfg)), defaults()
+    for key in given_keys(args.config_file):
+        if key in others and now[key] != usual.get(key):
+            logging.getLogger(__name__).warning(
+                "%s: without effect on this search, whose policy is %s: %s, a setting of %s",
+                *(_name(args), name, key, others[key]),
+            )
 
 
 def check_search(args: argparse.Namespace, cfg) -> CostTables:

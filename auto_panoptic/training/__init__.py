@@ -11,5 +11,5 @@ from .loop import FairCycleTrainer
 from .run import build_config, check_run, started, train, train_in
 from .schedule import build_lr_scheduler
 from .trainer import AutoPanopticTrainer, check_training
-from .unread import check_unread, is_read
+from .unread import check_unread, given_keys, is_read
 from .weights import check_weights, load_weights

@@ -42,9 +42,7 @@ def check_unread(
         UserError: such a key that is read nowhere and is not the default, or as :func:`meta_model`.
     """
     unread, name = _unread(cfg, trainer), cfg.MODEL.META_ARCHITECTURE
-    given = []
-    if not isinstance(config_file, CfgNode):
-        given = [key for key, _ in flat(read_files(find_config(config_file))[0])]
+    given = given_keys(config_file)
     refused, lines = unread.keys() & opts[::2], unread.keys() & given
     if lines and len(given) < len(defaults()) / 2:
         with contextlib.suppress(UserError):  # it may need the pairs
@@ -58,6 +56,13 @@ def check_unread(
         logging.getLogger(__name__).warning(
             "%s: without effect on this %s: %s", config_file, name, ", ".join(sorted(lines))
         )
+
+
+def given_keys(config_file: str | CfgNode) -> list[str]:
+    """The keys of the file's own lines, not of its bases; none of a config that a program has made."""
+    if isinstance(config_file, CfgNode):
+        return []
+    return [key for key, _ in flat(read_files(find_config(config_file))[0])]
 
 
 def _unread(cfg: CfgNode, trainer) -> dict[str, object]:
