@@ -51,6 +51,17 @@ def test_every_training_stands_in_the_table(folder, content):
     assert (folder / "search/figures/finals.svg").is_file()
 
 
+@pytest.mark.parametrize(
+    "start, said", [("", "Trained from scratch for 8"), ("ab12", "Trained from weights ab12")]
+)
+def test_what_the_trainings_started_from_is_said(folder, content, tmp_path, start, said):
+    make_search(tmp_path, request=Request("ridge"))
+    (tmp_path / "search/finals.json").write_text(json.dumps({**content, "start": start}))
+    page = read(tmp_path)
+    assert any(said in text for text in page.text.values())
+    assert f"on their own, {said.split(' ', 1)[1].split(' for')[0]}." in page.text["finals"]
+
+
 def test_the_drawn_network_is_the_best_of_the_finals(folder, content):
     page = read(folder)
     assert "The best of the finals" in page.text["architecture"]

@@ -45,6 +45,7 @@ class FinalsFacts:
         networks: the winner, the other finalists, the random ones.
         fitness: the metric.
         steps: of a whole training.
+        start: what the trainings started from.
         sentence: how the winner compares; empty without random networks.
     """
 
@@ -52,6 +53,7 @@ class FinalsFacts:
     networks: Sequence[Network]
     fitness: str
     steps: int
+    start: str
     sentence: str
 
     @property
@@ -59,7 +61,9 @@ class FinalsFacts:
         """For the paragraph on what was found."""
         best = next(n for n in self.networks if n.role == "winner")
         known = f" {self.sentence}." if self.sentence else ""
-        return f"Trained for {self.steps:,} steps, the best of its finalists is {best.name}.{known}"
+        return (
+            f"Trained {self.start} for {self.steps:,} steps, the best of its finalists is {best.name}.{known}"
+        )
 
 
 def read_finals(search: Search) -> FinalsFacts | None:
@@ -70,6 +74,7 @@ def read_finals(search: Search) -> FinalsFacts | None:
         if first != search.selected:
             return None
         winner = Architecture.from_indices(search.space, content["winner"])
+        start = f"from weights {content['start']}" if content["start"] else "from scratch"
         fitness, steps, over = content["fitness"], content["steps"], content["over_random"]
         rows = [(row, "finalist") for row in content["finalists"]]
         rows += [(row, "random") for row in content["controls"]]
@@ -78,7 +83,7 @@ def read_finals(search: Search) -> FinalsFacts | None:
     except (UserError, KeyError, TypeError, IndexError):
         return None
     networks.sort(key=lambda n: ("winner", "finalist", "random").index(n.role))
-    return FinalsFacts(winner, networks, fitness, steps, sentence)
+    return FinalsFacts(winner, networks, fitness, steps, start, sentence)
 
 
 def _network(row: Mapping, role: str, winner: object, fitness: str, steps: int) -> Network:
