@@ -16,6 +16,7 @@ from auto_panoptic.report import write_report
 from auto_panoptic.report.candidates_figure import best_so_far
 from auto_panoptic.report.cost_figure import front
 from auto_panoptic.report.facts import read_search
+from auto_panoptic.report.score_map import score_map
 from auto_panoptic.report.wording import decided, disagreement, duration, found, power
 from auto_panoptic.search import Request, ledger_path
 from auto_panoptic.space import Architecture, ChoiceSite, SearchSpace
@@ -145,6 +146,22 @@ def test_sites_without_a_choice_are_no_decisions(finished):
     assert disagreement(dataclasses.replace(search, selection=selection)).startswith("At 1 of 7 sites with a")
     selection["disagreements"] = {}
     assert disagreement(dataclasses.replace(search, selection=selection)) == ""
+
+
+def test_the_map_of_scores_says_where_nothing_is_to_choose(finished):
+    """And draws no axis of leads beside such sites alone."""
+    search = read_search(finished)
+    domains = len({tuple(site.ops) for site in SPACE.sites})
+    first, *rest = SPACE.sites
+    fixed = SearchSpace((ChoiceSite(first.name, first.ops[:1]), *rest))
+    verdicts = dict(search.selection["verdicts"])
+    verdicts[first.name] = {**verdicts[first.name], "interval": None}
+    selection, axes = {**search.selection, "verdicts": verdicts}, []
+    for space, said in ((SPACE, 0), (fixed, 1)):
+        text = score_map(dataclasses.replace(search, space=space, selection=selection), 900).svg()
+        assert (text.count("nothing to choose"), text.count("too few candidates")) == (said, 1 - said)
+        axes.append(text.count("lead, PQ"))
+    assert axes == [domains, domains]
 
 
 def test_what_was_not_measured_is_not_claimed(finished):
