@@ -257,12 +257,12 @@ def test_entries_are_made_again(tmp_path, monkeypatch, capsys):
     table = make_table([[[], []]] * 4, [5, 1, 0, 2])  # multiply-adds are the numbers of the paths
     table.trained["PQ"][:] = [[70, 71], [50, 51], [40, 41], [60, 61]]  # standard deviation sqrt(1 / 2)
     table.provenance["steps"] = 30
-    close = {5: 72.8, 2: 57.2, 0: 40.0, 1: 0.0}
+    close = {5: 73.5, 2: 56.5, 0: 40.0, 1: 0.0}
     jobs = trained_again(table, 3, close, tmp_path / "a", monkeypatch)
     assert jobs == [Standalone(path, 0, 30) for path in (0, 2, 5)]
     shown = capsys.readouterr().out
-    assert "0.71" in shown and "+2.80" in shown
-    with pytest.raises(SystemExit, match="differs by more than 4"):
+    assert "0.71" in shown and "+3.50" in shown
+    with pytest.raises(SystemExit, match="differs by more than 5"):
         trained_again(table, 4, close, tmp_path / "b", monkeypatch)
     with pytest.raises(UserError, match="--rebuild is 5; the table has 4"):
         trained_again(table, 5, close, tmp_path / "c", monkeypatch)

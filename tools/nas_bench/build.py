@@ -12,7 +12,7 @@ on. --workers N does N jobs at a time, one thread (or one GPU) each, here or wit
         --table output/nas_bench/larger.npz
 
 --rebuild N makes N trained entries of an existing table again, from nothing, and compares: exit code 1 where
-one differs by more than 4 standard deviations between seeds. Its journal is its own, in OUTPUT/rebuilt.
+one differs by more than 5 standard deviations between seeds. Its journal is its own, in OUTPUT/rebuilt.
 
     python tools/nas_bench/build.py --rebuild 4 --table output/nas_bench/shapes4096.npz
 """
