@@ -259,6 +259,12 @@ def check_search(args: argparse.Namespace, cfg) -> CostTables:
     if (args.finals or 0) > (most := policy.cycles * policy.models):
         raise UserError(f"--finals {args.finals}: the search has {most} candidates; ask for at most so many")
     selection_request(args, policy.selects, policy.own_scores)
+    if policy.uses_history and (workers := args.workers or processes(args)) > policy.models:
+        logging.getLogger(__name__).warning(
+            "%d of %d workers will be idle: a cycle of the policy %s has %d candidates; a search with "
+            "--models-per-cycle %d, which has other candidates, keeps all busy",
+            *(workers - policy.models, workers, policy.name, policy.models, workers),
+        )
     return costs
 
 
