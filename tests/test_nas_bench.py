@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from toy import ROOT, answer_strongly, make_config, write_config
+from toy import PREFIX, ROOT, answer_strongly, make_config, write_config
 
-from auto_panoptic.bench import Benchmark, load, names, path_of
+from auto_panoptic.bench import Benchmark, load, path_of
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import PanopticQuality
 from auto_panoptic.explore import Ledger
@@ -25,10 +25,12 @@ from auto_panoptic.training.checkpoint import AtomicCheckpointer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
 
 import build  # noqa: E402
+import predictors  # noqa: E402
 import regret  # noqa: E402
 from build import Journal, strata  # noqa: E402
 from jobs import AllScores, Standalone, Supernet, Work  # noqa: E402
 from scoring import METRICS, PathScorer  # noqa: E402
+from table import make_table as table_of  # noqa: E402
 
 SITES = (
     ("backbone.*", ("shuffle_3x3",)),
@@ -213,6 +215,37 @@ def test_a_table_is_extended(tmp_path, monkeypatch):
     assert again.record() == table.quality(1, 1).record()
 
 
+def test_scores_alone_are_a_table(tmp_path, monkeypatch, shapes):
+    """No path is trained; trainings of any length may be added."""
+    make_config(tmp_path, shapes)
+    space = SearchSpace.from_dict({"backbone.0": ["skip", "xception_3x3"], "mask.0": ["r4", "r8", "r16"]})
+    scores = [dict.fromkeys(METRICS, np.arange(6) + seed) for seed in range(2)]
+    costs = (np.arange(6), np.arange(6))
+    made = table_of(space, costs, scores, [], [], {"steps": 30}, [f"{PREFIX}_val"])
+    made.save(tmp_path / "a.npz")
+    read = load(tmp_path / "a.npz")
+    assert read.supernet["PQ"].tolist() == [[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6]]
+    assert len(read.paths) == read.trained["PQ"].size == 0 and read.counts.shape == (0, 6)
+    monkeypatch.setattr(build, "space_and_costs", lambda: (space, None, None))
+    with Ledger.open(tmp_path / "j.jsonl", {"a": 1}, resume=True) as ledger:
+        build.take_over(read, Journal(ledger), 40)
+        assert len(ledger.records) == 2 + 2 * 2
+    with pytest.raises(UserError, match="has 0 trained paths, the truth needs at least 4"):
+        monkeypatch.setattr(sys, "argv", ["predictors.py", "--table", str(tmp_path / "a.npz")])
+        predictors.main()
+
+
+def test_the_shipped_table_is_of_the_shipped_space():
+    bench = load("shapes4096")
+    space, macs, params = build.space_and_costs()
+    assert bench.space == space and space.cardinality == 4096
+    assert np.array_equal(bench.macs, macs) and np.array_equal(bench.params, params)
+    assert {*bench.supernet} == {*METRICS} and bench.supernet["PQ"].shape == (3, 4096)
+    quality = bench.supernet["PQ"]
+    assert ((quality > 40) & (quality < 75)).all() and np.corrcoef(quality).min() > 0.7
+    assert (build.ROOT / "auto_panoptic/bench/shapes4096.npz").stat().st_size <= 4e6
+
+
 def test_regret_of_searches_of_a_table():
     """Four sites that add up: the rules that fit effects find the best path, within so many evaluations."""
     space = SearchSpace.from_dict(
@@ -269,7 +302,7 @@ def test_entries_are_made_again(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("shapes4096" not in names(), reason="no table is shipped yet")
+@pytest.mark.skipif(not len(load("shapes4096").paths), reason="the table has no trained paths yet")
 def test_entries_of_the_shipped_table_are_made_again(tmp_path):
     command = [sys.executable, "tools/nas_bench/build.py", "--rebuild", "4", "--table", "shapes4096"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -2,11 +2,12 @@
 
     from auto_panoptic.bench import load
 
-    bench = load("output/nas_bench/shapes4096.npz")
+    bench = load("shapes4096")
     bench.supernet["PQ"]  # (supernet seeds, paths)
     bench.trained["PQ"]  # (trained paths, seeds)
 
-``tools/nas_bench/build.py --table FILE`` makes one; "provenance" says with what. None is shipped yet.
+``tools/nas_bench/build.py --table FILE`` makes one; "provenance" says with what. The shipped one has all
+paths' scores in supernets, and no trained path yet.
 """
 
 from __future__ import annotations

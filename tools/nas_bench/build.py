@@ -4,12 +4,11 @@ Everything that is computed is a line of OUTPUT/journal.jsonl; stopped at any mo
 on. --workers N does N jobs at a time, one thread (or one GPU) each, here or with --ray-address on a cluster.
 
     python tools/nas_bench/build.py [--output output/nas_bench] [--workers 2]
-    python tools/nas_bench/build.py --table output/nas_bench/shapes4096.npz
+    python tools/nas_bench/build.py --table output/nas_bench/shapes4096.npz [--trained 0]
 
 --extend TABLE takes over what a table holds, so that only the rest is computed.
 
-    python tools/nas_bench/build.py --extend output/nas_bench/shapes4096.npz --trained 160 \\
-        --table output/nas_bench/larger.npz
+    python tools/nas_bench/build.py --extend shapes4096 --trained 16 --table output/nas_bench/larger.npz
 
 --rebuild N makes N trained entries of an existing table again, from nothing, and compares: exit code 1 where
 one differs by more than 5 standard deviations between seeds. Its journal is its own, in OUTPUT/rebuilt.
@@ -48,6 +47,7 @@ from auto_panoptic.space import SearchSpace  # noqa: E402
 from auto_panoptic.training import build_config  # noqa: E402
 
 CONFIG, TRAINED = "configs/bench/shapes4096.yaml", "configs/bench/shapes4096_trained.yaml"
+HEADER = {"benchmark": "shapes4096"}  # of journals; what else a job is stands in its key
 GROUP = 16
 NAME = "base"  # of the supernets whose scores of all paths are in the table
 
@@ -140,7 +140,7 @@ def take_over(bench: Benchmark, journal: Journal, steps: int) -> None:
         UserError: the table has another space, or trainings of another length.
     """
     space = check_space("--extend", bench)
-    if bench.provenance["steps"] != steps:
+    if len(bench.paths) and bench.provenance["steps"] != steps:
         raise UserError(f"--extend: its trainings have {bench.provenance['steps']} steps, --steps is {steps}")
     found = {}
     for supernet in base_supernets(len(bench.supernet["PQ"])):
@@ -231,11 +231,6 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", action="store_true", help="one GPU per worker")
 
 
-def header(args) -> dict:
-    """What the entries of a journal have in common."""
-    return {"benchmark": "shapes4096", "steps": args.steps}
-
-
 def rebuild_entries(args) -> None:
     """:func:`rebuild` as the command line asks for it."""
     at_least("--rebuild", args.rebuild, 1)
@@ -244,9 +239,8 @@ def rebuild_entries(args) -> None:
     if args.table is None:
         raise UserError("--rebuild: give --table, a name or a file of the table whose entries to make again")
     bench, args.output = load(args.table), args.output / "rebuilt"
-    steps = {"steps": bench.provenance["steps"]}
     with (
-        Ledger.open(args.output / "journal.jsonl", header(args) | steps, resume=True) as ledger,
+        Ledger.open(args.output / "journal.jsonl", HEADER, resume=True) as ledger,
         make_executor(args) as executor,
     ):
         rebuild(bench, args.rebuild, Journal(ledger), executor)
@@ -265,14 +259,14 @@ def main() -> None:
     parser.add_argument("--extend", metavar="TABLE", help="a name or a file: take over what it holds")
     parser.add_argument("--rebuild", type=int, metavar="N", help="make N entries of --table again")
     args = parser.parse_args()
-    for name, least in (("workers", 1), ("supernets", 1), ("trained", 16), ("seeds", 2), ("steps", 20)):
+    for name, least in (("workers", 1), ("supernets", 1), ("trained", 0), ("seeds", 2), ("steps", 20)):
         at_least(f"--{name}", getattr(args, name), least)
     if args.rebuild is not None:
         rebuild_entries(args)
         return
     start = time.perf_counter()
     with (
-        Ledger.open(args.output / "journal.jsonl", header(args), resume=True) as ledger,
+        Ledger.open(args.output / "journal.jsonl", HEADER, resume=True) as ledger,
         make_executor(args) as executor,
     ):
         table = build(args, Journal(ledger), executor)

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from variant_file import Measured, read_variants, variants_beside  # noqa: E402
 
 from auto_panoptic.bench import FOLDER, Benchmark, load, names  # noqa: E402
-from auto_panoptic.errors import run_command  # noqa: E402
+from auto_panoptic.errors import UserError, run_command  # noqa: E402
 from auto_panoptic.evaluation import PanopticQuality  # noqa: E402
 from auto_panoptic.explore import path_priority_candidates  # noqa: E402
 from auto_panoptic.explore.estimators import ESTIMATORS, mean_scores, operator_scores  # noqa: E402
@@ -219,13 +219,15 @@ def main() -> None:
     """The command line; the last line is one JSON object."""
     how = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
-    parser.add_argument(
-        "--table", default="output/nas_bench/shapes4096.npz", help="name or file (default: %(default)s)"
-    )
+    parser.add_argument("--table", default="shapes4096", help="name or file (default: %(default)s)")
     parser.add_argument("--variants", type=Path, help="file of tools/nas_bench/variants.py")
     parser.add_argument("--all-images", action="store_true", help="also those that score supernets")
     args = parser.parse_args()
     bench = load(args.table)
+    if len(bench.paths) < 4:
+        raise UserError(
+            f"--table {args.table} has {len(bench.paths)} trained paths, the truth needs at least 4"
+        )
     beside = variants_beside(FOLDER / args.table if args.table in names() else args.table)
     file = args.variants or (beside if beside.is_file() else None)
     measured = predictors_in(read_variants(file), bench) if file else {}

@@ -101,9 +101,7 @@ def main() -> None:
     """The command line; the last line is one JSON object."""
     how = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
-    parser.add_argument(
-        "--table", default="output/nas_bench/shapes4096.npz", help="name or file (default: %(default)s)"
-    )
+    parser.add_argument("--table", default="shapes4096", help="name or file (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=20, help="searches of each supernet (default: 20)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[12, 30, 60, 120, 240])
     parser.add_argument("--share", type=float, default=SHARE, help="from 0 to 1 (default: %(default)s)")

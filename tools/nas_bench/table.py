@@ -32,12 +32,13 @@ def make_table(
         space: the search space.
         costs: (multiply-adds, parameters), (paths,) each.
         scores: of each supernet {metric: (paths,)}.
-        paths: numbers of those that were trained.
+        paths: numbers of those that were trained, if any.
         trained: [path][seed], what the jobs returned.
         about: goes into "provenance".
         data_sets: those that scored them; they have the same categories.
     """
-    names = [name for name in METRICS if name in trained[0][0]]
+    names = [name for name in METRICS if name in trained[0][0]] if trained else METRICS[:-1]
+    shape = (len(trained), len(trained[0]) if trained else 0)
     read = [read_panoptic_json(MetadataCatalog.get(name).panoptic_json) for name in data_sets]
     categories = [{key: c[key] for key in ("id", "isthing", "name")} for c in read[0]["categories"]]
     images = sorted({key for row in trained for result in row for key, _, _ in result["counts"]})
@@ -49,6 +50,10 @@ def make_table(
                 for category, (tp, fp, fn, total) in zip(classes, found, strict=True):
                     rows.append((place[key], p * len(results) + s, category, tp, fp, fn))
                     iou.append(total)
+
+    def array(name: str) -> np.ndarray:
+        return np.array([[result[name] for result in row] for row in trained], np.float32).reshape(shape)
+
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return Benchmark(
         space=space,
@@ -56,9 +61,9 @@ def make_table(
         params=costs[1],
         supernet={n: np.array([s[n] for s in scores], np.float32) for n in METRICS},
         paths=np.array(paths, np.int32),
-        trained={n: np.array([[r[n] for r in row] for row in trained], np.float32) for n in names},
-        seconds=np.array([[r["seconds"] for r in row] for row in trained], np.float32),
-        counts=np.array(rows, np.uint16),
+        trained={n: array(n) for n in names},
+        seconds=array("seconds"),
+        counts=np.array(rows, np.uint16).reshape(-1, 6),
         iou=np.array(iou, np.float32),
         provenance={
             **about,

@@ -190,7 +190,7 @@ def main() -> None:
     at_least("--workers", args.workers, 1)
     at_least("--paths", args.paths, 4)
     with (
-        Ledger.open(args.output / "variants.jsonl", {"benchmark": "shapes4096"}, resume=True) as ledger,
+        Ledger.open(args.output / "variants.jsonl", build.HEADER, resume=True) as ledger,
         build.make_executor(args, MoreWork) as executor,
     ):
         found = run(args, build.Journal(ledger), executor)

@@ -99,9 +99,7 @@ def main() -> None:
     """The command line; the last line is one JSON object."""
     how = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
-    parser.add_argument(
-        "--table", default="output/nas_bench/shapes4096.npz", help="name or file (default: %(default)s)"
-    )
+    parser.add_argument("--table", default="shapes4096", help="name or file (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=20, help="searches of each supernet (default: 20)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[60, 120, 240], help="multiples of 6")
     parser.add_argument("--most", type=float, default=0.5, help="PQ to be given up at most (default: 0.5)")
