@@ -189,7 +189,11 @@ def test_wrong_arguments(folder, commands, arguments, words):
     ("arguments", "words"),
     [
         (("--max-macs", "1M"), "--max-macs"),
-        (("--opts", "NAS.MODELS_PER_CYCLE", "2"), "NAS.MODELS_PER_CYCLE is 2: expected a multiple of 4"),
+        (
+            ("--opts", "NAS.MODELS_PER_CYCLE", "2", "NAS.POLICY", "path_priority"),
+            "NAS.MODELS_PER_CYCLE is 2: expected a multiple of 4",
+        ),
+        (("--opts", "NAS.MODELS_PER_CYCLE", "2"), "a setting of the policy path_priority"),
         (("--opts", "NAS.MODELS", "2"), "unknown config key 'NAS.MODELS'"),
     ],
 )
@@ -222,7 +226,7 @@ def test_a_command_that_fails_says_how_to_go_on(capfd):
 @pytest.mark.slow
 def test_from_a_folder_to_a_picture(folder, capfd):
     """All of it, with the least of everything."""
-    least = "NAS.MODELS_PER_CYCLE 4 NAS.BN_RECALIBRATION.NUM_IMAGES 4 INPUT.MIN_SIZE_TEST 64".split()
+    least = "NAS.POSTERIOR.ROUNDS 1 NAS.BN_RECALIBRATION.NUM_IMAGES 4 INPUT.MIN_SIZE_TEST 64".split()
     least += ["INPUT.MIN_SIZE_TRAIN", "(64,)", "MODEL.SHUFFLENET.STAGE_REPEATS", "[1, 1, 1, 1]"]
     least += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]  # it finds something before it has learned
     steps = ("--supernet-steps", 1, "--retrain-steps", 2)
