@@ -115,6 +115,7 @@ TOY = {
         "SPACE": {"DEEPLAB_OPS": ["sep_5x5", "dwconv_3x3"], "BACKBONE_OPS": ["shuffle_3x3", "shuffle_5x5"]},
         "POLICY": "path_priority",
         "MODELS_PER_CYCLE": 2,
+        "CYCLES": 1,
         "BN_RECALIBRATION": {"NUM_IMAGES": 4, "BATCH_SIZE": 2},
     },
     "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 4, "WARMUP_ITERS": 1, "CHECKPOINT_PERIOD": 2},
