@@ -14,7 +14,6 @@ from detectron2.modeling import build_model
 from toy import PREFIX, ROOT, make_config, run_script, write_config
 
 from auto_panoptic.explore import Ledger
-from auto_panoptic.search.command import check_search, parser, search_config
 from auto_panoptic.space import SearchSpace
 from auto_panoptic.training import AtomicCheckpointer
 
@@ -250,39 +249,6 @@ def test_no_cycles(capfd, tmp_path, toy, weights):
 def test_policies_and_continuation(capfd, tmp_path, toy, weights, arguments, message):
     line = refused(capfd, tmp_path, "search_net", "--config-file", toy, "--weights", weights, *arguments)
     assert message in line
-
-
-def test_a_line_of_another_policy_gives_a_warning(caplog, toy, weights):
-    def warnings(*options):
-        caplog.clear()
-        args = parser().parse_args(["--config-file", str(toy), "--weights", str(weights), *options])
-        search_config(args)
-        return [r.getMessage() for r in caplog.records if "without effect" in r.getMessage()]
-
-    (line,) = warnings("--policy", "random")
-    assert line.endswith("whose policy is random: NAS.CYCLES, a setting of path_priority")
-    assert not warnings()
-
-
-@pytest.mark.parametrize(
-    "policy, workers, idle", [("posterior", 8, 2), ("posterior", 6, 0), ("random", 8, 0)]
-)
-def test_workers_without_work_give_a_warning(caplog, toy, weights, policy, workers, idle):
-    line = [
-        "--config-file",
-        str(toy),
-        "--weights",
-        str(weights),
-        "--policy",
-        policy,
-        "--workers",
-        str(workers),
-    ]
-    args = parser().parse_args(line)
-    args.metrics = ("pq",)
-    check_search(args, search_config(args))
-    said = [r.getMessage() for r in caplog.records if "will be idle" in r.getMessage()]
-    assert [text[:15] for text in said] == [f"{idle} of 8 workers "] * bool(idle)
 
 
 def test_search_of_a_fixed_model(capfd, tmp_path, toy, weights, shapes):
