@@ -8,7 +8,7 @@ from auto_panoptic.training.checkpoint import newest_intact
 
 from .processes import error_line
 from .report import Outcome, Plan
-from .training import PERIOD, Training, differences, losses
+from .training import ITERATIONS, PERIOD, Training, differences, losses
 
 MOST = 100  # kills of one run
 KILLS_PER_RUN = 10  # about
@@ -26,17 +26,21 @@ def train_kill(plan: Plan) -> Outcome:
     outcome.expect(
         code == 0, f"the reference ended with exit code {code}: {error_line(reference / 'output.log')}"
     )
-    numbers = {"runs": 0, "identical": 0, "before_a_checkpoint": 0, "most_iterations_lost": 0}
-    while outcome.count < kills and not outcome.failures:
+    numbers = {"runs": 0, "identical": 0, "before_a_checkpoint": 0, "resumed": 0, "most_iterations_lost": 0}
+
+    def left() -> bool:  # whether kills are; without one from which a training goes on nothing was tried
+        return outcome.count < kills or not numbers["resumed"]
+
+    while left() and not outcome.failures:
         folder, known = plan.folder / f"run_{numbers['runs']}", 0
         for _ in range(MOST):
             process = training.start(folder)
-            left, moment = outcome.count < kills, rng.uniform(0, 1.2 * length)
-            if left and outcome.count % 2:  # every second kill comes after a checkpoint
-                moment /= 3
-                while not list(folder.glob("output/model_*.pth")) and process.wait(0.05) is None:
+            moment = rng.uniform(0, 1.2 * length) if left() else 600
+            if left() and outcome.count % 2:  # every second kill comes after a checkpoint, with work left
+                moment, last = rng.uniform(0, length / ITERATIONS), rng.randrange(PERIOD, ITERATIONS - 1)
+                while last not in dict(losses(folder)) and process.wait(0.02) is None:
                     pass
-            process.wait(moment if left else 600)
+            process.wait(moment)
             died, done = process.kill(), losses(folder)
             lost = _lost(done[known:], done[:known])
             numbers["most_iterations_lost"] = max(numbers["most_iterations_lost"], lost)
@@ -45,7 +49,9 @@ def train_kill(plan: Plan) -> Outcome:
             if not died:
                 break
             outcome.count += 1
-            numbers["before_a_checkpoint"] += not newest_intact(str(folder / "output"))[0]
+            saved = bool(newest_intact(str(folder / "output"))[0])
+            numbers["before_a_checkpoint"] += not saved
+            numbers["resumed"] += saved and ITERATIONS - 1 not in dict(done)
             bar.update()
         code = process.returncode
         outcome.expect(code == 0, f"{folder}: exit code {code}: {error_line(folder / 'output.log')}")
