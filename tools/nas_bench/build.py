@@ -31,7 +31,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from jobs import ROOT, AllScores, Standalone, Supernet, Work  # noqa: E402
+from jobs import ROOT, AllScores, Standalone, Supernet, Trunk, Work  # noqa: E402
 from rebuild import LIMIT, compare, spread_over_costs  # noqa: E402
 from scoring import METRICS  # noqa: E402
 from table import make_table, trained_results  # noqa: E402
@@ -181,6 +181,8 @@ def build(args, journal: Journal, executor) -> Benchmark:
     groups = [paths[first : first + GROUP] for first in range(0, len(paths), GROUP)]
     seeds = range(args.seeds)
     jobs = [Standalone(p, s, args.steps) for group in groups for s in seeds for p in group]
+    if any(job.key not in journal.results for job in jobs):
+        journal.do(executor, [Trunk(s) for s in seeds], "trunks")
     results = dict(zip(jobs, journal.do(executor, jobs, "trained paths"), strict=True))
     trained = [[results[Standalone(p, s, args.steps)] for s in seeds] for p in paths]
     search = list(build_config(str(ROOT / CONFIG)).DATASETS.SEARCH)
@@ -204,6 +206,7 @@ def rebuild(bench: Benchmark, number: int, journal: Journal, executor) -> None:
         )
     places = spread_over_costs(bench, number)
     jobs = [Standalone(int(bench.paths[p]), 0, bench.provenance["steps"]) for p in places]
+    journal.do(executor, [Trunk(0)], "trunk")
     found = [result["PQ"] for result in journal.do(executor, jobs, "trained paths")]
     if not compare(bench, places, found):
         sys.exit(f"error: a path differs by more than {LIMIT} standard deviations")
@@ -254,7 +257,7 @@ def main() -> None:
     parser.add_argument("--supernets", type=int, default=3, help="seeds of the supernet (default: 3)")
     parser.add_argument("--trained", type=int, default=128, help="paths that are trained (default: 128)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each training (default: 3)")
-    parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
+    parser.add_argument("--steps", type=int, default=200, help="of each training (default: 200)")
     parser.add_argument("--table", type=Path, help="write the table to this .npz file at the end")
     parser.add_argument("--extend", metavar="TABLE", help="a name or a file: take over what it holds")
     parser.add_argument("--rebuild", type=int, metavar="N", help="make N entries of --table again")

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from detectron2.utils.env import seed_all_rng
 from scoring import PathScorer
 
 from auto_panoptic.bench import path_of
 from auto_panoptic.evaluation import panoptic_quality_of
+from auto_panoptic.modeling import choice_blocks
 from auto_panoptic.search.final_training import Final, FinalTraining
 from auto_panoptic.space import SearchSpace
-from auto_panoptic.training import AutoPanopticTrainer, build_config, train
+from auto_panoptic.training import (
+    AtomicCheckpointer,
+    AutoPanopticTrainer,
+    build_config,
+    load_weights,
+    train,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
+TRUNK_OPTIONS = ("SOLVER.MAX_ITER", 320, "SOLVER.STEPS", "(257, 298)")  # half of a supernet of the table
+TRUNK_SEEDS = 1000  # no supernet of the benchmark has these
 
 
 class Job:
@@ -74,8 +85,31 @@ class Scores(Job):
 
 
 @dataclass(frozen=True)
+class Trunk(Job):
+    """What all paths share, as a supernet has learned it whose scores are not in the table.
+
+    Trainings start from it as they would from weights of other data; no operator has an advantage.
+    """
+
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"trunk {self.seed}"
+
+    @property
+    def supernet(self) -> Supernet:
+        """The one that learns it."""
+        return Supernet("trunk", TRUNK_OPTIONS, self.seed + TRUNK_SEEDS)
+
+    def weights(self, output: Path) -> str:
+        """A supernet's checkpoint whose operators are as initialised."""
+        return str(output / f"trunk_{self.seed}" / "trunk.pth")
+
+
+@dataclass(frozen=True)
 class Standalone(Job):
-    """A path trained on its own, from scratch."""
+    """A path trained on its own, from the :class:`Trunk` of its seed; operators start from scratch."""
 
     path: int
     seed: int
@@ -132,6 +166,20 @@ class Work:
             self._scorers[options] = PathScorer(cfg)
         return self._scorers[options]
 
+    def _trunk(self, job: Trunk) -> dict:
+        net, weights = job.supernet, Path(job.weights(self.output))
+        times = self._train(net, net.folder(self.output))
+        cfg = build_config(str(ROOT / self.supernet_config), [*self.options, "SEED", str(net.seed)])
+        seed_all_rng(net.seed)
+        model = AutoPanopticTrainer.build_model(cfg)
+        searched = [block for block in choice_blocks(model).values() if len(block.ops) > 1]
+        initial = [copy.deepcopy(block.state_dict()) for block in searched]
+        load_weights(model, net.weights(self.output))
+        for block, state in zip(searched, initial, strict=True):
+            block.load_state_dict(state)
+        AtomicCheckpointer(model, str(weights.parent), cfg=cfg).save(weights.stem)
+        return times
+
     def _standalone(self, job: Standalone) -> dict:
         # The architecture that the config names is written by each training, into its own folder.
         options = [*self.options, "NAS.ARCHITECTURE", ""]
@@ -140,7 +188,8 @@ class Work:
         cfg.DATASETS.SEARCH = cfg.DATASETS.TEST
         cfg.freeze()
         space = SearchSpace.from_config(cfg)
-        training = FinalTraining(cfg, "", self.output / "trained", ("pq",))
+        trunk = Trunk(job.seed).weights(self.output)
+        training = FinalTraining(cfg, trunk, self.output / "trained", ("pq",))
         final = Final(path_of(space, job.path), job.steps, job.seed)
         evaluator = training.trained(final)
         metrics, _ = evaluator(final.architecture)
