@@ -11,24 +11,28 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.utils.env import seed_all_rng
 from toy import PREFIX, ROOT, answer_strongly, make_config, write_config
 
 from auto_panoptic.bench import Benchmark, load, path_of
 from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import PanopticQuality
 from auto_panoptic.explore import Ledger
+from auto_panoptic.modeling.choice import ChoiceBlock
 from auto_panoptic.search.candidate import CandidateEvaluator
 from auto_panoptic.search.executors.in_process import InProcess
 from auto_panoptic.space import SearchSpace
+from auto_panoptic.training import AutoPanopticTrainer, build_config, trainer
 from auto_panoptic.training.checkpoint import AtomicCheckpointer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
 
 import build  # noqa: E402
+import jobs  # noqa: E402
 import predictors  # noqa: E402
 import regret  # noqa: E402
 from build import Journal, strata  # noqa: E402
-from jobs import AllScores, Standalone, Supernet, Work  # noqa: E402
+from jobs import AllScores, Standalone, Supernet, Trunk, Work  # noqa: E402
 from scoring import METRICS, PathScorer  # noqa: E402
 from table import make_table as table_of  # noqa: E402
 
@@ -72,14 +76,37 @@ def test_scores_are_those_of_the_search(tmp_path, shapes, monkeypatch):
     assert len(different) > rows  # every part of the network plays its part
 
 
-def test_a_path_is_trained_without_the_file_that_its_config_names(tmp_path, shapes):
+def test_a_path_is_trained_from_what_all_share_without_the_file_that_its_config_names(
+    tmp_path, shapes, monkeypatch
+):
     sites = {"CROSS_ATTENTION": {"ENABLED": False}}, {"SPACE": {"SITES": [[s, list(o)] for s, o in SITES]}}
     supernet = write_config(tmp_path / "supernet.yaml", shapes, MODEL=sites[0], NAS=sites[1])
     nas = {**sites[1], "ARCHITECTURE": str(tmp_path / "none.json")}
     trained = write_config(tmp_path / "trained.yaml", shapes, MODEL=sites[0], NAS=nas)
-    work = Work(str(supernet), str(trained), tmp_path / "out")
+    monkeypatch.setattr(jobs, "TRUNK_OPTIONS", ("SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "(1,)"))
+    work, trunk = Work(str(supernet), str(trained), tmp_path / "out"), Trunk(0)
+    work(trunk)
+    learned = torch.load(trunk.supernet.weights(tmp_path / "out"), weights_only=True)["model"]
+    start = torch.load(trunk.weights(tmp_path / "out"), weights_only=True)["model"]
+    cfg = build_config(str(supernet), ["SEED", str(trunk.supernet.seed)])
+    seed_all_rng(cfg.SEED)
+    net = AutoPanopticTrainer.build_model(cfg)
+    initial = net.state_dict()
+    many = [b for b in net.modules() if isinstance(b, ChoiceBlock) and len(b.ops) > 1]
+    parts = [name + "." for name, module in net.named_modules() if module in many]
+    searched = {k for k in start if k.startswith(tuple(parts))}
+    assert learned.keys() == start.keys() and len(many) == 3
+    for name, value in start.items():
+        assert torch.equal(value, (initial if name in searched else learned)[name]), name
+    loaded, load = [], trainer.load_weights
+    monkeypatch.setattr(
+        trainer,
+        "load_weights",
+        lambda model, path, **other: loaded.append(path) or load(model, path, **other),
+    )
     results, _ = work(Standalone(5, 0, 2))
-    assert np.isfinite(results["PQ"]) and results["counts"] and not any(tmp_path.glob("out/*/*/*"))
+    assert np.isfinite(results["PQ"]) and results["counts"] and not any(tmp_path.glob("out/trained/*"))
+    assert loaded == [trunk.weights(tmp_path / "out")]
 
 
 def test_strata_are_even():
@@ -274,16 +301,16 @@ def test_what_is_left_of_a_score_when_trained():
 
 def trained_again(table, number, found, tmp_path, monkeypatch):
     """What ``build.rebuild`` computes where path n has the PQ ``found[n]``."""
-    jobs = []
+    done = []
 
     def work(job):
-        jobs.append(job)
-        return {"PQ": found[job.path]}, {"all": 1.0}
+        done.append(job)
+        return {} if isinstance(job, Trunk) else {"PQ": found[job.path]}, {"all": 1.0}
 
     monkeypatch.setattr(build, "space_and_costs", lambda: (SPACE, None, None))
     with Ledger.open(tmp_path / "j.jsonl", {"a": 1}, resume=True) as ledger:
         build.rebuild(table, number, Journal(ledger), InProcess(work))
-    return jobs
+    return done
 
 
 def test_entries_are_made_again(tmp_path, monkeypatch, capsys):
@@ -291,8 +318,8 @@ def test_entries_are_made_again(tmp_path, monkeypatch, capsys):
     table.trained["PQ"][:] = [[70, 71], [50, 51], [40, 41], [60, 61]]  # standard deviation sqrt(1 / 2)
     table.provenance["steps"] = 30
     close = {5: 73.5, 2: 56.5, 0: 40.0, 1: 0.0}
-    jobs = trained_again(table, 3, close, tmp_path / "a", monkeypatch)
-    assert jobs == [Standalone(path, 0, 30) for path in (0, 2, 5)]
+    done = trained_again(table, 3, close, tmp_path / "a", monkeypatch)
+    assert done == [Trunk(0), *(Standalone(path, 0, 30) for path in (0, 2, 5))]
     shown = capsys.readouterr().out
     assert "0.71" in shown and "+3.50" in shown
     with pytest.raises(SystemExit, match="differs by more than 5"):
