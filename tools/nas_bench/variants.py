@@ -33,7 +33,7 @@ from auto_panoptic.space import SearchSpace  # noqa: E402
 
 BASE = 3  # supernets of the benchmark; those of here have the seeds after them
 ONE_BACKBONE = 64  # paths
-TUNING = 20  # steps, 5 % of those of a training
+TUNING = 10  # steps, 5 % of those of a training
 NO_CALIBRATION = ("NAS.BN_RECALIBRATION.ENABLED", "False")
 
 
