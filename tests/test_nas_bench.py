@@ -1,6 +1,7 @@
 """The benchmark of architectures: scores are the search's own, strata even, the table what was measured."""
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -140,13 +141,10 @@ def test_numbers_of_paths():
 def make_table(counts, paths) -> Benchmark:
     """``counts[place][seed]``: rows of (image, class, TP, FP, FN, IoU)."""
     seeds = len(counts[0])
-    rows = [
-        (image, p * seeds + s, *numbers, iou)
-        for p, row in enumerate(counts)
-        for s, found in enumerate(row)
-        for image, *numbers, iou in found
-    ]
-    table = np.array(rows).reshape(-1, 7)
+    numbers, ious = np.zeros((3, 3, 2, len(paths) * seeds), np.uint8), np.zeros((3, 2, len(paths) * seeds))
+    for network, found in enumerate(found for row in counts for found in row):
+        for image, category, *row, iou in found:
+            numbers[:, image, category, network], ious[image, category, network] = row, iou
     categories = [{"id": 3, "isthing": 1, "name": "cat"}, {"id": 5, "isthing": 0, "name": "sky"}]
     quality = {"PQ": np.zeros((len(paths), seeds), np.float32)}
     return Benchmark(
@@ -157,8 +155,8 @@ def make_table(counts, paths) -> Benchmark:
         paths=np.array(paths, np.int32),
         trained=quality,
         seconds=np.ones_like(quality["PQ"]),
-        counts=table[:, :6].astype(np.uint16),
-        iou=table[:, 6].astype(np.float32),
+        counts=numbers,
+        iou=(ious * 4096).astype(np.uint16),
         provenance={"categories": categories, "images": [11, 12, 13]},
     )
 
@@ -180,6 +178,23 @@ def test_a_table_is_read_as_written(tmp_path):
     assert quality.compute()["PQ"] == pytest.approx(100 * (0.75 / 1.5 + 0.5) / 2)
     assert read.quality(1, 1).compute()["PQ"] == 75
     assert isinstance(quality, PanopticQuality) and read.quality(1, 0).num_images == 3
+
+
+def test_a_table_of_trainings(tmp_path, shapes):
+    make_config(tmp_path, shapes)
+    rows = [[("a", [0, 8], [[1, 0, 2, 0.75], [2, 1, 0, 1.25]])], [("b", [3], [[0, 0, 1, 0.0]])], []]
+    trained = [
+        [{"PQ": float(i), "seconds": 2.0, "counts": c} for i, c in enumerate(r)] for r in (rows, rows[::-1])
+    ]
+    about = (SPACE, (np.arange(6), np.arange(6)), [dict.fromkeys(METRICS, np.arange(6))], [4, 1])
+    made = table_of(*about, trained, {}, [f"{PREFIX}_val"])
+    assert made.provenance["images"] == ["a", "b"] and made.trained["PQ"].tolist() == [[0, 1, 2]] * 2
+    for place, seed, found in (0, 0, rows[0]), (0, 1, rows[1]), (1, 0, []), (1, 2, rows[0]):
+        images = made.quality(place, seed).record()["images"]
+        assert [tuple(row) for row in images if row[1]] == found and len(images) == 2
+    trained[0][0]["counts"] = [("a", [0], [[20, 0, 0, 16.5]])]
+    with pytest.raises(UserError, match="too many segments"):
+        table_of(*about, trained, {}, [f"{PREFIX}_val"])
 
 
 def test_unknown_and_damaged_tables(tmp_path):
@@ -252,7 +267,7 @@ def test_scores_alone_are_a_table(tmp_path, monkeypatch, shapes):
     made.save(tmp_path / "a.npz")
     read = load(tmp_path / "a.npz")
     assert read.supernet["PQ"].tolist() == [[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6]]
-    assert len(read.paths) == read.trained["PQ"].size == 0 and read.counts.shape == (0, 6)
+    assert len(read.paths) == read.trained["PQ"].size == 0 and read.counts.size == 0
     monkeypatch.setattr(build, "space_and_costs", lambda: (space, None, None))
     with Ledger.open(tmp_path / "j.jsonl", {"a": 1}, resume=True) as ledger:
         build.take_over(read, Journal(ledger), 40)
@@ -271,6 +286,21 @@ def test_the_shipped_table_is_of_the_shipped_space():
     quality = bench.supernet["PQ"]
     assert ((quality > 40) & (quality < 75)).all() and np.corrcoef(quality).min() > 0.7
     assert (build.ROOT / "auto_panoptic/bench/shapes4096.npz").stat().st_size <= 4e6
+
+
+def test_the_shipped_truth():
+    """Paths are the first of the strata, counts give the qualities, and seeds do not decide."""
+    bench = load("shapes4096")
+    scores, (paths, seeds) = bench.supernet["PQ"].mean(axis=0), bench.trained["PQ"].shape
+    assert paths >= 16 and paths % build.GROUP == 0 and seeds == 3
+    assert bench.paths.tolist() == strata(scores, bench.macs, paths)
+    images = bench.provenance["images_of"].values()
+    for place, seed in itertools.product(range(paths), range(seeds)):
+        record = bench.quality(place, seed).record()
+        parts = [[row for row in record["images"] if row[0] in own] for own in map(set, images)]
+        found = [PanopticQuality.of_record(record | {"images": part}).compute()["PQ"] for part in parts]
+        assert np.mean(found) == pytest.approx(bench.trained["PQ"][place, seed], abs=1e-3)
+    assert predictors.reliability(predictors.truth_of(bench)).mean >= 0.5
 
 
 def test_regret_of_searches_of_a_table():
@@ -329,7 +359,6 @@ def test_entries_are_made_again(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not len(load("shapes4096").paths), reason="the table has no trained paths yet")
 def test_entries_of_the_shipped_table_are_made_again(tmp_path):
     command = [sys.executable, "tools/nas_bench/build.py", "--rebuild", "4", "--table", "shapes4096"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

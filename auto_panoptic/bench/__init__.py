@@ -7,7 +7,7 @@
     bench.trained["PQ"]  # (trained paths, seeds)
 
 ``tools/nas_bench/build.py --table FILE`` makes one; "provenance" says with what. The shipped one has all
-paths' scores in supernets, and no trained path yet.
+paths' scores in supernets, and 16 trained paths so far.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ..space import Architecture, SearchSpace
 
 FOLDER = Path(__file__).parent
 SUFFIX = ".npz"
+IOU_UNITS = 4096
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class Benchmark:
         macs, params: (paths,) of the whole network, for one image of the size in "provenance".
         supernet: {"PQ", "SQ", ..., "PQ_se"}: (supernet seeds, paths), what paths score in supernets.
         paths: (n,) numbers of the paths that were trained on their own.
-        trained: {"PQ", "SQ", ...}: (n, seeds), on images that no search sees.
+        trained: {"PQ", "SQ", ...}: (n, seeds), means over the data sets of "images_of".
         seconds: (n, seeds) of one thread.
-        counts: ``image, network, class, TP, FP, FN`` (rows, 6) and ``iou`` (rows,); network is
-            ``path's place * seeds + seed``, class the place among "categories".
+        counts: TP, FP and FN, (3, images, classes, networks); network is ``path's place * seeds + seed``,
+            image and class are the places among "images" and "categories".
+        iou: (images, classes, networks) sums of the IoU of what matched, in units of 1 / :data:`IOU_UNITS`.
         provenance: configs, versions, categories, images; "search" are the data sets that score supernets,
             "images_of" the images of each that scores trained paths.
     """
@@ -79,16 +81,13 @@ class Benchmark:
 
     def quality(self, place: int, seed: int) -> PanopticQuality:
         """The counts of every image of one trained network, to be resampled."""
-        seeds = self.trained["PQ"].shape[1]
-        rows = self.counts[:, 1] == place * seeds + seed
-        images: dict[int, list] = {image: [image, [], []] for image in self.provenance["images"]}
-        for (image, _, category, *numbers), iou in zip(self.counts[rows], self.iou[rows], strict=True):
-            entry = images[self.provenance["images"][image]]
-            entry[1].append(int(category))
-            entry[2].append([*map(int, numbers), float(iou)])
-        return PanopticQuality.of_record(
-            {"categories": self.provenance["categories"], "images": list(images.values())}
-        )
+        network = place * self.trained["PQ"].shape[1] + seed
+        rows = [*self.counts[..., network], self.iou[..., network] / IOU_UNITS]
+        images = []
+        for key, found in zip(self.provenance["images"], np.stack(rows, axis=-1), strict=True):
+            classes = np.flatnonzero(found.any(axis=1))
+            images.append([key, classes.tolist(), found[classes].tolist()])
+        return PanopticQuality.of_record({"categories": self.provenance["categories"], "images": images})
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the table; :func:`load` reads it."""

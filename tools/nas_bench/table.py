@@ -10,8 +10,9 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from scoring import METRICS
 
-from auto_panoptic.bench import Benchmark
+from auto_panoptic.bench import IOU_UNITS, Benchmark
 from auto_panoptic.data.formats.panoptic_json import read_panoptic_json
+from auto_panoptic.errors import UserError
 from auto_panoptic.space import SearchSpace
 
 LIBRARIES = ("torch", "torchvision", "numpy", "detectron2")
@@ -43,13 +44,13 @@ def make_table(
     categories = [{key: c[key] for key in ("id", "isthing", "name")} for c in read[0]["categories"]]
     images = sorted({key for row in trained for result in row for key, _, _ in result["counts"]})
     place = {key: i for i, key in enumerate(images)}
-    rows, iou = [], []
-    for p, results in enumerate(trained):
-        for s, result in enumerate(results):
-            for key, classes, found in result["counts"]:
-                for category, (tp, fp, fn, total) in zip(classes, found, strict=True):
-                    rows.append((place[key], p * len(results) + s, category, tp, fp, fn))
-                    iou.append(total)
+    counts = np.zeros((3, len(images), len(categories), shape[0] * shape[1]), int)
+    iou = np.zeros(counts.shape[1:])
+    for network, result in enumerate(result for row in trained for result in row):
+        for key, classes, found in result["counts"]:
+            *numbers, total = np.reshape(found, (-1, 4)).T
+            counts[:, place[key], classes, network] = numbers
+            iou[place[key], classes, network] = total
 
     def array(name: str) -> np.ndarray:
         return np.array([[result[name] for result in row] for row in trained], np.float32).reshape(shape)
@@ -63,8 +64,8 @@ def make_table(
         paths=np.array(paths, np.int32),
         trained={n: array(n) for n in names},
         seconds=array("seconds"),
-        counts=np.array(rows, np.uint16).reshape(-1, 6),
-        iou=np.array(iou, np.float32),
+        counts=_fitting(counts, np.uint8),
+        iou=_fitting(np.rint(iou * IOU_UNITS), np.uint16),
         provenance={
             **about,
             "categories": categories,
@@ -75,6 +76,12 @@ def make_table(
             "versions": {**versions, "python": platform.python_version()},
         },
     )
+
+
+def _fitting(values: np.ndarray, kind: type) -> np.ndarray:
+    if values.size and values.max() > np.iinfo(kind).max:
+        raise UserError(f"an image has too many segments of a class for a table: {values.max():.0f}")
+    return values.astype(kind)
 
 
 def trained_results(bench: Benchmark) -> Iterator[tuple[int, int, dict, float]]:
