@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 
 import pytest
@@ -119,6 +120,21 @@ def test_table():
         "lock: nothing was tried",
     ]
     assert not Outcome("raced").passed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_children_of_a_background_job_hear_signals(tmp_path, number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        code = "print('begun', flush=True); import time; time.sleep(60)"
+        started = processes.command([sys.executable, "-c", code], tmp_path / "log", {})
+        while "begun" not in (tmp_path / "log").read_text():
+            assert started.wait(0.05) is None
+        forked = processes.fork(lambda: os.kill(os.getpid(), number), None)
+        os.kill(started.pid, number)
+        assert (started.wait(30), forked.wait(30)) == (-number, 128 + number)
+    finally:
+        signal.signal(number, before)
 
 
 def test_every_drill_has_a_fault():

@@ -22,9 +22,15 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-def die_with_parent() -> None:
-    """SIGKILL for this process when the thread that started it ends (Linux)."""
+def become_child() -> None:
+    """SIGKILL for this process when the thread that started it ends (Linux); signals as in a terminal.
+
+    A shell's background jobs ignore SIGINT, under nohup SIGHUP as well, and so would all that they start.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 class Process:
@@ -75,7 +81,7 @@ def fork(function: Callable[[], object], log: Path | None) -> Process:
     code = 1
     try:
         os.setpgid(0, 0)
-        die_with_parent()
+        become_child()
         if os.getppid() != parent:
             os._exit(1)
         if log is not None:
@@ -106,7 +112,7 @@ def command(arguments: Sequence[str], log: Path, environment: dict[str, str]) ->
             stderr=stream,
             env={**os.environ, **environment},
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=become_child,
         )
     process = Process(started.pid)
     started.returncode = 0  # waited for here, not by subprocess
