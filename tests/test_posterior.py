@@ -7,13 +7,15 @@ import math
 import numpy as np
 import pytest
 from scipy.special import ndtr
+from test_latency import table_of
 from toy import own_messages, toy_space
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import POLICY_REGISTRY, fair_cycle
 from auto_panoptic.explore.estimators import PENALTIES, ridge_scores
 from auto_panoptic.explore.posterior import RidgePosterior
-from auto_panoptic.space import ChoiceSite, SearchSpace
+from auto_panoptic.space import ChoiceSite, Cost, CostTables, SearchSpace
+from auto_panoptic.space.latency import with_latency
 
 SPACE = SearchSpace.default()
 SIZES = (4, 3, 2)
@@ -174,6 +176,80 @@ def test_a_round_is_drawn_from_the_rounds_before():
     posterior = RidgePosterior(choices, np.array([f for _, f in good]), sizes)
     draws = posterior.draw(np.random.default_rng([0, 2]), 12, 0.5).tolist()
     assert [a for a, _ in history[2]] == [SPACE.architecture(row) for row in draws]
+
+
+def costs_of(space, seed=0):
+    """Costs that differ between the operators of every site."""
+    rng = np.random.default_rng(seed)
+    sites = {s.name: {op: Cost(int(rng.integers(1, 100)), 1) for op in s.names} for s in space.sites}
+    return CostTables(space, {"stem": Cost(50, 0)}, sites)
+
+
+def test_draws_are_the_best_within_the_limits():
+    """Against all architectures of a small space."""
+    space = SearchSpace(SPACE.sites[:3])
+    every = [space.architecture(row) for row in itertools.product(*(range(len(s.ops)) for s in space.sites))]
+    costs, mattered = costs_of(space), 0
+    limit = int(np.quantile([costs.cost(a).macs for a in every], 0.3))
+    within = [a for a in every if costs.cost(a).macs <= limit]
+    for seed in range(20):
+        policy, free = (posterior_of({"candidates_per_round": 4}, space, seed) for _ in range(2))
+        policy.keep(costs, {"max_macs": limit})
+        history = search(free, first_operators, 2)
+        past = [(a, f) for generation in history for a, f in generation]
+        choices = np.array(
+            [[s.index(c) for s, c in zip(space.sites, a.choices, strict=True)] for a, _ in past]
+        )
+        posterior = RidgePosterior(choices, np.array([f for _, f in past]), [len(s.ops) for s in space.sites])
+        effects = posterior.draw_effects(np.random.default_rng([seed, 2]), 4, 0.5)[0]
+
+        names = [site.names for site in space.sites]
+        table = dict(zip([(i, n) for i, row in enumerate(names) for n in row], effects, strict=True))
+        best = max(within, key=lambda a, t=table: sum(t[key] for key in enumerate(a.choices)))
+        if best not in [a for a, _ in past]:
+            assert policy.candidates(2, history)[0] == best
+            mattered += free.candidates(2, history)[0] != best
+    assert mattered > 2
+
+
+def test_candidates_of_a_large_space_keep_limits():
+    costs = costs_of(SPACE)
+    totals = [costs.cost(SPACE.random(np.random.default_rng(i))) for i in range(200)]
+    limits = {"max_macs": int(np.quantile([c.macs for c in totals], 0.1))}
+    policy, free = posterior_of(), posterior_of()
+    policy.keep(costs, limits)
+    assert policy.settings == free.settings | limits
+    history = search(policy, first_operators, 6)
+    assert history[:2] == search(free, first_operators, 2)  # fair cycles, whatever they cost
+    later = [a for generation in history[2:] for a, _ in generation]
+    assert len(later) == len(set(later)) == 48
+    assert all(costs.cost(a).macs <= limits["max_macs"] for a in later)
+    assert [a for a, _ in history[5]] == policy.candidates(5, history)
+    beyond = [
+        costs.cost(a).macs > limits["max_macs"] for g in search(free, first_operators, 12) for a, _ in g
+    ]
+    assert sum(beyond[24:]) > 20
+
+
+def test_limits_that_few_architectures_keep():
+    """Where no new one keeps them, random ones tell of the operators."""
+    space = SearchSpace(SPACE.sites[:3])
+    costs = costs_of(space)
+    policy = posterior_of({"candidates_per_round": 6}, space)
+    some = [costs.cost(space.random(np.random.default_rng(i))).macs for i in range(999)]
+    policy.keep(costs, {"max_macs": min(some)})
+    history = search(policy, first_operators, 5)
+    assert all(len(generation) == 6 for generation in history)
+    assert len({a.choices for generation in history for a, _ in generation}) == 30
+
+
+def test_limits_of_time_count_with_their_table():
+    costs, settings = costs_of(SPACE), []
+    for seed in (0, 0, 1):
+        policy = posterior_of()
+        policy.keep(with_latency(costs, table_of(SPACE, seed)), {"max_latency": 10**9})
+        settings.append(policy.settings)
+    assert settings[0] == settings[1] != settings[2] and settings[0]["max_latency"] == 10**9
 
 
 def test_later_rounds_are_better_than_chance():

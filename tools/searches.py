@@ -87,8 +87,10 @@ def best_of(scores):
     return np.array([[s.argmax() for s in scores]])
 
 
-def posterior_rounds(space, true, noise, rng, seed, most):
+def posterior_rounds(space, true, noise, rng, seed, most, keep=None):
     """The policy posterior with its own settings: (history, choices, fitness) after each round.
+
+    ``keep`` are the (costs, limits) that it is told, if any.
 
     ``history`` are the rounds so far, lists of (architecture, fitness); the others are (n, sites) and (n,) of
     all candidates. There are rounds until it has ``most`` of them.
@@ -96,6 +98,8 @@ def posterior_rounds(space, true, noise, rng, seed, most):
     policy_type = POLICY_REGISTRY.of("posterior")
     settings = {key.lower(): value for key, value in policy_type.keys.items()}
     policy, history = policy_type(space, seed, settings), []
+    if keep:
+        policy.keep(*keep)
     choices, fitness = np.zeros((0, len(space.sites)), dtype=np.int64), np.zeros(0)
     while len(fitness) < most and (candidates := policy.candidates(len(history), history)):
         new = indices(space, candidates)

@@ -90,12 +90,14 @@ def best_under_budget(
     max_macs: int | None = None,
     max_params: int | None = None,
     max_latency: int | None = None,
+    warn: bool = True,
 ) -> Point:
     """The choice with the highest total score within the limits.
 
     Of equal total scores one with the fewest MACs wins, or where these are not limited with the fewest
     parameters, or the least time. Scores that are not whole or half numbers count to a precision of 2**-39 of
-    the range of the total. Where that is not proved, see :class:`Point`, a warning is logged.
+    the range of the total. Where that is not proved, see :class:`Point`, a warning is logged if
+    ``warn``.
 
     Args:
         scores: per site an (operators,) array; minus infinity bars an operator.
@@ -120,7 +122,7 @@ def best_under_budget(
     values, scale, offset = _integers([s[a] for s, a in zip(scores, allowed, strict=True)])
     picked, bound, exact = _solve(values, used, room, start)
     point = _point(scores, allowed, tables, fixed, picked, bound / scale + offset, exact)
-    if not exact:
+    if warn and not exact:
         logger.warning(
             "the architecture under the budget is the best found, not proved to be the best: total score "
             "%.9g, at most %.3g below the best",

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import UserError
-from ..space import Architecture, SearchSpace
+from ..space import Architecture, CostTables, SearchSpace
 from ..validate import PROBABILITY, RULES, Rule, whole
 from .fairness import fair_cycle
 
@@ -74,6 +74,14 @@ class Policy:
         """The full config keys of the number of cycles and of the models in each."""
         cycles, models, *_ = map(cls.full_key, cls.keys)
         return cycles, models
+
+    def keep(self, costs: CostTables, limits: Mapping[str, int]) -> None:
+        """What the selection must keep, before the first candidates; by default they heed nothing of it.
+
+        Args:
+            limits: some of "max_macs", "max_params" and "max_latency". Those that candidates follow from
+                become ``settings``.
+        """
 
     def candidates(self, cycle: int, history: Sequence[Generation] = ()) -> list[Architecture]:
         """Candidates of ``cycle``, a pure function of space, seed, settings and the arguments.

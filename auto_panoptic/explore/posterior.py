@@ -96,12 +96,16 @@ class RidgePosterior:
     def _of(self, contrast: np.ndarray) -> tuple[float, float]:
         return float(contrast @ self.mean), float(self.scale * np.linalg.norm(self._root @ contrast))
 
-    def draw(self, rng: np.random.Generator, count: int, spread: float = 1.0) -> np.ndarray:
-        """(count, sites) operators: in each row the best of every site under one draw of all effects.
-
-        ``spread`` times the posterior's are the standard deviations of the draws.
-        """
+    def draw_effects(self, rng: np.random.Generator, count: int, spread: float = 1.0) -> np.ndarray:
+        """(count, P) draws of all effects; ``spread`` times the posterior's are their standard deviations."""
         normal = rng.standard_normal((count, len(self.mean)))
-        effects = self.mean + spread * self.scale * normal @ self._root
-        sites = zip(self.first, self.first[1:], strict=False)
-        return np.stack([effects[:, a:b].argmax(axis=1) for a, b in sites], axis=1)
+        return self.mean + spread * self.scale * normal @ self._root
+
+    def by_site(self, effects: np.ndarray) -> list[np.ndarray]:
+        """(..., P) effects -> (..., operators) of each site."""
+        return np.split(effects, self.first[1:-1], axis=-1) if len(self.first) > 1 else []
+
+    def draw(self, rng: np.random.Generator, count: int, spread: float = 1.0) -> np.ndarray:
+        """(count, sites) operators: in each row the best of every site under one draw of all effects."""
+        parts = self.by_site(self.draw_effects(rng, count, spread))
+        return np.stack([part.argmax(axis=1) for part in parts], axis=1)

@@ -115,8 +115,13 @@ def rescore_parser() -> argparse.ArgumentParser:
 
 def asks_for_selection(args: argparse.Namespace) -> bool:
     """Whether any option asks for another selection than the policy's own."""
-    limits = args.max_macs or args.max_params or args.max_latency
-    return bool(args.rescore or args.estimator or limits or args.within_noise or args.pareto)
+    return bool(args.rescore or args.estimator or limits_asked(args) or args.within_noise or args.pareto)
+
+
+def limits_asked(args: argparse.Namespace) -> dict[str, int]:
+    """The limits of the selection."""
+    names = ("max_macs", "max_params", "max_latency")
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def selection_request(args: argparse.Namespace, selects: str = "ranks", own_scores: bool = False) -> Request:

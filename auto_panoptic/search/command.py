@@ -50,6 +50,7 @@ from .arguments import (
     check_length,
     cycles_asked,
     length_asked,
+    limits_asked,
     refuse,
     selection_request,
 )
@@ -291,6 +292,7 @@ def executor_of_one(args: argparse.Namespace, cfg):
 def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
     """Search, select, and print what came of it."""
     policy = search_policy(cfg, args.costs.space)
+    policy.keep(args.costs, limits_asked(args))
     header = search_header(cfg, policy, args.weights, args.metrics, length_asked(args))
     by_scores = policy.selects != "best" or asks_for_selection(args)
     path = ledger_path(cfg.OUTPUT_DIR)

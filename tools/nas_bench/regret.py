@@ -9,6 +9,11 @@ score is left of it, by linear regression of trained PQ on the score; that share
 average.
 
     python tools/nas_bench/regret.py [--table FILE] [--seeds 20] [--budgets 12 30 60 120 240]
+
+With --max-macs only paths within the limit may be selected, and the posterior alone searches: told the limit,
+as by search_net.py, and not.
+
+    python tools/nas_bench/regret.py --max-macs 340M
 """
 
 from __future__ import annotations
@@ -23,13 +28,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from searches import GENERATIONS, SEARCHES  # noqa: E402
+from build import CONFIG, ROOT  # noqa: E402
+from searches import GENERATIONS, SEARCHES, posterior_rounds  # noqa: E402
 
 from auto_panoptic.bench import Benchmark, load  # noqa: E402
-from auto_panoptic.errors import at_least, run_command  # noqa: E402
+from auto_panoptic.errors import UserError, at_least, run_command  # noqa: E402
+from auto_panoptic.explore.budget import best_under_budget, check_budget, parse_amount  # noqa: E402
+from auto_panoptic.explore.estimators import ridge_scores  # noqa: E402
+from auto_panoptic.modeling.counting import configured_costs  # noqa: E402
 from auto_panoptic.progress import Progress  # noqa: E402
-from auto_panoptic.space import SearchSpace  # noqa: E402
+from auto_panoptic.space import CostTables, SearchSpace  # noqa: E402
+from auto_panoptic.training import build_config  # noqa: E402
 from auto_panoptic.validate import PROBABILITY  # noqa: E402
 
 TOP = 0.01
@@ -71,9 +82,38 @@ def run(
     return found
 
 
-def summary(bench: Benchmark, found: dict) -> dict:
-    """{rule: {budget: {"regret", "half": of its 95 % interval over searches, "top"}}}."""
-    table = bench.supernet["PQ"].astype(float)
+def run_within(
+    bench: Benchmark, costs: CostTables, limit: int, budgets: list[int], seeds: int
+) -> dict[str, dict[int, np.ndarray]]:
+    """As :func:`run`, of the posterior; selected is the best by ridge regression within ``limit``."""
+    table, limits = bench.supernet["PQ"].astype(float), {"max_macs": limit}
+    sizes = [len(site.ops) for site in bench.space.sites]
+    found: dict = {}
+    with Progress("searches", table.shape[0] * seeds, "seeds") as bar:
+        for row, scores in enumerate(table):
+            true = lookup(bench.space, scores)
+            for seed in range(seeds):
+                for rule, keep in ("told the limit", (costs, limits)), ("not told", None):
+                    rng = np.random.default_rng(seed)
+                    rounds = posterior_rounds(bench.space, true, 0.0, rng, seed, max(budgets), keep)
+                    for _, choices, fitness in rounds:
+                        if len(fitness) in budgets:
+                            effects = ridge_scores(choices, fitness, sizes)
+                            selected = best_under_budget(effects, costs, **limits, warn=False)
+                            empty = np.full((len(table), seeds), np.nan)
+                            cells = found.setdefault(f"posterior, {rule}", {})
+                            value = true(np.array([selected.indices]))[0]
+                            cells.setdefault(len(fitness), empty)[row, seed] = value
+                bar.update()
+    return found
+
+
+def summary(bench: Benchmark, found: dict, within: np.ndarray | slice = slice(None)) -> dict:
+    """{rule: {budget: {"regret", "half": of its 95 % interval over searches, "top"}}}.
+
+    ``within``: (paths,) those that may be selected.
+    """
+    table = bench.supernet["PQ"].astype(float)[:, within]
     best, top = table.max(axis=1), np.quantile(table, 1 - TOP, axis=1)
     rows: dict = {}
     for rule, cells in found.items():
@@ -105,12 +145,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="searches of each supernet (default: 20)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[12, 30, 60, 120, 240])
     parser.add_argument("--share", type=float, default=SHARE, help="from 0 to 1 (default: %(default)s)")
+    parser.add_argument("--max-macs", metavar="AMOUNT", help="of what may be selected, e.g. 340M")
     args = parser.parse_args()
     at_least("--seeds", args.seeds, 2)
     PROBABILITY.check("--share", args.share)
     at_least("--budgets", min(args.budgets), 12)
     bench = load(args.table)
-    rows = summary(bench, run(bench, args.budgets, args.seeds, args.share))
+    if args.max_macs is None:
+        rows = summary(bench, run(bench, args.budgets, args.seeds, args.share))
+    else:
+        limit, costs = (
+            parse_amount(args.max_macs, "--max-macs"),
+            configured_costs(build_config(str(ROOT / CONFIG))),
+        )
+        if costs.space != bench.space:
+            raise UserError(f"--max-macs: the table has another space than {CONFIG}")
+        check_budget(costs, limit)
+        rows = summary(bench, run_within(bench, costs, limit, args.budgets, args.seeds), bench.macs <= limit)
     spread = bench.supernet["PQ"].std(axis=1).mean()
     print(f"Regret in PQ (share of searches in the top 1 %); standard deviation of the scores {spread:.2f}")
     print(f"{'evaluations':<22}" + "".join(f"{b:>20}" for b in args.budgets))
