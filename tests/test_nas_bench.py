@@ -22,7 +22,7 @@ from auto_panoptic.explore import Ledger
 from auto_panoptic.modeling.choice import ChoiceBlock
 from auto_panoptic.search.candidate import CandidateEvaluator
 from auto_panoptic.search.executors.in_process import InProcess
-from auto_panoptic.space import SearchSpace
+from auto_panoptic.space import Cost, CostTables, SearchSpace
 from auto_panoptic.training import AutoPanopticTrainer, build_config, trainer
 from auto_panoptic.training.checkpoint import AtomicCheckpointer
 
@@ -318,6 +318,16 @@ def test_regret_of_searches_of_a_table():
     assert rows["path_priority, ridge"][60]["regret"] < 0.1 < rows["random, best"][32]["regret"]
     true = regret.lookup(space, scores[1])
     assert true(np.array([[0, 0, 0, 1], [3, 3, 3, 3]])).tolist() == [scores[1, 1], scores[1, 255]]
+    ops = dict(zip(space.sites[0].names, [Cost(n, 0) for n in (9, 2, 4, 8)], strict=True))
+    costs = CostTables(space, {}, {site.name: ops for site in space.sites})
+    bench = dataclasses.replace(bench, macs=np.array([9, 2, 4, 8])[choices].sum(axis=1))
+    found = regret.run_within(bench, costs, 18, [32], 2)
+    assert found.keys() == {"posterior, told the limit", "posterior, not told"}
+    within = bench.macs <= 18
+    rows = regret.summary(bench, found, within)
+    assert rows["posterior, told the limit"][32]["regret"] == pytest.approx(0, abs=1e-9)
+    for cells in found.values():
+        assert np.isin(cells[32], scores[:, within]).all()
 
 
 def test_what_is_left_of_a_score_when_trained():

@@ -96,14 +96,13 @@ def run_within(
                 for rule, keep in ("told the limit", (costs, limits)), ("not told", None):
                     rng = np.random.default_rng(seed)
                     rounds = posterior_rounds(bench.space, true, 0.0, rng, seed, max(budgets), keep)
+                    cells = found.setdefault(f"posterior, {rule}", {})
                     for _, choices, fitness in rounds:
-                        if len(fitness) in budgets:
-                            effects = ridge_scores(choices, fitness, sizes)
-                            selected = best_under_budget(effects, costs, **limits, warn=False)
+                        effects = ridge_scores(choices, fitness, sizes)
+                        selected = best_under_budget(effects, costs, **limits, warn=False).indices
+                        for budget in [budget for budget in budgets if len(fitness) <= budget]:
                             empty = np.full((len(table), seeds), np.nan)
-                            cells = found.setdefault(f"posterior, {rule}", {})
-                            value = true(np.array([selected.indices]))[0]
-                            cells.setdefault(len(fitness), empty)[row, seed] = value
+                            cells.setdefault(budget, empty)[row, seed] = true(np.array([selected]))[0]
                 bar.update()
     return found
 
