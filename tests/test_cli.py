@@ -297,7 +297,7 @@ def test_a_search_that_exists_is_not_touched(capfd, tmp_path, toy, weights):
     assert "cannot resume, the search has changed" in line
 
 
-def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch):
+def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch, capfd):
     """Each policy through the command, on a stand-in for the images; continued, retried, changes accepted."""
     calls, failing, pause = [], [], [0]
 
@@ -345,6 +345,9 @@ def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch):
     assert run("posterior", "--evaluations", 36, "--within-noise", "--resume") == 12
     ledger = Ledger(tmp_path / "posterior/search/ledger.jsonl")
     assert ledger.header["asked"] == {"evaluations": 24} and len(ledger.records) == 36
+    with pytest.raises(SystemExit, match="2"):  # within limits there are other candidates
+        run("posterior", "--evaluations", 48, "--resume", "--max-macs", "900G")
+    assert "policy_settings.max_macs: absent -> 900000000000" in capfd.readouterr().err
     pause[0] = 0.2
     assert run("random", "--models-per-cycle", 7, "--budget", "2s", "--resume") in (7, 14)
 

@@ -35,6 +35,12 @@ def one_hot(choices, sizes=SIZES):
     return np.concatenate([np.eye(size)[c] for size, c in zip(sizes, choices.T, strict=True)], axis=1)
 
 
+def drawn(posterior, rng, count, spread=1.0):
+    """(count, sites): the best operators under so many draws."""
+    parts = posterior.by_site(posterior.draw_effects(rng, count, spread))
+    return np.stack([part.argmax(axis=1) for part in parts], axis=1)
+
+
 def posterior_of(policy_settings=None, space=SPACE, seed=0):
     settings = {
         "rounds": 20,
@@ -121,7 +127,7 @@ def test_an_operator_is_drawn_as_often_as_it_is_the_best():
     """Of two operators: the normal probability that their difference is above 0."""
     choices, fitness = measured(12, sizes=(2, 2, 2), noise=4.0)
     found = RidgePosterior(choices, fitness, (2, 2, 2))
-    draws = found.draw(np.random.default_rng(0), 20000)
+    draws = drawn(found, np.random.default_rng(0), 20000)
     for i in range(3):
         other = [0, 0, 0]
         other[i] = 1
@@ -135,7 +141,7 @@ def test_an_operator_is_drawn_as_often_as_it_is_the_best():
 def test_where_nothing_is_known_every_operator_is_as_likely(n):
     choices, _ = measured(n)
     found = RidgePosterior(choices, np.full(n, 50.0), SIZES)
-    draws = found.draw(np.random.default_rng(0), 6000)
+    draws = drawn(found, np.random.default_rng(0), 6000)
     for size, column in zip(SIZES, draws.T, strict=True):
         share = np.bincount(column, minlength=size) / 6000
         assert np.abs(share - 1 / size).max() < 5 * math.sqrt(1 / size / 6000)
@@ -145,7 +151,7 @@ def test_the_order_of_the_candidates_does_not_count():
     choices, fitness = measured(30)
     order = np.random.default_rng(1).permutation(30)
     draws = [
-        RidgePosterior(choices[o], fitness[o], SIZES).draw(np.random.default_rng(0), 500)
+        drawn(RidgePosterior(choices[o], fitness[o], SIZES), np.random.default_rng(0), 500)
         for o in (np.arange(30), order)
     ]
     assert (draws[0] == draws[1]).all()
@@ -174,7 +180,7 @@ def test_a_round_is_drawn_from_the_rounds_before():
     sizes = [len(site.ops) for site in SPACE.sites]
     choices = np.array([[s.index(c) for s, c in zip(SPACE.sites, a.choices, strict=True)] for a, _ in good])
     posterior = RidgePosterior(choices, np.array([f for _, f in good]), sizes)
-    draws = posterior.draw(np.random.default_rng([0, 2]), 12, 0.5).tolist()
+    draws = drawn(posterior, np.random.default_rng([0, 2]), 12, 0.5).tolist()
     assert [a for a, _ in history[2]] == [SPACE.architecture(row) for row in draws]
 
 
@@ -308,7 +314,7 @@ def test_spread_scales_the_draws():
     choices, fitness = measured(12, noise=4.0)
     found = RidgePosterior(choices, fitness, SIZES)
     best = [scores.argmax() for scores in ridge_scores(choices, fitness, SIZES)]
-    draws = [found.draw(np.random.default_rng(0), 4000, spread) for spread in (0.0, 0.5, 1.0)]
+    draws = [drawn(found, np.random.default_rng(0), 4000, spread) for spread in (0.0, 0.5, 1.0)]
     away = [(d != best).mean() for d in draws]
     assert away[0] == 0 < away[1] < away[2]
     normal = np.random.default_rng(0).standard_normal((4000, sum(SIZES)))

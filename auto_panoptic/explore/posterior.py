@@ -104,8 +104,3 @@ class RidgePosterior:
     def by_site(self, effects: np.ndarray) -> list[np.ndarray]:
         """(..., P) effects -> (..., operators) of each site."""
         return np.split(effects, self.first[1:-1], axis=-1) if len(self.first) > 1 else []
-
-    def draw(self, rng: np.random.Generator, count: int, spread: float = 1.0) -> np.ndarray:
-        """(count, sites) operators: in each row the best of every site under one draw of all effects."""
-        parts = self.by_site(self.draw_effects(rng, count, spread))
-        return np.stack([part.argmax(axis=1) for part in parts], axis=1)
