@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from toy import ROOT
+from toy import ROOT, make_config, make_shapes
 
 sys.path.append(str(ROOT / "tools"))
 
@@ -30,6 +30,12 @@ def drilled(name, folder):
 def test_drill(tmp_path, name):
     outcome = drilled(name, tmp_path)
     assert outcome.failures == [] and outcome.count > 0
+
+
+@pytest.mark.slow
+def test_a_drill_does_not_see_the_data_sets_of_its_caller(tmp_path):
+    make_config(tmp_path, make_shapes(tmp_path))
+    assert drilled("memory", tmp_path / "drill").failures == []
 
 
 def test_every_drill_is_tried():

@@ -19,6 +19,7 @@ from auto_panoptic.errors import UserError
 from .drills import ASKED_FOR, DRILLS, FAULTS
 from .processes import Process, fork
 from .report import Outcome, Plan, table
+from .training import forget_data_sets
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,6 +89,7 @@ class Running:
 
         def run():
             tqdm.monitor_interval = 0  # its thread would have to be forked
+            forget_data_sets()
             self.report.write_text(json.dumps(asdict(function(plan))))
 
         self.start = time.monotonic()

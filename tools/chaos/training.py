@@ -41,8 +41,7 @@ class Training:
         steps += ("SOLVER.CHECKPOINT_PERIOD", PERIOD)
         self.options = tuple(map(str, (*TOY_NET, *steps, *options)))
         defaults.collect_env_info = lambda: "not asked for"  # asks compilers and other programs
-        for name in [name for name in DatasetCatalog.list() if name.startswith(PREFIX)]:
-            DatasetCatalog.remove(name)  # of another folder
+        forget_data_sets()
         meta_model(self.cfg(folder))  # what it imports late is there in every fork
         importlib.import_module("train_net")
 
@@ -73,6 +72,12 @@ class Training:
         """:meth:`run` in a forked process."""
         folder.mkdir(parents=True, exist_ok=True)
         return fork(lambda: self.run(folder, before), folder / "output.log")
+
+
+def forget_data_sets() -> None:
+    """Those of another folder, which a drill or the process that it was forked from has registered."""
+    for name in [name for name in DatasetCatalog.list() if name.startswith(PREFIX)]:
+        DatasetCatalog.remove(name)
 
 
 def losses(folder: Path) -> list[tuple[int, str]]:
