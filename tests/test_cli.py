@@ -347,7 +347,8 @@ def test_policies_end_to_end(tmp_path, toy, weights, monkeypatch, capfd):
     assert ledger.header["asked"] == {"evaluations": 24} and len(ledger.records) == 36
     with pytest.raises(SystemExit, match="2"):  # within limits there are other candidates
         run("posterior", "--evaluations", 48, "--resume", "--max-macs", "900G")
-    assert "policy_settings.max_macs: absent -> 900000000000" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "policy_settings.max_macs: absent -> 900000000000" in said and "--rescore selects" in said
     pause[0] = 0.2
     assert run("random", "--models-per-cycle", 7, "--budget", "2s", "--resume") in (7, 14)
 

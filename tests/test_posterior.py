@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 from test_latency import table_of
+from test_within_noise import costs_of
 from toy import own_messages, toy_space
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import POLICY_REGISTRY, fair_cycle
 from auto_panoptic.explore.estimators import PENALTIES, ridge_scores
 from auto_panoptic.explore.posterior import RidgePosterior
-from auto_panoptic.space import ChoiceSite, Cost, CostTables, SearchSpace
+from auto_panoptic.space import ChoiceSite, SearchSpace
 from auto_panoptic.space.latency import with_latency
 
 SPACE = SearchSpace.default()
@@ -182,13 +183,6 @@ def test_a_round_is_drawn_from_the_rounds_before():
     posterior = RidgePosterior(choices, np.array([f for _, f in good]), sizes)
     draws = drawn(posterior, np.random.default_rng([0, 2]), 12, 0.5).tolist()
     assert [a for a, _ in history[2]] == [SPACE.architecture(row) for row in draws]
-
-
-def costs_of(space, seed=0):
-    """Costs that differ between the operators of every site."""
-    rng = np.random.default_rng(seed)
-    sites = {s.name: {op: Cost(int(rng.integers(1, 100)), 1) for op in s.names} for s in space.sites}
-    return CostTables(space, {"stem": Cost(50, 0)}, sites)
 
 
 def test_draws_are_the_best_within_the_limits():

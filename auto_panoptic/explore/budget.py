@@ -96,8 +96,7 @@ def best_under_budget(
 
     Of equal total scores one with the fewest MACs wins, or where these are not limited with the fewest
     parameters, or the least time. Scores that are not whole or half numbers count to a precision of 2**-39 of
-    the range of the total. Where that is not proved, see :class:`Point`, a warning is logged if
-    ``warn``.
+    the range of the total. Where that is not proved, see :class:`Point`, a warning is logged if ``warn``.
 
     Args:
         scores: per site an (operators,) array; minus infinity bars an operator.

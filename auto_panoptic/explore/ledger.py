@@ -91,9 +91,10 @@ class Ledger:
             unknown = {key for key in LATER_KEYS if key not in stored}
             difference = _difference(comparable(stored), comparable(header), allow_changed | unknown)
             if difference:
+                hint = "; --rescore selects within any limits" if "policy_settings.max_" in difference else ""
                 raise UserError(
                     f"{self.path}: cannot resume, the search has changed (recorded -> now): {difference}; "
-                    "restore these settings, --accept them by name, or choose another OUTPUT_DIR"
+                    f"restore these settings, --accept them by name, or choose another OUTPUT_DIR{hint}"
                 )
             header = stored
         else:
