@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from toy import ROOT, make_config, make_shapes
+from toy import ROOT, make_config
 
 sys.path.append(str(ROOT / "tools"))
 
@@ -33,8 +33,8 @@ def test_drill(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_a_drill_does_not_see_the_data_sets_of_its_caller(tmp_path):
-    make_config(tmp_path, make_shapes(tmp_path))
+def test_a_drill_does_not_see_the_data_sets_of_its_caller(tmp_path, shapes, forget_data_sets):
+    make_config(tmp_path, shapes)
     assert drilled("memory", tmp_path / "drill").failures == []
 
 
