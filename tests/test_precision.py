@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from detectron2.layers import Conv2d
 from detectron2.utils.events import EventStorage
 from modeling_util import assert_same_outputs, inference, make_cfg, make_input, make_model
 from torch import nn
@@ -179,6 +180,23 @@ def test_float32_is_logged_too(caplog):
     assert own_messages(caplog) == [
         "Passes run in float32, channels first, on cpu; weights and losses in float32"
     ]
+
+
+class InFloat32(nn.Module):
+    """As GroupNorm under autocast on a GPU."""
+
+    def forward(self, x):
+        return x.float()
+
+
+def test_the_log_is_not_deceived_by_a_norm(caplog):
+    logging.getLogger("auto_panoptic").propagate = True
+    model = nn.Sequential(Conv2d(3, 4, 3, norm=InFloat32()), Conv2d(4, 4, 3))
+    log_first_convolution(model)
+    with caplog.at_level(logging.INFO, logger="auto_panoptic"), BF16.autocast():
+        model(torch.zeros(1, 3, 8, 8))
+    (message,) = own_messages(caplog)
+    assert message.startswith("Passes run in bfloat16")
 
 
 def test_evaluation_is_float32(tmp_path, shapes, monkeypatch):
@@ -367,11 +385,16 @@ def test_channels_last_from_the_config(tmp_path, shapes):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("last", [False, True])
-def test_gpu_cycle(tmp_path, shapes, dtype, last):
+def test_gpu_cycle(tmp_path, shapes, caplog, dtype, last):
     """Two fair cycles of the panoptic supernet; float16 may skip steps until its loss scale fits."""
+    logging.getLogger("auto_panoptic").propagate = True
     options = ("MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", dtype)
     trainer = make_trainer(tmp_path, shapes, *options, "MODEL.CHANNELS_LAST", last, "SOLVER.MAX_ITER", 2)
-    trainer.train()
+    with caplog.at_level(logging.INFO, logger="auto_panoptic"):
+        trainer.train()
+    (message,) = [text for text in own_messages(caplog) if "Passes run in" in text]
+    order = "last" if last else "first"
+    assert message == f"Passes run in {dtype}, channels {order}, on cuda; weights and losses in float32"
     assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
     assert ("skipped_steps" in final_line(tmp_path)) == (dtype == "float16")

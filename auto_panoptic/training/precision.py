@@ -76,8 +76,12 @@ def _images_channels_last(module, args):
 
 
 def log_first_convolution(model: torch.nn.Module) -> None:
-    """Log once, in the first pass, the number format and memory order that a convolution really ran in."""
-    layer = next((m for m in model.modules() if isinstance(m, torch.nn.Conv2d)), None)
+    """Log once, in the first pass, the number format and memory order that a convolution really ran in.
+
+    One of Detectron2's puts out what its norm makes of it, on GPUs float32 also where it ran in 16 bits.
+    """
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    layer = next((m for m in layers if getattr(m, "norm", None) is None), None)
     if layer is None:
         return
 
