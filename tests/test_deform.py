@@ -147,6 +147,26 @@ def test_wrong_shapes(name):
         deform_conv2d(**tensors | {name: tensors[name][:, :-1]}, padding=1)
 
 
+@pytest.mark.parametrize("images, groups", [(2.9, [2, 1]), (1.0, [1, 1, 1]), (0.1, [1, 1, 1]), (3.0, [3])])
+@pytest.mark.parametrize("masked", [True, False])
+def test_torchvision_gets_no_more_columns_than_it_can_count(monkeypatch, images, groups, masked):
+    """What runs on a GPU, here with torchvision's operator of the CPU; a limit of so many images' columns."""
+    called = []
+
+    def spy(x, *arguments, **options):
+        called.append(len(x))
+        return torchvision_deform_conv2d(x, *arguments, **options)
+
+    monkeypatch.setattr(deform, "torchvision_deform_conv2d", spy)
+    monkeypatch.setattr(deform, "COLUMN_ELEMENTS", int(images * 5 * 9 * 7 * 9))
+    tensors = make_inputs() | ({} if masked else {"mask": None})
+    ours = output_and_gradients(deform._by_torchvision, tensors, 1)
+    assert called == groups
+    theirs = output_and_gradients(torchvision_deform_conv2d, tensors, 1)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("k", [3, 5])

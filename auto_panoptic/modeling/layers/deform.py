@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
+# torchvision's CUDA kernels count elements of C k^2 x N P columns in 32 bits: with more they read elsewhere.
+COLUMN_ELEMENTS = (1 << 31) - 1
 # Elements of Z in a group of images (4 MiB in float32), unless one image needs more.
 GROUP_ELEMENTS = 1 << 20
 # A Z of at most so many elements (32 MiB) is kept for the backward pass.
@@ -63,7 +65,7 @@ def deform_conv2d(
         empty = offset.sum() * 0 if mask is None else (offset.sum() + mask.sum()) * 0
         return F.conv2d(input, weight, bias, padding=padding) + empty
     if input.device.type != "cpu":
-        return torchvision_deform_conv2d(input, offset, weight, bias, padding=padding, mask=mask)
+        return _by_torchvision(input, offset, weight, bias, padding, mask)
     tensors = (input, offset, weight, bias, mask)
     if any(t is not None and t.dtype in (torch.float16, torch.bfloat16) for t in tensors):
         # In 16 bits a position could not name the pixels of a wide image.
@@ -75,6 +77,16 @@ def deform_conv2d(
     corner_weights, index = _corners(offset, mask, h, w, kh, kw, padding, group)
     out = _WeightedTaps.apply(input, corner_weights, index, weight, bias, group)
     return out.view(n, *size, -1).permute(0, 3, 1, 2)
+
+
+def _by_torchvision(input, offset, weight, bias, padding: int, mask):
+    """torchvision's operator, on groups of so many images that COLUMN_ELEMENTS suffice, at least one."""
+    columns = weight[0].numel() * offset.shape[-2] * offset.shape[-1]
+    group = max(1, COLUMN_ELEMENTS // columns)
+    masks = [None] * len(input) if mask is None else mask.split(group)
+    groups = zip(input.split(group), offset.split(group), masks, strict=False)
+    parts = [torchvision_deform_conv2d(x, o, weight, bias, padding=padding, mask=m) for x, o, m in groups]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _traced(input, offset, weight, bias, padding: int, mask):
