@@ -211,8 +211,13 @@ def test_refuses_another_search_with_a_diff(tmp_path):
         f"{path}: cannot resume, the search has changed (recorded -> now): "
         "space.mask.0: ['dwconv_3x3', 'conv_3x3'] -> ['dwconv_3x3']; seed: 0 -> 1; "
         f"policy: 'path_priority' -> absent; weights: absent -> '{('ab' * 60)[:59]}...; "
-        "restore these settings, --accept them by name, or choose another OUTPUT_DIR"
+        "restore these settings, or choose another OUTPUT_DIR"
     )
+    both = {**HEADER, "seed": 1, "weights": "b"}
+    for acceptable, offered in ((["weights"], False), (["seed", "weights"], True)):
+        with pytest.raises(UserError) as error:
+            Ledger.open(path, both, resume=True, acceptable=acceptable)
+        assert ("these settings, --accept them by name, or" in str(error.value)) == offered
     with Ledger.open(path, {**HEADER, "seed": 1}, resume=True, allow_changed=["seed"]) as ledger:
         assert ledger.header == HEADER and len(ledger.records) == 2
     assert path.read_bytes() == data

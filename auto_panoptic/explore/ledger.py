@@ -55,13 +55,15 @@ class Ledger:
         header: Mapping,
         resume: bool = False,
         allow_changed: Iterable[str] = (),
+        acceptable: Iterable[str] = (),
         comparable: Callable[[dict], dict] = dict,
     ) -> Ledger:
         """Open for appending, creating the file if there is none. One process at a time.
 
         A last line that was cut short by a crash is removed; a complete one is kept. A ledger with records is
         continued with ``resume`` if ``comparable`` of its header is the same, but for the keys of
-        ``allow_changed``; it keeps its own header.
+        ``allow_changed``; it keeps its own header. A refusal offers --accept where all that differs is among
+        the keys ``acceptable``.
 
         Raises:
             UserError: the ledger is in use, has records although ``resume`` is off, belongs to a search with
@@ -72,13 +74,13 @@ class Ledger:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = WriterLock(self.path.with_name(self.path.name + ".lock"), protects=str(self.path))
         try:
-            self._open(plain(dict(header)), resume, set(allow_changed), comparable)
+            self._open(plain(dict(header)), resume, set(allow_changed), set(acceptable), comparable)
         except BaseException:
             self.close()
             raise
         return self
 
-    def _open(self, header: dict, resume: bool, allow_changed: set[str], comparable: Callable) -> None:
+    def _open(self, header: dict, resume: bool, allow_changed: set, acceptable: set, comparable: Callable):
         self._fd = open_own(self.path)
         data = read_bytes(self.path)
         stored, self.records, length = _parse(self.path, data)
@@ -89,12 +91,16 @@ class Ledger:
             )
         if self.records:
             unknown = {key for key in LATER_KEYS if key not in stored}
-            difference = _difference(comparable(stored), comparable(header), allow_changed | unknown)
-            if difference:
+            changed = _differences(comparable(stored), comparable(header), allow_changed | unknown)
+            if changed:
+                difference = _in_one_line(changed)
+                accept = (
+                    ", --accept them by name" if {k.partition(".")[0] for k in changed} <= acceptable else ""
+                )
                 hint = "; --rescore selects within any limits" if "policy_settings.max_" in difference else ""
                 raise UserError(
                     f"{self.path}: cannot resume, the search has changed (recorded -> now): {difference}; "
-                    f"restore these settings, --accept them by name, or choose another OUTPUT_DIR{hint}"
+                    f"restore these settings{accept}, or choose another OUTPUT_DIR{hint}"
                 )
             header = stored
         else:
@@ -202,16 +208,20 @@ def _checksum(record: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _difference(stored: dict, now: dict, allow_changed: set[str], limit: int = 4) -> str:
-    """One line naming the keys that differ, empty if none does."""
+def _differences(stored: dict, now: dict, allow_changed: set[str]) -> dict[str, str]:
+    """{key that differs: how}."""
     old, new = (
         dict(flat({key: value for key, value in header.items() if key not in allow_changed}))
         for header in (stored, now)
     )
-    notes = []
+    notes = {}
     for key in {**old, **new}:
         if key not in old or key not in new or old[key] != new[key]:
             before, after = (shortened(d[key], 60) if key in d else "absent" for d in (old, new))
-            notes.append(f"{key}: {before} -> {after}")
+            notes[key] = f"{key}: {before} -> {after}"
+    return notes
+
+
+def _in_one_line(notes: Mapping[str, str], limit: int = 4) -> str:
     more = f"; and {len(notes) - limit} more" if len(notes) > limit else ""
-    return "; ".join(notes[:limit]) + more
+    return "; ".join(list(notes.values())[:limit]) + more
