@@ -1,0 +1,80 @@
+"""What searches of the benchmark select, trained, against the paths of its table."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auto_panoptic.bench import load
+from auto_panoptic.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
+
+import build  # noqa: E402
+import selected  # noqa: E402
+from predictors import truth_of  # noqa: E402
+from table import trained_results  # noqa: E402
+
+
+def test_the_gain_by_hand():
+    """Three paths were selected by four searches of two supernets; two of chance."""
+    places = np.array([[0, 0], [1, 2]])
+    own, chance = np.array([[52.0, 54], [50, 50], [60, 62]]), np.array([[50.0, 51], [49, 50]])
+    value, low, high = selected.gain(places, own, chance)
+    assert value == pytest.approx((53 + 53 + 50 + 61) / 4 - 50) and low < value < high
+    assert low >= 50 - 51 and high <= 62 - 49
+    assert selected.gain(places, own * 0 + 7, chance * 0 + 5) == (2, 2, 2)
+
+
+def test_a_seed_counts_for_both():
+    """What it does to all paths alike is in no gain, nor in its interval."""
+    of_seeds = np.array([-10.0, 0, 10])
+    found = selected.gain(np.array([[0], [1]]), 3 + np.tile(of_seeds, (2, 1)), np.tile(of_seeds, (4, 1)))
+    assert found == pytest.approx((3, 3, 3))
+
+
+def test_selections_are_of_the_best_paths():
+    bench = load("shapes4096")
+    chosen = selected.selections(bench, 2, 60)
+    assert chosen.shape == (3, 2)
+    for scores, paths in zip(bench.supernet["PQ"], chosen, strict=True):
+        assert (scores[paths] > np.quantile(scores, 0.97)).all()
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    """It is told that paths are selected whose trainings are known: nothing is trained, PQ is the table's."""
+    bench = load("shapes4096")
+    with build.Ledger.open(tmp_path / "journal.jsonl", build.HEADER, resume=True) as ledger:
+        build.take_over(bench, build.Journal(ledger), bench.provenance["steps"])
+    monkeypatch.setattr(selected, "selections", lambda *_: bench.paths[[[4, 2], [2, 2], [7, 4]]])
+    monkeypatch.setattr(sys, "argv", ["selected.py", "--output", str(tmp_path)])
+    selected.main()
+    *_, first, second, third, chance, alike, verdict, other = capsys.readouterr().out.splitlines()
+    truth = truth_of(bench)
+    for row, places in (first, [4, 2]), (second, [2]), (third, [7, 4]), (chance, range(len(truth))):
+        assert float(row.split()[-1]) == pytest.approx(truth[list(places)].mean(), abs=0.006)
+    expected = truth[[4, 2, 2, 2, 7, 4]].mean() - truth.mean()
+    assert f"random: {expected:+.2f} PQ [" in verdict and "random, of these costs: " in other
+    costs = bench.macs[bench.paths]
+    inside = (costs >= costs[[2, 4, 7]].min()) & (costs <= costs[[2, 4, 7]].max())
+    assert float(alike.split()[-1]) == pytest.approx(truth[inside].mean(), abs=0.006)
+
+
+def test_other_trainings_in_a_table():
+    bench = load("shapes4096")
+    results = {(path, seed): {**metrics, "seconds": 1.0} for path, seed, metrics, _ in trained_results(bench)}
+    paths = bench.paths[[3, 1]].tolist()
+    found = selected.of_these(bench, paths, [[results[path, seed] for seed in range(3)] for path in paths])
+    assert np.array_equal(truth_of(found), truth_of(bench)[[3, 1]])
+
+
+def test_wrong_use(tmp_path, monkeypatch):
+    for arguments, message in (
+        (["--searches", "0"], "--searches is 0"),
+        (["--table", "shapes"], "no benchmark"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["selected.py", "--output", str(tmp_path), *arguments])
+        with pytest.raises(UserError, match=message):
+            selected.main()
+    assert not any(tmp_path.iterdir())
