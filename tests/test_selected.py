@@ -43,22 +43,30 @@ def test_selections_are_of_the_best_paths():
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    """It is told that paths are selected whose trainings are known: nothing is trained, PQ is the table's."""
+    """It is told paths whose trainings are known: nothing is trained, PQ is the table's."""
     bench = load("shapes4096")
     with build.Ledger.open(tmp_path / "journal.jsonl", build.HEADER, resume=True) as ledger:
         build.take_over(bench, build.Journal(ledger), bench.provenance["steps"])
-    monkeypatch.setattr(selected, "selections", lambda *_: bench.paths[[[4, 2], [2, 2], [7, 4]]])
-    monkeypatch.setattr(sys, "argv", ["selected.py", "--output", str(tmp_path)])
+    asked = []
+
+    def drawn(costs, macs, number, seed, other_than):
+        asked.append((macs, number, {bench.number(a) for a in other_than}))
+        return [bench.path(path) for path in bench.paths[[9, 3]].tolist()]
+
+    chosen = bench.paths[[[4, 2], [2, 2], [7, 4]]]
+    monkeypatch.setattr(selected, "selections", lambda *_: chosen)
+    monkeypatch.setattr(selected, "random_of_equal_cost", drawn)
+    monkeypatch.setattr(sys, "argv", ["selected.py", "--output", str(tmp_path), "--controls", "2"])
     selected.main()
+    assert asked == [(int(bench.macs[chosen].mean()), 2, {*chosen.ravel().tolist()})]
     *_, first, second, third, chance, alike, verdict, other = capsys.readouterr().out.splitlines()
     truth = truth_of(bench)
-    for row, places in (first, [4, 2]), (second, [2]), (third, [7, 4]), (chance, range(len(truth))):
+    rows = ((first, [4, 2]), (second, [2]), (third, [7, 4]), (chance, range(len(truth))), (alike, [9, 3]))
+    for row, places in rows:
         assert float(row.split()[-1]) == pytest.approx(truth[list(places)].mean(), abs=0.006)
-    expected = truth[[4, 2, 2, 2, 7, 4]].mean() - truth.mean()
-    assert f"random: {expected:+.2f} PQ [" in verdict and "random, of these costs: " in other
-    costs = bench.macs[bench.paths]
-    inside = (costs >= costs[[2, 4, 7]].min()) & (costs <= costs[[2, 4, 7]].max())
-    assert float(alike.split()[-1]) == pytest.approx(truth[inside].mean(), abs=0.006)
+    mean = truth[[4, 2, 2, 2, 7, 4]].mean()
+    assert f"random: {mean - truth.mean():+.2f} PQ [" in verdict
+    assert f"random of equal cost: {mean - truth[[9, 3]].mean():+.2f} PQ [" in other
 
 
 def test_other_trainings_in_a_table():

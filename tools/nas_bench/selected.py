@@ -2,8 +2,9 @@
 
 Posterior searches of the table's supernets select as search_net.py does by default; what they select is
 trained as the table's paths are. Those are drawn alike from all strata of cost and score, so they are what
-chance selects. Compared is PQ on the images that score no supernet; the interval is over supernets, their
-searches, random paths, and seeds. Every training is a line of OUTPUT/journal.jsonl, build.py's own.
+chance selects; --controls more are drawn whose multiply-adds are those of the selected to 2 %. Compared is PQ
+on the images that score no supernet; intervals are over supernets, their searches, random paths, and seeds.
+Every training is a line of OUTPUT/journal.jsonl, build.py's own.
 
     python tools/nas_bench/selected.py [--table FILE] [--output output/nas_bench] [--workers 2]
 """
@@ -30,6 +31,7 @@ from table import make_table  # noqa: E402
 from auto_panoptic.bench import Benchmark, load  # noqa: E402
 from auto_panoptic.errors import UserError, at_least, run_command  # noqa: E402
 from auto_panoptic.explore import Ledger  # noqa: E402
+from auto_panoptic.explore.controls import random_of_equal_cost  # noqa: E402
 from auto_panoptic.explore.selection import select  # noqa: E402
 
 RESAMPLES = 1000
@@ -74,20 +76,26 @@ def gain(places: np.ndarray, selected: np.ndarray, chance: np.ndarray) -> tuple[
     return values[0], *np.percentile(values[1:], [2.5, 97.5])
 
 
-def report(bench: Benchmark, places: np.ndarray, found: Benchmark) -> dict[str, tuple[float, float, float]]:
-    """Print what was selected; returns its gains over random paths, and over those of its costs."""
-    selected, chance = truth_of(found), truth_of(bench)
-    costs, score = bench.macs[bench.paths], bench.supernet["PQ"].astype(float)
-    own = bench.macs[found.paths]
-    alike = (own.min() <= costs) & (costs <= own.max())
-    among = {"random": np.full(len(chance), True), "random, of these costs": alike}
+def report(bench: Benchmark, chosen: np.ndarray, found: Benchmark) -> dict[str, tuple[float, float, float]]:
+    """Print what was selected; returns its gains over random paths, and over those of its costs.
+
+    Args:
+        chosen: (supernets, searches) numbers of paths of ``found``, whose other paths are the controls.
+    """
+    truth, chance, score = truth_of(found), truth_of(bench), bench.supernet["PQ"].astype(float)
+    place = {path: i for i, path in enumerate(found.paths.tolist())}
+    places = np.array([[place[path] for path in row] for row in chosen.tolist()])
+    controls = ~np.isin(found.paths, chosen)
     print(f"{'paths':<24}{'number':>7}{'score':>8}{'multiply-adds':>15}{'PQ trained':>12}")
-    rows = [(f"supernet {net} selects", found.paths[row], selected[row]) for net, row in enumerate(places)]
-    rows += [(name, bench.paths[which], chance[which]) for name, which in among.items() if which.any()]
-    for name, paths, truth in rows:
+    rows = [(f"supernet {net} selects", found.paths[row], truth[row]) for net, row in enumerate(places)]
+    random = [
+        ("random", bench.paths, chance),
+        ("random of equal cost", found.paths[controls], truth[controls]),
+    ]
+    for name, paths, of_paths in [*rows, *random]:
         macs, mean = f"{bench.macs[paths].mean() / 1e9:.2f} G", score[:, paths].mean()
-        print(f"{name:<24}{len({*paths.tolist()}):>7}{mean:>8.2f}{macs:>15}{truth.mean():>12.2f}")
-    gains = {name: gain(places, selected, chance[which]) for name, which in among.items() if which.any()}
+        print(f"{name:<24}{len({*paths.tolist()}):>7}{mean:>8.2f}{macs:>15}{of_paths.mean():>12.2f}")
+    gains = {name: gain(places, truth, of_paths) for name, _, of_paths in random}
     for name, (value, low, high) in gains.items():
         verdict = "is better than" if low > 0 else "is NOT shown to be better than"
         print(f"What searches select {verdict} {name}: {value:+.2f} PQ [{low:+.2f}, {high:+.2f}]")
@@ -102,17 +110,25 @@ def main() -> None:
     parser.add_argument("--table", default="shapes4096", help="name or file (default: %(default)s)")
     parser.add_argument("--searches", type=int, default=4, help="of each supernet (default: 4)")
     parser.add_argument("--evaluations", type=int, default=60, help="of each search (default: 60)")
+    parser.add_argument("--controls", type=int, default=12, help="random paths of equal cost (default: 12)")
     args = parser.parse_args()
-    for name, least in (("workers", 1), ("searches", 1), ("evaluations", 12)):
+    for name, least in (("workers", 1), ("searches", 1), ("evaluations", 12), ("controls", 1)):
         at_least(f"--{name}", getattr(args, name), least)
     bench = load(args.table)
     build.check_space("--table", bench)
     if not len(bench.paths):
         raise UserError("--table: has no trained paths to compare with; tools/nas_bench/build.py trains some")
     chosen = selections(bench, args.searches, args.evaluations)
-    paths, places = np.unique(chosen, return_inverse=True)
+    paths = np.unique(chosen).tolist()
+    costs, macs = (
+        build.configured_costs(build.build_config(str(build.ROOT / build.CONFIG))),
+        bench.macs[chosen],
+    )
+    others = [bench.path(path) for path in paths]
+    controls = random_of_equal_cost(costs, int(macs.mean()), args.controls, seed=0, other_than=others)
+    paths += map(bench.number, controls)
     seeds, steps = range(bench.trained["PQ"].shape[1]), bench.provenance["steps"]
-    jobs = [build.Standalone(path, seed, steps) for path in paths.tolist() for seed in seeds]
+    jobs = [build.Standalone(path, seed, steps) for path in paths for seed in seeds]
     with (
         Ledger.open(args.output / "journal.jsonl", build.HEADER, resume=True) as ledger,
         build.make_executor(args) as executor,
@@ -120,9 +136,9 @@ def main() -> None:
         journal = build.Journal(ledger)
         if any(job.key not in journal.results for job in jobs):
             journal.do(executor, [build.Trunk(seed) for seed in seeds], "trunks")
-        results = journal.do(executor, jobs, "selected paths")
+        results = journal.do(executor, jobs, "selected and random paths")
     trained = [results[first : first + len(seeds)] for first in range(0, len(results), len(seeds))]
-    report(bench, places.reshape(chosen.shape), of_these(bench, paths.tolist(), trained))
+    report(bench, chosen, of_these(bench, paths, trained))
 
 
 if __name__ == "__main__":
