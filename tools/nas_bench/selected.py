@@ -1,10 +1,10 @@
 """Does a search pay? What searches of the benchmark select, trained, against random paths.
 
 Posterior searches of the table's supernets select by ridge regression, without regard to what a candidate
-scored itself; what they select is trained as the table's paths are. Those are drawn alike from all strata of cost and score, so they are what
-chance selects; --controls more are drawn whose multiply-adds are those of the selected to 2 %. Compared is PQ
-on the images that score no supernet; intervals are over supernets, their searches, random paths, and seeds.
-Every training is a line of OUTPUT/journal.jsonl, build.py's own.
+scored itself; what they select is trained as the table's paths are. Those are drawn alike from all strata of
+cost and score, so they are what chance selects; --controls more are drawn whose multiply-adds are those of
+the selected to 2 %. Compared is PQ on the images that score no supernet; intervals are over supernets, their
+searches, random paths, and seeds. Every training is a line of OUTPUT/journal.jsonl, build.py's own.
 
     python tools/nas_bench/selected.py [--table FILE] [--output output/nas_bench] [--workers 2]
 """
