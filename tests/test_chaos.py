@@ -54,7 +54,7 @@ def forgetful(self, *arguments, whole=ledger.Ledger._open):
     "drill, place, name, broken, failure",
     [
         (kill.kill, ledger.Ledger, "_open", forgetful, "not all are left as they were"),
-        (kill.kill, ledger, "_difference", lambda *_: "everything", "not resumed, exit code 2"),
+        (kill.kill, ledger, "_differences", lambda *_: {"all": "all"}, "not resumed, exit code 2"),
         (journal.journal, ledger, "_checksum", lambda _: "0", "_flip: exit code"),
         (lock.lock, files.fcntl, "flock", lambda *_: None, "2 of two run"),
         (lock.lock, files, "_describe", lambda _: "somebody", "the holder is not named"),
