@@ -297,13 +297,12 @@ def search(args: argparse.Namespace, cfg, make_executor) -> SearchResult:
     header = search_header(cfg, policy, args.weights, args.metrics, length_asked(args))
     by_scores = policy.selects != "best" or asks_for_selection(args)
     path = ledger_path(cfg.OUTPUT_DIR)
-    options = {"resume": args.resume, "allow_changed": args.accept, "acceptable": ACCEPTABLE}
+    options = {"resume": args.resume, "allow_changed": args.accept}
+    options |= {"acceptable": ACCEPTABLE, "comparable": comparable}
     with (
         only_run(cfg.OUTPUT_DIR, alone=True),
         disk_errors(cfg.OUTPUT_DIR, "run the command again with --resume"),
-        Ledger.open(
-            path, header, comparable=comparable, **options
-        ) as ledger,  # before the images are read: it may be refused
+        Ledger.open(path, header, **options) as ledger,  # before the images are read: it may be refused
     ):
         os.close(open_own(path.parent / "log.txt"))
         set_up_logs(str(path.parent), verbose=args.verbose)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
-# torchvision's CUDA kernels count elements of C k^2 x N P columns in 32 bits: with more they read elsewhere.
+# Of the C k^2 x N P columns: near 2^32 torchvision's CUDA kernels, whose threads count in 32 bits, failed.
 COLUMN_ELEMENTS = (1 << 31) - 1
 # Elements of Z in a group of images (4 MiB in float32), unless one image needs more.
 GROUP_ELEMENTS = 1 << 20
