@@ -222,6 +222,9 @@ def test_refuses_another_search_with_a_diff(tmp_path):
         assert ledger.header == HEADER and len(ledger.records) == 2
     assert path.read_bytes() == data
     many = {f"k{i}": i for i in range(9)}
+    limited = {**HEADER, **many, "policy_settings": {"max_macs": 1}}  # named after four others, if at all
+    with pytest.raises(UserError, match="more; restore .*; --rescore selects within any limits$"):
+        Ledger.open(path, limited, resume=True)
     with pytest.raises(UserError, match="k3: absent -> 3; and 5 more; restore"):
         Ledger.open(path, {**HEADER, **many}, resume=True)
 

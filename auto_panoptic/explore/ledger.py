@@ -93,14 +93,14 @@ class Ledger:
             unknown = {key for key in LATER_KEYS if key not in stored}
             changed = _differences(comparable(stored), comparable(header), allow_changed | unknown)
             if changed:
-                difference = _in_one_line(changed)
-                accept = (
-                    ", --accept them by name" if {k.partition(".")[0] for k in changed} <= acceptable else ""
-                )
-                hint = "; --rescore selects within any limits" if "policy_settings.max_" in difference else ""
+                offered = {key.partition(".")[0] for key in changed} <= acceptable
+                accept = ", --accept them by name" if offered else ""
+                limits = any(key.startswith("policy_settings.max_") for key in changed)
+                hint = "; --rescore selects within any limits" if limits else ""
                 raise UserError(
-                    f"{self.path}: cannot resume, the search has changed (recorded -> now): {difference}; "
-                    f"restore these settings{accept}, or choose another OUTPUT_DIR{hint}"
+                    f"{self.path}: cannot resume, the search has changed (recorded -> now): "
+                    f"{_in_one_line(changed)}; restore these settings{accept}, "
+                    f"or choose another OUTPUT_DIR{hint}"
                 )
             header = stored
         else:
