@@ -36,6 +36,7 @@ from build import Journal, strata  # noqa: E402
 from jobs import AllScores, Standalone, Supernet, Trunk, Work  # noqa: E402
 from scoring import METRICS, PathScorer  # noqa: E402
 from table import make_table as table_of  # noqa: E402
+from table import scored_by
 
 SITES = (
     ("backbone.*", ("shuffle_3x3",)),
@@ -187,14 +188,14 @@ def test_a_table_of_trainings(tmp_path, shapes):
         [{"PQ": float(i), "seconds": 2.0, "counts": c} for i, c in enumerate(r)] for r in (rows, rows[::-1])
     ]
     about = (SPACE, (np.arange(6), np.arange(6)), [dict.fromkeys(METRICS, np.arange(6))], [4, 1])
-    made = table_of(*about, trained, {}, [f"{PREFIX}_val"])
+    made = table_of(*about, trained, scored_by([f"{PREFIX}_val"]))
     assert made.provenance["images"] == ["a", "b"] and made.trained["PQ"].tolist() == [[0, 1, 2]] * 2
     for place, seed, found in (0, 0, rows[0]), (0, 1, rows[1]), (1, 0, []), (1, 2, rows[0]):
         images = made.quality(place, seed).record()["images"]
         assert [tuple(row) for row in images if row[1]] == found and len(images) == 2
     trained[0][0]["counts"] = [("a", [0], [[20, 0, 0, 16.5]])]
     with pytest.raises(UserError, match="too many segments"):
-        table_of(*about, trained, {}, [f"{PREFIX}_val"])
+        table_of(*about, trained, scored_by([f"{PREFIX}_val"]))
 
 
 def test_unknown_and_damaged_tables(tmp_path):
@@ -263,7 +264,7 @@ def test_scores_alone_are_a_table(tmp_path, monkeypatch, shapes):
     space = SearchSpace.from_dict({"backbone.0": ["skip", "xception_3x3"], "mask.0": ["r4", "r8", "r16"]})
     scores = [dict.fromkeys(METRICS, np.arange(6) + seed) for seed in range(2)]
     costs = (np.arange(6), np.arange(6))
-    made = table_of(space, costs, scores, [], [], {"steps": 30}, [f"{PREFIX}_val"])
+    made = table_of(space, costs, scores, [], [], {"steps": 30, **scored_by([f"{PREFIX}_val"])})
     made.save(tmp_path / "a.npz")
     read = load(tmp_path / "a.npz")
     assert read.supernet["PQ"].tolist() == [[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6]]

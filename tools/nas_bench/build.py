@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from jobs import ROOT, AllScores, Standalone, Supernet, Trunk, Work  # noqa: E402
 from rebuild import LIMIT, compare, spread_over_costs  # noqa: E402
 from scoring import METRICS  # noqa: E402
-from table import make_table, trained_results  # noqa: E402
+from table import make_table, scored_by, trained_results  # noqa: E402
 
 from auto_panoptic.bench import Benchmark, load, path_of  # noqa: E402
 from auto_panoptic.errors import UserError, at_least, run_command  # noqa: E402
@@ -188,8 +188,8 @@ def build(args, journal: Journal, executor) -> Benchmark:
     search = list(build_config(str(ROOT / CONFIG)).DATASETS.SEARCH)
     cfg = build_config(str(ROOT / TRAINED), ["NAS.ARCHITECTURE", ""])
     about = {"configs": [CONFIG, TRAINED], "steps": args.steps, "search": search}
-    about["image"] = cfg.INPUT.MIN_SIZE_TEST
-    return make_table(space, (macs, params), scores, paths, trained, about, cfg.DATASETS.TEST)
+    about |= {"image": cfg.INPUT.MIN_SIZE_TEST, **scored_by(cfg.DATASETS.TEST)}
+    return make_table(space, (macs, params), scores, paths, trained, about)
 
 
 def rebuild(bench: Benchmark, number: int, journal: Journal, executor) -> None:

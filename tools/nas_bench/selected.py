@@ -51,12 +51,10 @@ def selections(bench: Benchmark, searches: int, evaluations: int) -> np.ndarray:
 
 def of_these(bench: Benchmark, paths: Sequence[int], trained: Sequence[Sequence[dict]]) -> Benchmark:
     """The table with other trained paths; ``trained`` are the jobs' results, [path][seed]."""
-    about = {key: bench.provenance[key] for key in ("configs", "steps", "search", "image")}
     scores = [
         dict(zip(bench.supernet, row, strict=True)) for row in zip(*bench.supernet.values(), strict=True)
     ]
-    costs = (bench.macs, bench.params)
-    return make_table(bench.space, costs, scores, paths, trained, about, list(bench.provenance["images_of"]))
+    return make_table(bench.space, (bench.macs, bench.params), scores, paths, trained, bench.provenance)
 
 
 def gain(places: np.ndarray, selected: np.ndarray, chance: np.ndarray) -> tuple[float, float, float]:

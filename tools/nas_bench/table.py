@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -18,6 +19,16 @@ from auto_panoptic.space import SearchSpace
 LIBRARIES = ("torch", "torchvision", "numpy", "detectron2")
 
 
+def scored_by(data_sets: Sequence[str]) -> dict[str, Any]:
+    """Provenance of data sets that have the same categories: those, and the images of each."""
+    read = {name: read_panoptic_json(MetadataCatalog.get(name).panoptic_json) for name in data_sets}
+    categories = read[data_sets[0]]["categories"]
+    return {
+        "categories": [{key: c[key] for key in ("id", "isthing", "name")} for c in categories],
+        "images_of": {name: [image["id"] for image in r["images"]] for name, r in read.items()},
+    }
+
+
 def make_table(
     space: SearchSpace,
     costs: tuple[np.ndarray, np.ndarray],
@@ -25,7 +36,6 @@ def make_table(
     paths: Sequence[int],
     trained: Sequence[Sequence[dict]],
     about: dict,
-    data_sets: Sequence[str],
 ) -> Benchmark:
     """The table.
 
@@ -35,16 +45,13 @@ def make_table(
         scores: of each supernet {metric: (paths,)}.
         paths: numbers of those that were trained, if any.
         trained: [path][seed], what the jobs returned.
-        about: goes into "provenance".
-        data_sets: those that scored them; they have the same categories.
+        about: goes into "provenance"; has what :func:`scored_by` gives.
     """
     names = [name for name in METRICS if name in trained[0][0]] if trained else METRICS[:-1]
     shape = (len(trained), len(trained[0]) if trained else 0)
-    read = [read_panoptic_json(MetadataCatalog.get(name).panoptic_json) for name in data_sets]
-    categories = [{key: c[key] for key in ("id", "isthing", "name")} for c in read[0]["categories"]]
     images = sorted({key for row in trained for result in row for key, _, _ in result["counts"]})
     place = {key: i for i, key in enumerate(images)}
-    counts = np.zeros((3, len(images), len(categories), shape[0] * shape[1]), int)
+    counts = np.zeros((3, len(images), len(about["categories"]), shape[0] * shape[1]), int)
     iou = np.zeros(counts.shape[1:])
     for network, result in enumerate(result for row in trained for result in row):
         for key, classes, found in result["counts"]:
@@ -68,11 +75,7 @@ def make_table(
         iou=_fitting(np.rint(iou * IOU_UNITS), np.uint16),
         provenance={
             **about,
-            "categories": categories,
             "images": images,
-            "images_of": {
-                name: [image["id"] for image in r["images"]] for name, r in zip(data_sets, read, strict=True)
-            },
             "versions": {**versions, "python": platform.python_version()},
         },
     )
