@@ -2,9 +2,10 @@
 
 Posterior searches of the table's supernets select by ridge regression, without regard to what a candidate
 scored itself; what they select is trained as the table's paths are. Those are drawn alike from all strata of
-cost and score, so they are what chance selects; --controls more are drawn whose multiply-adds are those of
-the selected to 2 %. Compared is PQ on the images that score no supernet; intervals are over supernets, their
-searches, random paths, and seeds. Every training is a line of OUTPUT/journal.jsonl, build.py's own.
+cost and score, so they are what chance selects. Of equal cost are those whose multiply-adds are the mean of
+the selected to within 2 %: --controls more are drawn, and the table's are taken. Compared is PQ on the images
+that score no supernet; intervals are over supernets, their searches, random paths, and seeds. Every training
+is a line of OUTPUT/journal.jsonl, build.py's own.
 
     python tools/nas_bench/selected.py [--table FILE] [--output output/nas_bench] [--workers 2]
 """
@@ -31,7 +32,7 @@ from table import make_table  # noqa: E402
 from auto_panoptic.bench import Benchmark, load  # noqa: E402
 from auto_panoptic.errors import UserError, at_least, run_command  # noqa: E402
 from auto_panoptic.explore import Ledger  # noqa: E402
-from auto_panoptic.explore.controls import random_of_equal_cost  # noqa: E402
+from auto_panoptic.explore.controls import TOLERANCE, random_of_equal_cost  # noqa: E402
 from auto_panoptic.explore.selection import select  # noqa: E402
 
 RESAMPLES = 1000
@@ -78,21 +79,23 @@ def report(bench: Benchmark, chosen: np.ndarray, found: Benchmark) -> dict[str, 
     """Print what was selected; returns its gains over random paths, and over those of its costs.
 
     Args:
-        chosen: (supernets, searches) numbers of paths of ``found``, whose other paths are the controls.
+        chosen: (supernets, searches) numbers of paths of ``found``, whose other paths are the drawn controls.
     """
     truth, chance, score = truth_of(found), truth_of(bench), bench.supernet["PQ"].astype(float)
     place = {path: i for i, path in enumerate(found.paths.tolist())}
     places = np.array([[place[path] for path in row] for row in chosen.tolist()])
-    controls = ~np.isin(found.paths, chosen)
+    macs, controls = bench.macs[chosen].mean(), ~np.isin(found.paths, chosen)
+    alike = (abs(bench.macs[bench.paths] - macs) <= TOLERANCE * macs) & ~np.isin(bench.paths, found.paths)
+    of_equal_cost = np.concatenate([truth[controls], chance[alike]])
     print(f"{'paths':<24}{'number':>7}{'score':>8}{'multiply-adds':>15}{'PQ trained':>12}")
     rows = [(f"supernet {net} selects", found.paths[row], truth[row]) for net, row in enumerate(places)]
     random = [
         ("random", bench.paths, chance),
-        ("random of equal cost", found.paths[controls], truth[controls]),
+        ("random of equal cost", np.r_[found.paths[controls], bench.paths[alike]], of_equal_cost),
     ]
     for name, paths, of_paths in [*rows, *random]:
-        macs, mean = f"{bench.macs[paths].mean() / 1e9:.2f} G", score[:, paths].mean()
-        print(f"{name:<24}{len({*paths.tolist()}):>7}{mean:>8.2f}{macs:>15}{of_paths.mean():>12.2f}")
+        cost, mean = f"{bench.macs[paths].mean() / 1e9:.2f} G", score[:, paths].mean()
+        print(f"{name:<24}{len({*paths.tolist()}):>7}{mean:>8.2f}{cost:>15}{of_paths.mean():>12.2f}")
     gains = {name: gain(places, truth, of_paths) for name, _, of_paths in random}
     for name, (value, low, high) in gains.items():
         verdict = "is better than" if low > 0 else "is NOT shown to be better than"
@@ -108,7 +111,7 @@ def main() -> None:
     parser.add_argument("--table", default="shapes4096", help="name or file (default: %(default)s)")
     parser.add_argument("--searches", type=int, default=4, help="of each supernet (default: 4)")
     parser.add_argument("--evaluations", type=int, default=60, help="of each search (default: 60)")
-    parser.add_argument("--controls", type=int, default=12, help="random paths of equal cost (default: 12)")
+    parser.add_argument("--controls", type=int, default=12, help="drawn paths of equal cost (default: 12)")
     args = parser.parse_args()
     for name, least in (("workers", 1), ("searches", 1), ("evaluations", 12), ("controls", 1)):
         at_least(f"--{name}", getattr(args, name), least)
