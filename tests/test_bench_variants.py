@@ -64,13 +64,15 @@ def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
     )
     known = []
     monkeypatch.setattr(variants, "known_paths", lambda *_: tuple(known))
-    args = Namespace(seeds=1, workers=1, output=work.output, paths=3, file=None)
+    args = Namespace(seeds=1, workers=1, output=work.output, paths=3, file=None, only=["warm"])
 
     def run():
         with Ledger.open(work.output / "variants.jsonl", {}, resume=True) as ledger:
             return variants.run(args, build.Journal(ledger), InProcess(counted))
 
-    assert run() == [] and calls == ["supernet warm 3", "supernet sandwich 3", "supernet momentum_0.01 3"]
+    assert run() == [] and calls == ["supernet warm 3"]
+    args.only = None
+    assert run() == [] and calls[1:] == ["supernet sandwich 3", "supernet momentum_0.01 3"]
     known[:] = [3, 0, 6]
     found = {(m.name, m.seed): m for m in run()}
     raw = ("not calibrated, momentum 0.01", 3)
@@ -86,6 +88,8 @@ def test_all_is_measured_once_and_goes_on(tmp_path, work, monkeypatch):
     # Only what was unknown: groups that are not as they were, and one path to be tuned.
     kinds = [key.split()[0] for key in calls[before:]]
     assert kinds == ["gradients", "scores", "tuned", "scores", "scores", "scores"]
+    args.only = ["sandwich"]
+    assert run() == [*more.values()] and len(calls) == before + len(kinds)
 
 
 def test_paths_are_known_as_soon_as_all_supernets_are_scored(tmp_path):

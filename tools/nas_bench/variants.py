@@ -6,6 +6,7 @@ to be better must be so at equal time: such variants take as long as the benchma
 is computed is a line of OUTPUT/variants.jsonl; stopped at any moment, the same command goes on.
 
     python tools/nas_bench/variants.py [--output output/nas_bench] [--workers 2] [--paths 128] [--seeds 2]
+                                       [--only NAME]
 """
 
 from __future__ import annotations
@@ -153,9 +154,13 @@ def measured(journal: build.Journal, measure: Measure, paths: tuple[int, ...]) -
 
 
 def run(args, journal: build.Journal, executor) -> list[Measured]:
-    """All that can be measured now; as many supernets at a time as there are workers."""
+    """Measure what is asked and possible now, as many supernets at a time as there are workers.
+
+    Returns all that the journal has, earlier calls' too.
+    """
     space, macs, _ = build.space_and_costs()
-    wanted, paths, found, errors = measures(args.seeds, int(np.argmax(macs))), (), [], []
+    largest, paths, found, errors = int(np.argmax(macs)), (), [], []
+    wanted = [m for m in measures(args.seeds, largest) if not args.only or m.name in args.only]
     scored = 0  # so many of the measurements
     for first in range(0, len(wanted), args.workers):
         last = first + args.workers
@@ -170,7 +175,7 @@ def run(args, journal: build.Journal, executor) -> list[Measured]:
                 journal.do(executor, jobs, title)
             except UserError as error:  # a training diverged, say: the others are none the worse
                 errors.append(error)
-        found = [m for m in (measured(journal, w, paths) for w in wanted) if m.values]
+        found = [m for m in (measured(journal, w, paths) for w in measures(BASE, largest)) if m.values]
         if found:
             write_variants(args.file or variants_beside(args.output / "shapes4096.npz"), found)
     if errors:
@@ -185,6 +190,8 @@ def main() -> None:
     build.add_workers(parser)
     parser.add_argument("--paths", type=int, default=128, help="the first so many (default: 128)")
     parser.add_argument("--seeds", type=int, default=1, choices=(1, 2, 3), help="of each (default: 1)")
+    names = [*dict.fromkeys(m.name for m in measures(1, 0))]
+    parser.add_argument("--only", action="append", choices=names, metavar="NAME", help="may be repeated")
     parser.add_argument("--file", type=Path, help="results (default: OUTPUT/shapes4096_variants.json)")
     args = parser.parse_args()
     at_least("--workers", args.workers, 1)
