@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 from test_nas_bench import make_table
+from toy import ROOT
+
+from auto_panoptic.bench import FOLDER, load
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/nas_bench"))
 
 import predictors  # noqa: E402
-from variant_file import Measured  # noqa: E402
+from variant_file import Measured, read_variants, variants_beside  # noqa: E402
 
 
 def test_reliability_is_the_share_of_the_paths():
@@ -106,3 +109,22 @@ def test_images_that_score_supernets_are_no_truth():
     assert predictors.truth_of(table, all_images=True).tolist() == [[7, 7]]
     about.update(images_of={"s": [], "v": [11, 12, 13]})
     assert predictors.truth_of(table).tolist() == [[7, 7]]
+
+
+def test_the_documented_taus_are_those_of_the_shipped_files():
+    bench, page = load("shapes4096"), (ROOT / "docs/benchmark.md").read_text()
+    measured = read_variants(variants_beside(FOLDER / "shapes4096"))
+    assert all(m.values.keys() == {*bench.paths.tolist()} for m in measured)
+    found = predictors.predictors_of(bench) | predictors.predictors_in(measured, bench)
+    rows = predictors.report(bench, found, predictors.truth_of(bench))["taus"]
+    table = page[page.index("| predictor | minutes |") :].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table]
+    documented = {name.split(":")[0]: numbers for name, *numbers in cells}
+    assert documented.keys() >= {m.name for m in measured}
+    for name, numbers in documented.items():
+        row = rows[name]
+        (tau, *ends), (less, *apart) = row["tau"], row["less_supernet"]
+        minutes = f"{row['minutes']:.1f}" if row["minutes"] else ""
+        expected = [minutes, f"{tau:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]", f"{row['of_ceiling']:.2f}"]
+        expected.append("" if name == "supernet" else f"{less:+.2f} [{apart[0]:.2f}, {apart[1]:.2f}]")
+        assert numbers == expected, name
