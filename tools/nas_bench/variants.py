@@ -203,8 +203,9 @@ def main() -> None:
         found = run(args, build.Journal(ledger), executor)
     if not found:
         raise UserError(
-            f"{args.output / 'journal.jsonl'} has no scores of {BASE} supernets yet; the variants are "
-            "trained: run tools/nas_bench/build.py with the same --output, then this again"
+            f"{args.output / 'journal.jsonl'} has no scores of {BASE} supernets yet; until then "
+            "supernets are trained, and nothing is measured: run tools/nas_bench/build.py with the same "
+            "--output, then this again"
         )
     print(f"{len(found)} measurements of {len({p for m in found for p in m.values})} paths")
 
