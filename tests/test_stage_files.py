@@ -51,11 +51,12 @@ def test_metrics_without_an_evaluation_are_named(tmp_path, content):
 
 def test_a_line_that_a_resumed_run_removed_is_no_trouble_to_the_progress(tmp_path, capfd, monkeypatch):
     """The file shrinks while it is watched: what is read next begins within a line."""
-    path = tmp_path / "metrics.json"
+    path, stage = tmp_path / "metrics.json", quickstart.Stage("found", tmp_path, "inputs")
+    stage.steps = 2
     path.write_text(LINE + "half a line")
 
     class Child:
-        polls = iter([None, None, None, 0])
+        polls = iter([None, None, None, None, None, None, 0, 0])
 
         def poll(self):
             line = json.dumps({"iteration": 1, "total_loss": 2.0}) + "\n"
@@ -63,8 +64,47 @@ def test_a_line_that_a_resumed_run_removed_is_no_trouble_to_the_progress(tmp_pat
             return next(self.polls)
 
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
-    quickstart._show_training(Child(), path, 2)
+    child, steps = Child(), quickstart.Steps(stage)
+    quickstart._show_training(steps, child, [child], [steps])
     assert "2 of 2, 00:00 left, loss 2.00" in capfd.readouterr().err
+
+
+TRAIN = """
+import json, sys, time
+folder, steps, seconds, code = sys.argv[1], *map(float, sys.argv[2:])
+for step in range(int(steps)):
+    time.sleep(seconds / steps)
+    with open(folder + "/metrics.json", "a") as file:
+        file.write(json.dumps({"iteration": step, "total_loss": 3.0 - step}) + "\\n")
+print("the last words")
+sys.exit(int(code))
+"""
+
+
+def trainings(tmp_path, **seconds_and_code):
+    (tmp_path / "train.py").write_text(TRAIN)
+    for name, (seconds, code) in seconds_and_code.items():
+        stage = quickstart.Stage(name, tmp_path / name, "inputs")
+        stage.steps = 2
+        stage.command = [str(tmp_path / "train.py"), *map(str, (tmp_path / name, 2, seconds, code))]
+        yield stage
+
+
+def test_trainings_run_beside_each_other(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
+    quickstart.run_beside("train both", *trainings(tmp_path, first=(2, 0), second=(3, 0)))
+    seen = capfd.readouterr()
+    assert "first" in seen.err and "second 1 of 2" in seen.err and seen.out.count("$ OMP_NUM_THREADS=1") == 2
+    quickstart.run_beside("train both", *trainings(tmp_path, first=(2, 0), second=(3, 0)))
+    assert capfd.readouterr().out.count("done by an earlier call") == 2
+
+
+def test_a_training_that_fails_ends_the_one_beside_it(tmp_path, capfd):
+    with pytest.raises(UserError, match="second: the command above ended with exit code 3; its output: "):
+        quickstart.run_beside("train both", *trainings(tmp_path, first=(60, 0), second=(0.1, 3)))
+    assert "the last words" in capfd.readouterr().err
+    first, second = trainings(tmp_path, first=(60, 0), second=(0.1, 3))
+    assert first.begun and second.begun and not first.done and not second.done
 
 
 @pytest.mark.parametrize("make, problem", [
@@ -99,7 +139,7 @@ def test_a_signal_is_passed_on_and_ends_the_command(monkeypatch, trap, code):
     options = quickstart.signals.bound()
     with subprocess.Popen(["bash", "-c", loop], stdout=subprocess.PIPE, **options) as child:
         assert child.stdout.readline() == b"ready\n"
-        with pytest.raises(KeyboardInterrupt, match="the same command continues"), quickstart._ended(child):
+        with pytest.raises(KeyboardInterrupt, match="the same command continues"), quickstart._ended([child]):
             raise quickstart.signals.Interrupted(signal.SIGTERM)
     assert child.returncode == code
 

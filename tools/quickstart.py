@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,7 @@ SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
 BASELINE = "configs/quick/panoptic_fpn_quarter.yaml"
 SEARCH = ("--max-macs", "340M")
 TESTED = "shapes_panoptic_val"
-PROCESSES = 2
+PROCESSES = 2  # of one thread each: no result depends on the number of cores
 # Threads that wait for each other sleep instead of spinning: otherwise another job on the machine makes a
 # search many times slower.
 WAITING = {"OMP_WAIT_POLICY": "passive"}
@@ -68,7 +68,14 @@ class Stage:
         name: shown to the user.
         directory: what the command writes; removed when the settings have changed.
         inputs: text that identifies the settings and the files the command reads.
+
+    Attributes:
+        command: a script and its arguments.
+        steps: that a training has; 0 for other commands.
     """
+
+    command: Sequence[str] = ()
+    steps = 0
 
     def __init__(self, name: str, directory: Path, inputs: str):
         self.name, self.directory = name, directory
@@ -96,77 +103,129 @@ class Stage:
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.state, {"fingerprint": self.fingerprint, "done": done})
 
-    def run(self, command: list[str], total: int = 0) -> None:
-        """Run a script unless it is done; with ``total`` it is a training run of so many iterations.
+    @property
+    def log(self) -> Path:
+        """What the command of a training prints."""
+        return self.directory / "stdout.txt"
 
-        Training runs in PROCESSES processes of one thread each: always the same number, as the result depends
-        on it, and faster than as many threads.
-        """
-        print(f"\n== {self.name}", flush=True)
-        if self.done:
-            print(f"   done by an earlier call, reused: {self.directory}")
-            return
-        launcher = ["torchrun", "--standalone", "--nproc-per-node", str(PROCESSES)] if total else ["python"]
-        print(f"   $ {shlex.join([*launcher, *command])}", flush=True)
-        module = ["-m", "torch.distributed.run", *launcher[1:]] if total else []
+    def start(self) -> subprocess.Popen:
+        """The command under way: a training in one process, anything else in as many as there are cores."""
+        launcher = [] if self.steps else ["torchrun", "--standalone", "--nproc-per-node", str(PROCESSES)]
+        shown = shlex.join([*(launcher or ["python"]), *self.command])
+        print(f"   $ OMP_NUM_THREADS=1 {shown}", flush=True)
+        module = ["-m", "torch.distributed.run", *launcher[1:]] if launcher else []
         self.mark(done=False)
-        start = time.monotonic()
-        log = self.directory / "stdout.txt"
-        with os.fdopen(open_own(log), "ab") as stream:
-            child = subprocess.Popen(
-                [sys.executable, *module, *command],
+        with os.fdopen(open_own(self.log), "ab") if self.steps else contextlib.nullcontext() as stream:
+            return subprocess.Popen(
+                [sys.executable, *module, *self.command],
                 cwd=ROOT,
-                stdout=stream if total else None,
-                stderr=stream if total else None,
-                **signals.bound(OMP_NUM_THREADS="1" if total else str(PROCESSES), **WAITING),
+                stdout=stream,
+                stderr=stream,
+                **signals.bound(OMP_NUM_THREADS="1", **WAITING),
             )
-            with _ended(child):
-                if total:
-                    _show_training(child, self.directory / "metrics.json", total)
-                code = child.wait()
-        if code:
-            print("\n".join(log.read_text().splitlines()[-15:]) if total else "", file=sys.stderr)
-            raise UserError(f"{self.name}: the command above ended with exit code {code}; its output: {log}")
-        self.mark(done=True)
-        print(f"   {time.monotonic() - start:.0f} s", flush=True)
+
+
+def run_beside(title: str, *stages: Stage) -> None:
+    """Run the commands of all stages that are not done at the same time."""
+    print(f"\n== {title}", flush=True)
+    for stage in stages:
+        if stage.done:
+            print(f"   done by an earlier call, reused: {stage.directory}")
+    if not (stages := [stage for stage in stages if not stage.done]):
+        return
+    start, children = time.monotonic(), []
+    with _ended(children):
+        seen = [Steps(stage) for stage in stages]
+        for stage in stages:
+            children.append(stage.start())
+        for steps, child in zip(seen, children, strict=True):
+            if steps.total:
+                _show_training(steps, child, children, seen)
+        for stage, child in zip(stages, children, strict=True):
+            while child.poll() is None and not _failed(children):
+                time.sleep(0.1)
+            if child.poll() == 0:
+                stage.mark(done=True)
+        for stage, child in zip(stages, children, strict=True):
+            if code := child.poll():
+                raise _failure(stage, code)
+    print(f"   {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _failed(children: Iterable[subprocess.Popen]) -> bool:
+    return any(child.poll() for child in children)
+
+
+def _failure(stage: Stage, code: int) -> UserError:
+    ended = f"{stage.name}: the command above ended with exit code {code}"
+    if not stage.steps:
+        return UserError(ended)
+    print("\n".join(stage.log.read_text(errors="replace").splitlines()[-15:]), file=sys.stderr)
+    return UserError(f"{ended}; its output: {stage.log}")
 
 
 @contextlib.contextmanager
-def _ended(child: subprocess.Popen) -> Iterator[None]:
-    """Pass a signal on to a command, and leave none of its processes."""
+def _ended(children: list[subprocess.Popen]) -> Iterator[None]:
+    """Pass a signal on to the commands, and leave none of their processes."""
     try:
         yield
     except KeyboardInterrupt as error:
-        child.send_signal(getattr(error, "number", signal.SIGINT))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE)
+        for child in children:
+            child.send_signal(getattr(error, "number", signal.SIGINT))
+        until = time.monotonic() + GRACE
+        for child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, until - time.monotonic()))
         error.args = ("interrupted; the same command continues",)
         raise
     finally:
-        child.kill()  # which ends its own processes, too
+        for child in children:
+            child.kill()  # which ends its own processes, too
+            child.wait()
 
 
-def _show_training(child: subprocess.Popen, metrics: Path, total: int) -> None:
-    """Progress from the lines that the training appends to metrics.json."""
-    seen = metrics.stat().st_size if metrics.exists() else 0
-    with Progress("   training", total, "steps") as bar:
-        while bar.done < total and child.poll() is None:
+class Steps:
+    """The steps of a training, from the lines that it appends to metrics.json from now on.
+
+    Attributes:
+        total: that it has to make.
+        done: 0 until the first line.
+        loss: of the newest one.
+    """
+
+    def __init__(self, stage: Stage):
+        self.name, self.total, self.done, self.loss = stage.name, stage.steps, 0, ""
+        self._metrics = stage.directory / "metrics.json"
+        self._seen = self._metrics.stat().st_size if self._metrics.exists() else 0
+
+    def read(self) -> None:
+        if not self._metrics.exists() or self._metrics.stat().st_size == self._seen:
+            return
+        with open(self._metrics) as stream:
+            stream.seek(self._seen)
+            text = stream.read()
+        complete = text[: text.rfind("\n") + 1]
+        self._seen += len(complete)
+        for line in filter(None, map(_json, complete.splitlines())):
+            if "total_loss" in line and "iteration" in line:
+                self.done, self.loss = min(line["iteration"] + 1, self.total), f"{line['total_loss']:.2f}"
+
+
+def _show_training(steps: Steps, child, children: Iterable, beside: Iterable[Steps]) -> None:
+    """Progress of one training to its end, or to the failure of any, with the steps of those beside it."""
+    if steps.done == steps.total or child.poll() is not None:
+        return
+    with Progress(f"   {steps.name}", steps.total, "steps") as bar:
+        while bar.done < steps.total and child.poll() is None and not _failed(children):
             time.sleep(0.5)
-            if not metrics.exists() or metrics.stat().st_size == seen:
-                continue
-            with open(metrics) as stream:
-                stream.seek(seen)
-                text = stream.read()
-            complete = text[: text.rfind("\n") + 1]
-            seen += len(complete)
-            for line in filter(None, map(_json, complete.splitlines())):
-                if "total_loss" in line and "iteration" in line:
-                    step = min(line["iteration"] + 1, total)
-                    if not bar.done:
-                        bar.skip(step)  # the time left counts this call's steps only
-                    bar.update(step - bar.done, loss=f"{line['total_loss']:.2f}")
+            for each in beside:
+                each.read()
+            if not bar.done:
+                bar.skip(steps.done)  # the time left counts this call's steps only
+            others = {each.name: f"{each.done} of {each.total}" for each in beside if each is not steps}
+            bar.update(steps.done - bar.done, **({"loss": steps.loss} if steps.loss else {}), **others)
     if child.poll() is None:
-        print("   saving and evaluating", flush=True)
+        print(f"   {steps.name}: saving and evaluating", flush=True)
 
 
 def _json(line: str) -> dict:
@@ -199,25 +258,27 @@ def final_results(metrics: Path) -> dict:
     return results
 
 
-def train_supernet(output: Path) -> Path:
-    """The weights of the supernet."""
-    title = "train the supernet: every path of the space in one network"
-    return train_network(title, output / "supernet", SUPERNET) / "model_final.pth"
+def training(name: str, folder: Path, config: str, architecture: Path | None = None) -> Stage:
+    """Training of a network; one that is no supernet is evaluated, too."""
+    opts = ["OUTPUT_DIR", str(folder)]
+    if architecture:
+        opts += ["NAS.ARCHITECTURE", str(architecture)]
+    cfg = build_config(config, opts)
+    stage = Stage(name, folder, cfg.dump() + (digest(architecture) if architecture else ""))
+    stage.steps = cfg.SOLVER.MAX_ITER
+    stage.command = ["train_net.py", "--config-file", config, *["--resume"] * stage.begun, *opts]
+    return stage
 
 
-def search(output: Path, weights: Path) -> Path:
-    """The architecture that the search selects."""
+def search(output: Path, weights: Path) -> Stage:
+    """Search for the architecture, among the paths of the supernet with these weights."""
     folder = output / "search"
     cfg = build_config(SUPERNET, ["OUTPUT_DIR", str(output / "supernet")])
-    stage = Stage(
-        "search: score paths of the supernet, select the best operator of each site",
-        folder,
-        cfg.dump() + digest(weights) + shlex.join(SEARCH),
-    )
-    resume = ["--resume"] if stage.begun and (folder / "ledger.jsonl").exists() else []
+    stage = Stage("search", folder, cfg.dump() + digest(weights) + shlex.join(SEARCH))
+    resume = ["--resume"] * (stage.begun and (folder / "ledger.jsonl").exists())
     opts = ["--weights", str(weights), *SEARCH, *resume, "OUTPUT_DIR", str(output)]
-    stage.run(["search_net.py", "--config-file", SUPERNET, *opts])
-    return folder / "architecture.json"
+    stage.command = ["search_net.py", "--config-file", SUPERNET, *opts]
+    return stage
 
 
 def random_architecture(output: Path, found: Path) -> Path:
@@ -228,18 +289,6 @@ def random_architecture(output: Path, found: Path) -> Path:
     path = output / "random.json"
     drawn.save(path)
     return path
-
-
-def train_network(title: str, folder: Path, config: str, architecture: Path | None = None) -> Path:
-    """Folder of a trained network; one that is no supernet is evaluated, too."""
-    opts = ["OUTPUT_DIR", str(folder)]
-    if architecture:
-        opts += ["NAS.ARCHITECTURE", str(architecture)]
-    cfg = build_config(config, opts)
-    stage = Stage(title, folder, cfg.dump() + (digest(architecture) if architecture else ""))
-    resume = ["--resume"] if stage.begun else []
-    stage.run(["train_net.py", "--config-file", config, *resume, *opts], cfg.SOLVER.MAX_ITER)
-    return folder
 
 
 def show_found(results: dict, paths: dict[str, Path]) -> None:
@@ -287,19 +336,27 @@ def run():
 
     print("\n== data set: drawn scenes in COCO-panoptic format", flush=True)
     print(f"   {ensure_shapes()}")
-    weights = train_supernet(output)
-    architecture = search(output, weights)
-    retrained = train_network(
-        "train the selected network from scratch and evaluate it", output / "retrain", RETRAIN, architecture
+    supernet = training("supernet", output / "supernet", SUPERNET)
+    baseline = training("Panoptic-FPN", output / "panoptic_fpn", BASELINE)
+    run_beside(
+        "train the supernet, every path of the space in one network; beside it a Panoptic-FPN",
+        supernet,
+        baseline,
+    )
+    weights, architecture = supernet.directory / "model_final.pth", output / "search" / "architecture.json"
+    run_beside(
+        "search: score paths of the supernet, select the best operator of each site", search(output, weights)
     )
     drawn = random_architecture(output, architecture)
-    networks = {"found": retrained}
-    networks["a random one"] = train_network(
-        "the same for a random network of equal multiply-adds", output / "random", RETRAIN, drawn
+    found = training("found", output / "retrain", RETRAIN, architecture)
+    other = training("a random one", output / "random", RETRAIN, drawn)
+    run_beside(
+        "train the selected network from scratch and evaluate it; beside it a random one of its cost",
+        found,
+        other,
     )
-    networks["Panoptic-FPN"] = train_network(
-        "the same for a Panoptic-FPN of equal multiply-adds", output / "panoptic_fpn", BASELINE
-    )
+    retrained = found.directory
+    networks = {stage.name: stage.directory for stage in (found, other, baseline)}
     paths = {
         "supernet": weights,
         "candidates": output / "search" / "ledger.jsonl",
