@@ -68,7 +68,11 @@ class Progress:
             self._next = now + min(max(self._first, spent / 5), LONGEST_SILENCE)
 
     def skip(self, number: int) -> None:
-        """Count ``number`` more that took no time."""
+        """Count ``number`` more that took no time; before all others they begin the time that is measured."""
+        if number and self.done == self._before:
+            self._start = time.monotonic()
+            if self._bar is not None:
+                self._bar.start_t = time.time()  # tqdm's clock
         self.done, self._before = self.done + number, self._before + number
         if self._bar is not None:
             self._bar.total, self._bar.initial, self._bar.n = self.total, self._before, self.done

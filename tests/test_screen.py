@@ -50,6 +50,15 @@ def test_what_was_done_before_takes_no_time(clock, capsys):
         assert capsys.readouterr().out == "search: 110 of 300 candidates, 06:20 left\n"  # 190 at 2 s each
 
 
+def test_the_time_before_the_first_of_it_does_not_count(clock, capsys):
+    with Progress("training", 100, "steps") as work:
+        clock[0] = 60.0  # seconds to start
+        work.skip(20)
+        clock[0] = 70.0
+        work.update(20)
+        assert capsys.readouterr().out == "training: 40 of 100 steps, 00:30 left\n"
+
+
 def test_work_within_work_has_a_line_where_it_takes_a_minute(clock, capsys):
     with Progress("search", 4, "candidates") as search:
         for seconds in (5.0, 30.0):
