@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from toy import dataset_entries
 
 from auto_panoptic.analyze import costs_of
+from auto_panoptic.errors import UserError
 from auto_panoptic.evaluation import PanopticQuality
 from auto_panoptic.explore.controls import random_of_equal_cost
 from auto_panoptic.modeling import meta_model
@@ -98,25 +100,43 @@ def test_networks_compared_at_equal_macs_have_them(first, second, macs):
 
 
 @pytest.mark.parametrize("cost", equal_cost.COSTS)
-def test_a_panoptic_fpn_costs_what_the_space_can(cost):
+def test_a_panoptic_fpn_costs_what_the_search_may_spend(cost):
     """As it is named, and amid the networks of the space at that width."""
-    options, baseline = equal_cost.COSTS[cost]
+    options, limit, baseline, _ = equal_cost.COSTS[cost]
     macs, _ = costs_of(meta_model(build_config(str(ROOT / baseline), [])).eval(), (128, 128))[""]
     assert macs / 1e9 == pytest.approx(float(cost.removesuffix(" G")), abs=0.01)
+    assert macs / 1e6 == pytest.approx(float(limit.removesuffix("M")), rel=0.01)
     costs = configured_costs(build_config(str(ROOT / equal_cost.SUPERNET), [str(x) for x in options]))
     drawn = random_of_equal_cost(costs, macs, 8, seed=0)
     assert all(costs.cost(each).macs == pytest.approx(macs, rel=0.02) for each in drawn)
 
 
-def test_random_networks_are_drawn_for_every_seed(tmp_path, monkeypatch):
+def test_every_seed_has_a_supernet_and_a_random_network_of_its_own(tmp_path, monkeypatch):
+    """Four supernets serve six seeds; a second call leaves all as it is, and a failure is told."""
     space = configured_costs(build_config(str(ROOT / equal_cost.SUPERNET), [])).space
-    found = space.architecture([len(site.ops) // 3 for site in space.sites])
-    found.save(tmp_path / "found.json")
-    monkeypatch.setattr(equal_cost, "FOUND", tmp_path / "found.json")
-    monkeypatch.setattr(equal_cost, "DRAWN", tmp_path / "drawn")
-    equal_cost.draw(2)
-    files = sorted(tmp_path.glob("drawn/*/*.json"))
-    assert len(files) == 6 and len({Architecture.load(f) for f in files[:2]} | {found}) == 3
+    commands = []
+
+    def logged(log, script, *arguments, code=0):
+        commands.append(arguments)
+        if script.endswith("search_net.py"):
+            found = space.architecture([len(site.ops) // 3 for site in space.sites])
+            found.save(log.parent / "search/architecture.json")
+        return code
+
+    monkeypatch.setattr(equal_cost, "logged", logged)
+    for _ in range(2):
+        equal_cost.prepare(tmp_path, range(6), ["random, 0.34 G", "panoptic_fpn, 0.67 G"], 1)
+        assert len(commands) == 8  # two for each supernet of one width
+    drawn = [tmp_path / f"searches/0.34G/random_{seed}.json" for seed in range(6)]
+    for seed in range(6):
+        place = equal_cost.seed_folder("0.34 G", seed, tmp_path)
+        found = Architecture.load(f"{place}/search/architecture.json")
+        assert os.path.realpath(place) == str(tmp_path / f"searches/0.34G/{seed % 4}")
+        assert Architecture.load(drawn[seed]) != found
+    assert Architecture.load(drawn[0]) != Architecture.load(drawn[4])
+    monkeypatch.setattr(equal_cost, "logged", partial(logged, code=3))
+    with pytest.raises(UserError, match="train_net.py ended with exit code 3, see "):
+        equal_cost.prepare(tmp_path, range(1), ["found, 1.32 G"], 1)
 
 
 STUDY = """

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """From nothing to a searched, trained and evaluated panoptic model on the built-in data set.
 
-Two more networks of as many multiply-adds are trained alike, one drawn at random and a Panoptic-FPN: the
-last table shows whether the search paid.
+A network of as many multiply-adds that is drawn at random is trained alike, and a Panoptic-FPN for as long as
+the supernet: the last table shows whether the search paid.
 
 Runs the commands a user would type, one after the other, and shows them. What an earlier call finished with
 the same settings is reused; what it began is continued.
@@ -258,13 +258,15 @@ def final_results(metrics: Path) -> dict:
     return results
 
 
-def training(name: str, folder: Path, config: str, architecture: Path | None = None) -> Stage:
-    """Training of a network; one that is no supernet is evaluated, too."""
-    opts = ["OUTPUT_DIR", str(folder)]
-    if architecture:
-        opts += ["NAS.ARCHITECTURE", str(architecture)]
+def training(
+    name: str, folder: Path, config: str, architecture: Path | None = None, weights: Path | None = None
+) -> Stage:
+    """Training of a network, from scratch or ``weights``; one that is no supernet is evaluated, too."""
+    files = {"NAS.ARCHITECTURE": architecture, "MODEL.WEIGHTS": weights}
+    files = {key: path for key, path in files.items() if path}
+    opts = ["OUTPUT_DIR", str(folder), *(word for pair in files.items() for word in map(str, pair))]
     cfg = build_config(config, opts)
-    stage = Stage(name, folder, cfg.dump() + (digest(architecture) if architecture else ""))
+    stage = Stage(name, folder, cfg.dump() + "".join(map(digest, files.values())))
     stage.steps = cfg.SOLVER.MAX_ITER
     stage.command = ["train_net.py", "--config-file", config, *["--resume"] * stage.begun, *opts]
     return stage
@@ -304,7 +306,7 @@ def show_found(results: dict, paths: dict[str, Path]) -> None:
 def what_it_is_worth(networks: dict[str, Path]) -> list[dict]:
     """Print the networks beside each other, the found one first; returns their rows."""
     table, rows = comparison([read_run(folder, name) for name, folder in networks.items()])
-    print(f"\n{TESTED}, all trained alike\n\n{table}\n")
+    print(f"\n{TESTED}, the Panoptic-FPN trained from scratch\n\n{table}\n")
     for row in rows[1:]:
         apart = row["first_minus_this"]
         paid = {
@@ -348,10 +350,10 @@ def run():
         "search: score paths of the supernet, select the best operator of each site", search(output, weights)
     )
     drawn = random_architecture(output, architecture)
-    found = training("found", output / "retrain", RETRAIN, architecture)
-    other = training("a random one", output / "random", RETRAIN, drawn)
+    found = training("found", output / "retrain", RETRAIN, architecture, weights)
+    other = training("a random one", output / "random", RETRAIN, drawn, weights)
     run_beside(
-        "train the selected network from scratch and evaluate it; beside it a random one of its cost",
+        "train the selected network, from its weights in the supernet; beside it a random one of its cost",
         found,
         other,
     )

@@ -1,28 +1,31 @@
-"""Does the search pay? The network that the quickstart finds, random ones of its space, and a Panoptic-FPN.
+"""Does the search pay? Networks that the quickstart finds, random ones of its space, and Panoptic-FPNs.
 
-All from scratch in as many steps, at three costs. At 0.67 and 1.32 G the backbone is wider, as the paper
-trains the choices of a small supernet at another width; a random network is drawn anew for every seed, from
-all whose multiply-adds are those of the found one to within 2 %, and the ResNet-18 is as wide as it must be.
-"found" is FOUND, which ``make quickstart`` leaves. A training takes 2 to 5 minutes on one core.
+At three costs. At 0.67 and 1.32 G the supernet's backbone is wider, and the ResNet-18 is as wide as the
+limit of the search allows. A seed trains a supernet, searches it, and trains what was found, and a random
+network of as many multiply-adds to within 2 %, from their weights in it; a supernet serves two seeds or more.
+The Panoptic-FPN is trained from scratch in three times the steps. On one core a supernet takes 8 to 30
+minutes, a training 2 to 15.
 
     python tools/studies/equal_cost.py [--seeds 8] [--only NAME] [--report]
 """
 
+import contextlib
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from study import ROOT, Study, main
+from study import ROOT, Study, logged, main
 
-from auto_panoptic.errors import run_command
+from auto_panoptic.errors import UserError
 from auto_panoptic.explore.controls import random_of_equal_cost
+from auto_panoptic.files import write_json
 from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.space import Architecture
 from auto_panoptic.training import build_config
 
-FOUND = ROOT / "output/quickstart/search/architecture.json"
-DRAWN = ROOT / "output/studies/equal_cost/random"
-SEEDS = 8
 SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
-STEPS = ("SOLVER.MAX_ITER", 400, "SOLVER.STEPS", "(320, 372)", "MODEL.CHANNELS_LAST", True)
+SEARCHES = "searches"  # in the folder of the study
 
 
 def width(stem: int) -> tuple:
@@ -31,42 +34,83 @@ def width(stem: int) -> tuple:
     return ("MODEL.SHUFFLENET.STEM_CHANNELS", stem, "MODEL.SHUFFLENET.STAGE_CHANNELS", str(stages))
 
 
-# Name: width of our backbone, config of the Panoptic-FPN.
+# Name: width of our backbone, limit of the search, config of the Panoptic-FPN, number of supernets.
 COSTS = {
-    "0.34 G": ((), "configs/quick/panoptic_fpn_quarter.yaml"),
-    "0.67 G": (width(112), "configs/quick/panoptic_fpn_narrow.yaml"),
-    "1.32 G": (width(176), "configs/quick/panoptic_fpn.yaml"),
+    "0.34 G": ((), "340M", "configs/quick/panoptic_fpn_quarter.yaml", 4),
+    "0.67 G": (width(112), "671M", "configs/quick/panoptic_fpn_narrow.yaml", 2),
+    "1.32 G": (width(176), "1317M", "configs/quick/panoptic_fpn.yaml", 1),
 }
 
 
-def drawn(cost: str) -> str:
-    """Where the random architectures of a cost lie, one for each seed."""
-    return str(DRAWN / cost.replace(" ", "") / "{seed}.json")
+def seed_folder(cost: str, seed: object = "{seed}", folder: object = "{folder}") -> str:
+    """Where the supernet, the search and the random network of a seed lie."""
+    return f"{folder}/{SEARCHES}/{cost.replace(' ', '')}/{seed}"
 
 
-def draw(seeds: int = SEEDS) -> None:
-    """Write the random architectures."""
-    found = Architecture.load(FOUND)
-    for cost, (options, _) in COSTS.items():
-        costs = configured_costs(build_config(str(ROOT / SUPERNET), list(map(str, options))))
-        others = random_of_equal_cost(costs, costs.cost(found).macs, seeds, seed=0, other_than=[found])
-        for seed, architecture in enumerate(others):
-            architecture.save(drawn(cost).replace("{seed}", str(seed)))
+def search(folder: Path, cost: str, seed: int) -> None:
+    """Train a supernet and search it, or go on.
+
+    Raises:
+        UserError: a command failed.
+    """
+    options, limit, _, _ = COSTS[cost]
+    out = Path(seed_folder(cost, seed, folder))
+    if (out / "searched.json").is_file():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    common = ["--config-file", str(ROOT / SUPERNET), "--resume", *map(str, options), "SEED", str(seed)]
+    trained = ["--weights", str(out / "supernet/model_final.pth"), "--max-macs", limit]
+    for command in (
+        ["train_net.py", *common, "OUTPUT_DIR", str(out / "supernet")],
+        ["search_net.py", *trained, *common, "OUTPUT_DIR", str(out)],
+    ):
+        if code := logged(out / "log.txt", str(ROOT / command[0]), *command[1:]):
+            raise UserError(f"{command[0]} ended with exit code {code}, see {out / 'log.txt'}")
+    write_json(out / "searched.json", {})
+
+
+def prepare(folder: Path, seeds: Sequence[int], names: Sequence[str], jobs: int) -> None:
+    """Supernets, searches and random networks of all trainings of these names and seeds."""
+    wanted = [cost for cost in COSTS if {f"found, {cost}", f"random, {cost}"} & {*names}]
+    with ThreadPoolExecutor(jobs) as pool:
+        for cost in wanted:
+            list(pool.map(lambda seed, cost=cost: search(folder, cost, seed), seeds[: COSTS[cost][3]]))
+    for cost in wanted:
+        draw(folder, cost, seeds)
+
+
+def draw(folder: Path, cost: str, seeds: Sequence[int]) -> None:
+    """Give every seed a supernet, the first ones in turn, and a random network of its own."""
+    options, _, _, supernets = COSTS[cost]
+    costs = configured_costs(build_config(str(ROOT / SUPERNET), list(map(str, options))))
+    for first in seeds[:supernets]:
+        found = Architecture.load(Path(seed_folder(cost, first, folder)) / "search/architecture.json")
+        served = range(first, max(seeds) + 1, supernets)
+        others = random_of_equal_cost(costs, costs.cost(found).macs, len(served), first, other_than=[found])
+        for seed, architecture in zip(served, others, strict=True):
+            out = Path(seed_folder(cost, seed, folder))
+            with contextlib.suppress(FileExistsError):
+                out.symlink_to(str(first))
+            architecture.save(out.parent / f"random_{seed}.json")
 
 
 def trainings() -> dict[str, tuple]:
     """{name: (config, options)}."""
     rows = {}
-    for cost, (options, baseline) in COSTS.items():
-        rows[f"found, {cost}"] = (RETRAIN, (*options, *STEPS, "NAS.ARCHITECTURE", str(FOUND)))
-        rows[f"random, {cost}"] = (RETRAIN, (*options, *STEPS, "NAS.ARCHITECTURE", drawn(cost)))
-        rows[f"panoptic_fpn, {cost}"] = (baseline, STEPS)
+    for cost, (options, _, baseline, _) in COSTS.items():
+        place = seed_folder(cost)
+        start = (*options, "MODEL.WEIGHTS", f"{place}/supernet/model_final.pth")
+        drawn = seed_folder(cost, "random_{seed}.json")
+        rows[f"found, {cost}"] = (RETRAIN, (*start, "NAS.ARCHITECTURE", f"{place}/search/architecture.json"))
+        rows[f"random, {cost}"] = (RETRAIN, (*start, "NAS.ARCHITECTURE", drawn))
+        rows[f"panoptic_fpn, {cost}"] = (baseline, ("MODEL.CHANNELS_LAST", True))
     return rows
 
 
 METRICS = ("PQ", "PQ_th", "PQ_st")
 STUDY = Study(
     name="equal_cost",
+    prepare=prepare,
     trainings=trainings(),
     comparisons=[
         *(
@@ -81,6 +125,4 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    if not {"--one", "--report", "--help", "-h"} & set(sys.argv):  # what needs none, or finds them drawn
-        run_command(draw)
     sys.exit(main(STUDY))

@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,12 +46,15 @@ class Study:
             latter by the folder of the whole study.
         readings: {name: (training, options)}; a training's own name needs no entry.
         comparisons: (first, second, metrics): how much the first is above the second.
+        prepare: called with the folder, the seeds, the names of trainings and the number of jobs before any
+            of them is run.
     """
 
     name: str
     trainings: Mapping[str, tuple[str, Sequence]]
     readings: Mapping[str, tuple[str, Sequence]] = field(default_factory=dict)
     comparisons: Sequence[tuple[str, str, Sequence[str]]] = ()
+    prepare: Callable[[Path, Sequence[int], Sequence[str], int], None] | None = None
 
     def read(self, name: str) -> tuple[str, Sequence]:
         """(training, options) of a reading."""
@@ -114,13 +117,18 @@ def run_one(study: Study, folder: Path, training: str, seed: int) -> None:
         write_json(_result(study, folder, name, seed), {**quality.record(), "results": found})
 
 
-def _process(study: Study, folder: Path, training: str, seed: int) -> str:
-    log = folder / training / f"seed_{seed}.log"
+def logged(log: Path, *command: str) -> int:
+    """The exit code of a script, run with one thread; what it prints goes to the end of ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, sys.argv[0], "--output", str(folder), "--one", training, str(seed)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     with open(log, "a") as file:
-        code = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
+        command = [sys.executable, *command]
+        return subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
+
+
+def _process(study: Study, folder: Path, training: str, seed: int) -> str:
+    log = folder / training / f"seed_{seed}.log"
+    code = logged(log, sys.argv[0], "--output", str(folder), "--one", training, str(seed))
     state = "done" if code == 0 else f"FAILED with exit code {code}, see {log}"
     print(f"{time.strftime('%H:%M:%S')} {training} seed {seed}: {state}", flush=True)
     return state
@@ -202,6 +210,8 @@ def main(study: Study) -> int:
     states = []
     if not args.report:
         names = args.only or [*study.trainings]
+        if study.prepare:
+            run_command(lambda: study.prepare(args.output, range(args.seeds), names, args.jobs))
         with ThreadPoolExecutor(args.jobs) as pool:
             jobs = [(study, args.output, name, seed) for seed in range(args.seeds) for name in names]
             states = list(pool.map(lambda job: _process(*job), jobs))
