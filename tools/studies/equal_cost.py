@@ -11,6 +11,7 @@ minutes, a training 2 to 15.
 
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +68,7 @@ def search(folder: Path, cost: str, seed: int) -> None:
         if code := logged(out / "log.txt", str(ROOT / command[0]), *command[1:]):
             raise UserError(f"{command[0]} ended with exit code {code}, see {out / 'log.txt'}")
     write_json(out / "searched.json", {})
+    print(f"{time.strftime('%H:%M:%S')} supernet, {cost} seed {seed}: trained and searched", flush=True)
 
 
 def prepare(folder: Path, seeds: Sequence[int], names: Sequence[str], jobs: int) -> None:
