@@ -61,6 +61,22 @@ def test_the_random_network_costs_as_much(tmp_path):
     assert again == drawn
 
 
+def test_a_network_of_another_supernet_is_trained_anew(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    weights, folder, found = tmp_path / "model_final.pth", tmp_path / "retrain", tmp_path / "found.json"
+    space = configured_costs(build_config(quickstart.SUPERNET, [])).space
+    space.architecture([0] * len(space.sites)).save(found)
+
+    def stage():
+        return quickstart.training("found", folder, quickstart.RETRAIN, found, weights)
+
+    weights.write_text("those of a supernet")
+    stage().mark(done=True)
+    assert stage().done and stage().command[-2:] == ["MODEL.WEIGHTS", str(weights)]
+    weights.write_text("others")
+    assert not stage().begun and not folder.exists()
+
+
 def test_the_baseline_costs_as_much_as_the_search_may_spend():
     limit = int(quickstart.SEARCH[quickstart.SEARCH.index("--max-macs") + 1].removesuffix("M")) * 1e6
     cfg = build_config(str(ROOT / quickstart.BASELINE), [])
