@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """From nothing to a searched, trained and evaluated panoptic model on the built-in data set.
 
-A network of as many multiply-adds that is drawn at random is trained alike, and a Panoptic-FPN for as long as
-the supernet: the last table shows whether the search paid.
+A random network of as many multiply-adds is trained alike, and a Panoptic-FPN from scratch in three times the
+steps: the last table shows whether the search paid.
 
 Runs the commands a user would type, one after the other, and shows them. What an earlier call finished with
 the same settings is reused; what it began is continued.
@@ -109,7 +109,7 @@ class Stage:
         return self.directory / "stdout.txt"
 
     def start(self) -> subprocess.Popen:
-        """The command under way: a training in one process, anything else in as many as there are cores."""
+        """The command under way: a training in one process, anything else in PROCESSES."""
         launcher = [] if self.steps else ["torchrun", "--standalone", "--nproc-per-node", str(PROCESSES)]
         shown = shlex.join([*(launcher or ["python"]), *self.command])
         print(f"   $ OMP_NUM_THREADS=1 {shown}", flush=True)
