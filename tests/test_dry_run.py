@@ -100,8 +100,8 @@ def test_an_evaluation_and_a_search(tmp_path, shapes, capfd, monkeypatch):
     total, *each = map(float, times.groups())
     assert total == pytest.approx(36 * sum(each), abs=1)
 
-    # By hand: the finalists, 3 or with the best candidate 4, are trained for 4 steps, two of them twice for
-    # 8; then the best and 2 random ones twice for 8.
+    # By hand: the finalists, 3 or with the best candidate 4, are trained for 4 steps, two of them, and what
+    # may come of the first trainings, twice for 8; then the best and 2 random ones twice for 8.
     finals = "--finals", 3, "--final-steps", 8, "--controls", 2
     run_script("search_net", *command, "--weights", weights, *finals)
     lines = said(capfd)
@@ -109,7 +109,7 @@ def test_an_evaluation_and_a_search(tmp_path, shapes, capfd, monkeypatch):
     text = r"(\d+) to (\d+) trainings, with 2 random networks; in all at most (\d+) steps of ([\d.]+) s, "
     text += r"together (\d+) s"
     numbers = re.fullmatch(text, lines["finals"]).groups()
-    assert numbers[:3] == ("13", "14", str(4 * 4 + 4 * 8 + 6 * 8))
+    assert numbers[:3] == ("13", "16", str(4 * 4 + 6 * 8 + 6 * 8))
     assert int(numbers[4]) >= int(numbers[2]) * float(numbers[3]) - 1
     total, *each = map(float, re.findall(r"[\d.]+", lines["time"]))
     assert total == pytest.approx(12 * sum(each) + int(numbers[4]), abs=2)

@@ -9,6 +9,7 @@ from test_search import FREE, HEADER, SPACE, Evaluate, search, utility
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, controls
+from auto_panoptic.explore.selection import alternatives
 from auto_panoptic.search import Request, ledger_path
 from auto_panoptic.search.final_training import Final
 from auto_panoptic.search.finals import (
@@ -20,6 +21,7 @@ from auto_panoptic.search.finals import (
     open_journal,
     random_networks,
     rounds,
+    trainings,
     write_finals,
 )
 from auto_panoptic.space import Cost, CostTables
@@ -82,9 +84,9 @@ def hold(folder, found, train, request=REQUEST, retry_failed=False):
     who = contenders(request, result, evaluated_candidates(ledger, SPACE), COSTS)
     header = finals_header(ledger, request, who, {"BASE_LR": 0.1})
     with open_journal(folder / "search", header) as journal:
-        came = Finals(request, journal, train, retry_failed).run(who, COSTS)
-    write_finals(folder / "search", request, came, who, COSTS)
-    return came, who
+        came = Finals(request, journal, train, retry_failed).run(who, COSTS, result.selection.limits)
+    write_finals(folder / "search", request, came, COSTS)
+    return came, came.finalists
 
 
 def files(folder):
@@ -100,6 +102,9 @@ def test_who_takes_part(found):
     assert [c.architecture.indices() for c in finalists if "the best candidate" in c.roles] == [best]
     assert 4 <= len(finalists) <= 5  # the best candidate may be one of the others
     assert len({c.architecture for c in (*finalists, *controls)}) == len(finalists) + 3
+    assert [c.roles for c in finalists[1:4]] == [
+        [f"the best with another operator of {site}"] for site in [*alternatives(result.selection, COSTS)][:3]
+    ]
     scores = result.selection.scores
     predicted = [sum(scores[s][n] for s, n in c.architecture.names().items()) for c in finalists[:4]]
     assert predicted == sorted(predicted, reverse=True)
@@ -123,13 +128,16 @@ def test_fewer_networks_within_the_limits_than_finalists(found):
     costs, candidates = costs_by_index(), evaluated_candidates(ledger, SPACE)
     cheap = sorted(costs.cost(a).macs for a in {a for a, _ in candidates})
     assert cheap[2] < cheap[3]
-    selection = replace(result.selection, limits={"max_macs": cheap[2], "max_params": None})
     cheapest = SPACE.architecture([0] * len(SPACE.sites))
+    limits = {"max_macs": cheap[2], "max_params": None}
+    selection = replace(result.selection, architecture=cheapest, limits=limits)
     tight = replace(result, selection=selection, architecture=cheapest)
     assert cheapest not in {a for a, _ in candidates}
-    assert len(contenders(FinalsRequest(4, 0, 8), tight, candidates, costs)) == 4
-    with pytest.raises(UserError, match="--finals 5: 4 networks are within the limits.*give --finals 4"):
-        contenders(FinalsRequest(5, 0, 8), tight, candidates, costs)
+    there = len({cheapest, *alternatives(selection, costs).values()}) + 3
+    assert len(contenders(FinalsRequest(there, 0, 8), tight, candidates, costs)) == there
+    message = f"--finals {there + 1}: {there} networks are within the limits.*give --finals {there}"
+    with pytest.raises(UserError, match=message):
+        contenders(FinalsRequest(there + 1, 0, 8), tight, candidates, costs)
 
 
 def test_controls_that_do_not_exist_are_refused_before_any_training(found, tmp_path, monkeypatch):
@@ -173,6 +181,39 @@ def test_random_networks_cost_what_the_winner_does_not_the_selection(found):
         assert drawn == pytest.approx([costs.cost(winner.architecture).macs] * 3, rel=0.02)
     first, last = (costs.cost(c.architecture).macs for c in (by_cost[0], by_cost[-1]))
     assert last > 1.05 * first
+
+
+def test_what_the_first_trainings_say_of_the_operators_is_a_finalist(found, tmp_path):
+    """Three alternatives are better than the selection: a network with the operators of all three wins."""
+    result, selected = found[0], found[0].architecture.names()
+    finalists = contenders(REQUEST, result, evaluated_candidates(found[1], SPACE), COSTS)
+    better = {s: n for c in finalists[1:4] for s, n in c.architecture.names().items() if n != selected[s]}
+    assert len(better) == 3
+
+    def worth(architecture):
+        return 40 + 9 * sum(architecture.names()[s] == n for s, n in better.items())
+
+    came, all_of_them = hold(tmp_path, found, train := Train(worth=worth))
+    assert better.items() <= came.winner.architecture.names().items()
+    assert came.winner.roles == ["the combination of the first trainings"]
+    trained = {(f.steps, f.seed) for f in train.calls if f.architecture == came.winner.architecture}
+    assert trained == {(4, 0), (8, 0), (8, 1), (8, 2), (8, 3)}  # of the rounds of 2, 4 and 8 steps
+    assert all_of_them[:-1] == [c for c in all_of_them if c is not came.winner]
+    written = json.loads((tmp_path / "search/finals.json").read_text())["finalists"]
+    assert [row["roles"] for row in written] == [c.roles for c in all_of_them]
+    assert came.trainings == len(train.calls) <= sum(n for n, _ in trainings(len(finalists), REQUEST))
+
+
+def test_a_combination_that_is_a_finalist_is_not_trained_twice(found, tmp_path):
+    selected = found[0].architecture.names()
+
+    def worth(architecture):
+        return 40 + 9 * sum(architecture.names()[s] == n for s, n in selected.items())
+
+    came, finalists = hold(tmp_path, found, train := Train(worth=worth))
+    assert came.winner is finalists[0] and not any("combination" in c.roles[0] for c in finalists)
+    calls = [(f.architecture, f.steps, f.seed) for f in train.calls]
+    assert came.trainings == len(calls) == len(set(calls))
 
 
 def test_a_search_that_did_not_pay_says_so(found, tmp_path):

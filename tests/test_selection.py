@@ -1,5 +1,6 @@
 """Selection with estimators, limits and verdicts; selecting anew from a ledger."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from modeling_util import make_cfg
+from test_budget import random_tables
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, Scoreboard, fair_cycle
-from auto_panoptic.explore.selection import front, select
+from auto_panoptic.explore.selection import alternatives, front, select, within_limits
 from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.search import Request, ledger_path, summary
 from auto_panoptic.search.selection import select_again
@@ -114,6 +116,47 @@ def test_limits(model, estimator):
             assert sum(tight.scores[s][n] for s, n in names.items()) <= tight.score + 1e-9
     with pytest.raises(UserError, match=f"smallest feasible value is {costs.minimum.macs}"):
         select(space, cycles, estimator, costs, max_macs=costs.minimum.macs - 1)
+
+
+def check_alternatives(selection, costs):
+    """Against all architectures of the space; returns {site: architecture}."""
+    space = selection.architecture.space
+
+    def total(architecture):
+        row = [selection.scores[s][n] for s, n in architecture.names().items()]
+        return -np.inf if None in row else sum(row)
+
+    found = alternatives(selection, costs)
+    every = [space.architecture(choice) for choice in itertools.product(*(s.names for s in space.sites))]
+    allowed = [a for a in every if np.isfinite(total(a)) and within_limits(costs, a, selection.limits)]
+    for site in space.sites:
+        selected = selection.architecture[site.name]
+        others = [total(a) for a in allowed if a[site.name] != selected]
+        assert (site.name in found) == bool(others)
+        if others:
+            assert found[site.name] in allowed and found[site.name][site.name] != selected
+            assert total(found[site.name]) == pytest.approx(max(others), abs=1e-9)
+    totals = [total(a) for a in found.values()]
+    assert totals == sorted(totals, reverse=True)
+    return found
+
+
+def test_alternatives_are_the_best_with_another_operator_of_a_site():
+    """With and without limits; some operators without a score, some sites without another operator."""
+    rng, missing, unlimited = np.random.default_rng(0), 0, 0
+    for seed in range(60):
+        costs = random_tables(rng)
+        cycles, _ = evaluated(costs.space, cycles=2, seed=seed, fail=range(seed % 5))
+        least, most = costs.minimum.macs, costs.maximum.macs
+        limit = None if seed % 3 == 0 else int(least + rng.random() * (most - least))
+        try:
+            selection = select(costs.space, cycles, "ridge", costs, max_macs=limit)
+        except UserError:  # no candidate, or only those with a score are beyond the limit
+            continue
+        found = check_alternatives(selection, costs)
+        missing += len(found) < len(costs.space.sites)
+        unlimited += limit is None and len(found) > 1
+    assert missing > 5 and unlimited > 5
 
 
 def test_verdicts(model):

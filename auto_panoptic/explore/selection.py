@@ -193,6 +193,32 @@ def select(
     )
 
 
+def alternatives(selection: Selection, costs: CostTables) -> dict[str, Architecture]:
+    """{site: the architecture of the highest total score within the limits with another operator there}.
+
+    By total score, the highest first; of equal ones in site order. A site has none where no other operator
+    has a score, or where none is within the limits.
+    """
+    space, found = selection.architecture.space, {}
+    limits = {name: limit for name, limit in selection.limits.items() if limit is not None}
+    rows = [[selection.scores[site.name][name] for name in site.names] for site in space.sites]
+    scores = [np.array([-np.inf if s is None else s for s in row]) for row in rows]
+    for i, (site, chosen) in enumerate(zip(space.sites, selection.architecture.choices, strict=True)):
+        barred = [*scores[:i], scores[i].copy(), *scores[i + 1 :]]
+        barred[i][site.index(chosen)] = -np.inf
+        if not np.isfinite(barred[i]).any():
+            continue
+        indices = [int(row.argmax()) for row in barred]
+        if not within_limits(costs, indices, limits):
+            try:
+                indices = best_under_budget(barred, costs, **limits, warn=False).indices
+            except UserError:
+                continue
+        found[site.name] = (_total(scores, indices), space.architecture(indices))
+    ranked = sorted(found, key=lambda name: -found[name][0])  # stable
+    return {name: found[name][1] for name in ranked}
+
+
 def ridge_posterior(space: SearchSpace, data: Observations) -> RidgePosterior:
     """That of the evaluated candidates."""
     return RidgePosterior(data.choices[data.ok], data.fitness[data.ok], [len(s.ops) for s in space.sites])

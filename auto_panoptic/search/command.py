@@ -347,7 +347,8 @@ def hold_finals(args: argparse.Namespace, cfg, ledger: Ledger, result: SearchRes
         else contextlib.nullcontext(InProcess(training)) as executor,
     ):
         finals = Finals(request, journal, executor, args.retry_failed, training.clean)
-        found = finals.run(finalists, args.costs)
+        limits = result.selection.limits if result.selection else None
+        found = finals.run(finalists, args.costs, limits)
     print("\n".join(found.lines()))
-    winner = write_finals(result.directory, request, found, finalists, args.costs)
+    winner = write_finals(result.directory, request, found, args.costs)
     return replace(result, architecture=winner)

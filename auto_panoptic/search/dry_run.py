@@ -112,9 +112,12 @@ def _measure_finals(args, cfg, counts: dict, request: FinalsRequest) -> tuple[fl
 
 
 def _finals_lines(request: FinalsRequest, trained: tuple[float, int], scoring: float, at_once: int) -> tuple:
-    """A line about the finals, their seconds and bytes; the best candidate may be one finalist more."""
+    """A line about the finals, their seconds and bytes.
+
+    The best candidate may be one finalist more, and the combination of the first trainings another.
+    """
     step, held = trained
-    least, most = (trainings(request.finalists + more, request) for more in (0, 1))
+    least, most = (trainings(request.finalists + more, request, joining=more) for more in (0, 1))
     numbers = [sum(number for number, _ in plan) for plan in (least, most)]
     steps = sum(number * steps for number, steps in most)
     seconds = (steps * step + numbers[1] * scoring) / at_once

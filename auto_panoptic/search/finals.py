@@ -2,8 +2,9 @@
 
 A supernet's score stands for that of a trained network; whether it does is measured here. Finalists are
 trained, from scratch or from given weights, by successive halving, scored on the search images, and the
-best becomes architecture.json. Trained anew from other seeds, it is then compared with random architectures
-of equal cost: it was not chosen by these trainings, so chance is on neither side.
+best becomes architecture.json. What the first round says of the operators makes one finalist more. Trained
+anew from other seeds, the best is then compared with random architectures of equal cost: it was not chosen
+by these trainings, so chance is on neither side.
 
 Every training is a line of search/finals.jsonl; search/finals.json says what came of them.
 """
@@ -24,7 +25,7 @@ from ..errors import UserError
 from ..explore import Ledger
 from ..explore.comparison import Difference, found_against_random
 from ..explore.controls import random_of_equal_cost
-from ..explore.selection import within_limits
+from ..explore.selection import alternatives, select, within_limits
 from ..files import plain, write_json
 from ..progress import Progress
 from ..space import Architecture, CostTables, SearchSpace
@@ -82,6 +83,7 @@ class FinalsResult:
 
     Attributes:
         winner: its architecture is the search's answer.
+        finalists: all of them.
         controls: the random networks.
         fitness: the metric, in percent.
         score: mean of the winner's compared trainings.
@@ -91,6 +93,7 @@ class FinalsResult:
     """
 
     winner: Contender
+    finalists: Sequence[Contender]
     controls: Sequence[Contender]
     fitness: str
     score: float
@@ -121,8 +124,9 @@ def evaluated_candidates(ledger: Ledger, space: SearchSpace) -> list[tuple[Archi
 def contenders(request: FinalsRequest, result: SearchResult, candidates, costs: CostTables):
     """The finalists of a finished search.
 
-    These are the selection, the candidates with the next highest predicted scores within its limits,
-    and the best candidate.
+    These are the selection, the :func:`.alternatives` to it, the candidates with the next highest predicted
+    scores within its limits, and the best candidate. A supernet can be wrong about an operator, so finalists
+    that differ by one are worth more than those that it thinks as good.
 
     Args:
         candidates: (architecture, fitness) of those that were evaluated, in their order.
@@ -138,24 +142,24 @@ def contenders(request: FinalsRequest, result: SearchResult, candidates, costs: 
             f"--finals {request.finalists}: the search has {len(unique)} different candidates; ask for at "
             "most so many, or evaluate more"
         )
-    found = {result.architecture: ["the selection"]}
-    limits = result.selection.limits if result.selection else {}
-    allowed = [a for a in unique if within_limits(costs, a, limits)]
-    if result.selection:
-        scores = result.selection.scores
+    selection = result.selection
+    allowed = [a for a in unique if within_limits(costs, a, selection.limits if selection else {})]
+    roles: dict[Architecture, list[str]] = {result.architecture: ["the selection"]}
+    predicted = unique.__getitem__
+    if selection:
+        for site, architecture in alternatives(selection, costs).items():
+            roles.setdefault(architecture, []).append(f"the best with another operator of {site}")
 
         def predicted(architecture: Architecture) -> float:
-            return sum(scores[site][name] for site, name in architecture.names().items())
-    else:
-        predicted = unique.__getitem__
+            return sum(selection.scores[site][name] for site, name in architecture.names().items())
+
     for place, architecture in enumerate(sorted(allowed, key=predicted, reverse=True), start=1):
-        if len(found) == request.finalists:
-            break
-        found.setdefault(architecture, [f"candidate {place} by predicted score"])
+        roles.setdefault(architecture, [f"candidate {place} by predicted score"])
+    found = dict([*roles.items()][: request.finalists])
     if len(found) < request.finalists:
         raise UserError(
-            f"--finals {request.finalists}: {len(found)} networks are within the limits, the selection and "
-            f"candidates; give --finals {len(found)}, or evaluate more"
+            f"--finals {request.finalists}: {len(found)} networks are within the limits, the selection, its "
+            f"alternatives and candidates; give --finals {len(found)}, or evaluate more"
         )
     if allowed:
         found.setdefault(max(allowed, key=unique.__getitem__), []).append("the best candidate")
@@ -194,9 +198,15 @@ def rounds(finalists: int, steps: int) -> list[tuple[int, int]]:
     return [(n, max(1, steps >> (len(numbers) - 1 - i))) for i, n in enumerate(numbers)]
 
 
-def trainings(finalists: int, request: FinalsRequest) -> list[tuple[int, int]]:
-    """(how many trainings, of how many steps) of all rounds, and of the comparison at the end."""
-    plan = [(n * (request.seeds if n == 2 else 1), steps) for n, steps in rounds(finalists, request.steps)]
+def trainings(finalists: int, request: FinalsRequest, joining: int = 1) -> list[tuple[int, int]]:
+    """(how many trainings, of how many steps) of all rounds, and of the comparison at the end.
+
+    ``joining`` are those who take part from the second round on: 1, or 0 if the combination is a finalist.
+    """
+    plan = []
+    for number, (size, steps) in enumerate(rounds(finalists, request.steps)):
+        who = size + joining * (number == 1)
+        plan.append((who * (request.seeds if size == 2 else 1), steps))
     return [*plan, (request.seeds * (1 + request.controls), request.steps)]
 
 
@@ -217,22 +227,28 @@ class Finals:
         self.fitness = fitness_name(journal.header)
         self.records = {_key(r["architecture"], r["steps"], r["seed"]): r for r in journal.records}
 
-    def run(self, finalists: list[Contender], costs: CostTables) -> FinalsResult:
-        """See the module; ``costs`` are of the space.
+    def run(self, finalists: Sequence[Contender], costs: CostTables, limits: Mapping | None) -> FinalsResult:
+        """See the module; ``costs`` are of the space, ``limits`` those of the selection.
 
         Raises:
             UserError: a training failed that the result needs; too few random networks cost what the best
                 finalist does.
         """
-        request, left = self.request, finalists
+        request, finalists = self.request, [*finalists]
+        left = finalists
         plan = rounds(len(finalists), request.steps)
         chosen_by = range(request.seeds)
         compared = range(request.seeds, 2 * request.seeds)
         total = sum(number for number, _ in trainings(len(finalists), request))
         with Progress("finals", total, "trainings") as bar:
-            for size, steps in plan:
-                left = left[:size]
+            for number, (size, steps) in enumerate(plan):
                 seeds = chosen_by if size == 2 else chosen_by[:1]
+                left = left[:size]
+                if number == 1:
+                    joining = self._combination(finalists, plan[0][1], costs, limits or {})
+                    bar.skip(len(seeds) * (not joining))
+                    finalists += joining
+                    left += joining
                 self._train(left, steps, seeds, bar)
                 left = sorted(left, key=lambda c: -self._mean(c, steps, seeds))  # stable
             winner = left[0]
@@ -245,7 +261,19 @@ class Finals:
                 "with --resume --retry-failed"
             )
         difference = self._compare(winner, controls, compared)
-        return FinalsResult(winner, controls, self.fitness, score, difference, total, request.start)
+        held = sum(len(contender.trained) for contender in (*finalists, *controls))
+        return FinalsResult(winner, finalists, controls, self.fitness, score, difference, held, request.start)
+
+    def _combination(self, finalists, steps: int, costs: CostTables, limits: Mapping) -> list[Contender]:
+        """What the first round selects of its own, unless it is a finalist already."""
+        scores = [c.scores(steps, [0], self.fitness)[0] for c in finalists]
+        good = [(c.architecture, s) for c, s in zip(finalists, scores, strict=True) if s is not None]
+        if not good:
+            return []
+        found = select(costs.space, [good], "ridge", costs, **limits).architecture
+        if found in {c.architecture for c in finalists}:
+            return []
+        return [Contender(found, ["the combination of the first trainings"])]
 
     def _mean(self, contender: Contender, steps: int, seeds) -> float:
         scores = contender.scores(steps, seeds, self.fitness)
@@ -326,7 +354,7 @@ def open_journal(directory: Path, header: dict) -> Ledger:
     return Ledger.open(path, header, resume=True)
 
 
-def write_finals(directory: Path, request: FinalsRequest, result: FinalsResult, finalists, costs):
+def write_finals(directory: Path, request: FinalsRequest, result: FinalsResult, costs: CostTables):
     """search/finals.json, and the winner as search/architecture.json; returns the winner's architecture."""
 
     def row(contender: Contender) -> dict:
@@ -350,7 +378,7 @@ def write_finals(directory: Path, request: FinalsRequest, result: FinalsResult, 
         "start": request.start,
         "winner": result.winner.architecture.indices(),
         **summary,
-        "finalists": [row(c) for c in finalists],
+        "finalists": [row(c) for c in result.finalists],
         "controls": [row(c) for c in result.controls],
     }
     write_json(directory / f"{FOLDER}.json", plain(content))

@@ -29,7 +29,7 @@ from .real import killed_command
 from .report import Outcome, Plan
 from .supernet import toy_supernet
 
-REQUEST = FinalsRequest(finalists=2, controls=2, steps=8)
+REQUEST = FinalsRequest(finalists=3, controls=2, steps=8)
 COSTS = CostTables(
     pure.SPACE,
     {"stem": Cost(1000, 7)},
@@ -56,7 +56,7 @@ def killed_commands(plan: Plan, outcome: Outcome) -> list[str]:
     supernet = toy_supernet(plan.folder / "supernet")
     line = [sys.executable, str(ROOT / "search_net.py"), "--config-file", supernet.config_file]
     line += ["--weights", supernet.weights, "--policy", "posterior", "--evaluations", "36"]
-    line += ["--finals", "2", "--controls", "2", "--final-steps", "4"]
+    line += ["--finals", "3", "--controls", "2", "--final-steps", "4"]
     failures, alone = [], plan.folder / "workers_0/straight"
     for workers in (0, 1, 2):
         here = replace(plan, folder=plan.folder / f"workers_{workers}")
@@ -86,5 +86,5 @@ def search_with_finals(folder: Path, evaluate: pure.Evaluate) -> None:
         return {**metrics, "PQ": metrics["PQ"] + noise, "bootstrap": boots}, seconds
 
     with open_journal(result.directory, finals_header(ledger, REQUEST, who, {})) as journal:
-        found = Finals(REQUEST, journal, InProcess(train)).run(who, COSTS)
-    write_finals(result.directory, REQUEST, found, who, COSTS)
+        found = Finals(REQUEST, journal, InProcess(train)).run(who, COSTS, None)
+    write_finals(result.directory, REQUEST, found, COSTS)
