@@ -125,13 +125,13 @@ def test_every_seed_has_a_supernet_and_a_random_network_of_its_own(tmp_path, mon
 
     monkeypatch.setattr(equal_cost, "logged", logged)
     for _ in range(2):
-        equal_cost.prepare(tmp_path, range(6), ["random, 0.34 G", "panoptic_fpn, 0.67 G"], 1)
+        equal_cost.prepare(tmp_path, range(6), ["random, 0.31 G", "panoptic_fpn, 0.67 G"], 1)
         assert len(commands) == 8  # two for each supernet of one width
-    drawn = [tmp_path / f"searches/0.34G/random_{seed}.json" for seed in range(6)]
+    drawn = [tmp_path / f"searches/0.31G/random_{seed}.json" for seed in range(6)]
     for seed in range(6):
-        place = equal_cost.seed_folder("0.34 G", seed, tmp_path)
+        place = equal_cost.seed_folder("0.31 G", seed, tmp_path)
         found = Architecture.load(f"{place}/search/architecture.json")
-        assert os.path.realpath(place) == str(tmp_path / f"searches/0.34G/{seed % 4}")
+        assert os.path.realpath(place) == str(tmp_path / f"searches/0.31G/{seed % 4}")
         assert Architecture.load(drawn[seed]) != found
     assert Architecture.load(drawn[0]) != Architecture.load(drawn[4])
     monkeypatch.setattr(equal_cost, "logged", partial(logged, code=3))
