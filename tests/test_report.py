@@ -237,6 +237,7 @@ def test_files_of_fewer_candidates_are_not_mixed_with_the_ledger(tmp_path):
     lambda selection: selection.clear(),
     lambda selection: selection.update(own={"share": 1.0}),
     lambda selection: selection.update(own={"share": "all", "deviation": 1.0, "ahead": 1.0}),
+    lambda selection: selection.update(over_random={"lead": 1.0, "interval": ["low", 2.0]}),
 ])  # fmt: skip
 def test_a_damaged_selection_is_computed_anew(finished, tmp_path, change):
     shutil.copytree(finished / "search", tmp_path / "search")
@@ -266,6 +267,21 @@ def test_limits_and_estimator_of_a_selection_are_kept(tmp_path):
     assert search.selected == Architecture.load(tmp_path / "search/architecture.json")
     assert "as far as the limits allow" in found(search)
     assert f"The limits were macs ≤ {limit / 1000:.3g} k." in found(search)
+
+
+@pytest.mark.parametrize(
+    "low, said", [(0.5, "as many MACs."), (-0.5, "another limit may leave more to decide.")]
+)
+def test_what_a_search_is_worth_at_this_cost(finished, tmp_path, low, said):
+    shutil.copytree(finished / "search", tmp_path / "search")
+    board = stored(finished, "scoreboard.json")
+    board["selection"]["over_random"] = {"lead": 1.25, "interval": [low, 2.5]}
+    (tmp_path / "search/scoreboard.json").write_text(json.dumps(board))
+    sentence = (
+        f"predicted to be +1.25 [{low:+.2f}, +2.50] against the mean of random networks of as many MACs"
+    )
+    text = found(read_search(tmp_path))
+    assert sentence in text and said in text
 
 
 def test_failures_stand_with_their_reasons(tmp_path):

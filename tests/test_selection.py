@@ -13,12 +13,14 @@ from test_budget import random_tables
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, Scoreboard, fair_cycle
-from auto_panoptic.explore.selection import alternatives, front, select, within_limits
+from auto_panoptic.explore.controls import random_of_equal_cost
+from auto_panoptic.explore.estimators import observations
+from auto_panoptic.explore.selection import alternatives, front, ridge_posterior, select, within_limits
 from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.search import Request, ledger_path, summary
 from auto_panoptic.search.selection import select_again
-from auto_panoptic.search.summary import selection_lines
-from auto_panoptic.space import Architecture, SearchSpace
+from auto_panoptic.search.summary import over_random_line, selection_lines
+from auto_panoptic.space import Architecture, Cost, CostTables, SearchSpace
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
@@ -157,6 +159,37 @@ def test_alternatives_are_the_best_with_another_operator_of_a_site():
         missing += len(found) < len(costs.space.sites)
         unlimited += limit is None and len(found) > 1
     assert missing > 5 and unlimited > 5
+
+
+def test_lead_over_random_architectures_of_the_same_cost(model):
+    """The selection's prediction less their mean, with the error of that contrast."""
+    _, space, costs = model
+    cycles, _ = evaluated(space, cycles=3)
+    selection = select(space, cycles, "mean", costs)
+    others = random_of_equal_cost(costs, selection.cost["macs"], 64, 0, [selection.architecture])
+    posterior = ridge_posterior(space, observations(space, cycles))
+    rows = [[site.index(name) for site, name in zip(space.sites, a.choices, strict=True)]
+            for a in (selection.architecture, *others)]  # fmt: skip
+    predicted = posterior.predicted(np.array(rows))
+    over = selection.over_random
+    assert over["lead"] == pytest.approx(predicted[0] - predicted[1:].mean())
+    contrast = np.zeros(len(posterior.mean))
+    for row, weight in zip(rows, [1] + [-1 / 64] * 64, strict=True):
+        contrast[np.add(row, posterior.first[:-1])] += weight
+    error = np.sqrt(contrast @ posterior.covariance() @ contrast)
+    assert over["interval"] == pytest.approx(
+        [over["lead"] - 1.96 * error, over["lead"] + 1.96 * error], rel=1e-3
+    )
+    assert selection.to_json()["over_random"] == over and select(space, cycles, "mean").over_random is None
+    assert over["interval"][0] > 0  # the noise is small
+    assert over_random_line(over).endswith("against random networks of its MACs")
+    assert over_random_line(over) in selection_lines(selection)
+    assert over_random_line({"lead": 0.0, "interval": [-1.0, 1.0]}).endswith(
+        "another limit may leave more to decide"
+    )
+    few = SearchSpace(space.sites[:1])
+    tables = CostTables(few, {}, {few.sites[0].name: {name: Cost(1, 1) for name in few.sites[0].names}})
+    assert select(few, [[(few.architecture([0]), 1.0)]], "mean", tables).over_random is None
 
 
 def test_verdicts(model):

@@ -75,6 +75,10 @@ class RidgePosterior:
         """Mean and standard deviation of an architecture's fitness minus another's; (sites,) operators."""
         return self._of(self._row(first) - self._row(second))
 
+    def above_mean(self, first: Sequence[int], others: np.ndarray) -> tuple[float, float]:
+        """As :meth:`difference`, of an architecture to the mean of others, (n, sites) operators."""
+        return self._of(self._row(first) - np.mean([self._row(row) for row in others], axis=0))
+
     def standard_error(self, choices: Sequence[int]) -> float:
         """Standard deviation of an architecture's fitness above that of the mean candidate."""
         return self._of(self._row(choices) - self._centre)[1]

@@ -11,11 +11,14 @@ from scipy.special import ndtri
 from ..errors import UserError
 from ..space import Architecture, ChoiceSite, CostTables, SearchSpace
 from .budget import Point, best_under_budget, cheapest_near, pareto_front
+from .controls import random_of_equal_cost
 from .estimators import ESTIMATORS, Cycles, Observations, observations, operator_scores
 from .intervals import LEVEL, block_numbers, operator_effects
 from .own_scores import better_candidate, share_on_images
 from .posterior import RidgePosterior
 from .scoreboard import Scoreboard, best_operators
+
+COMPARED = 64  # random architectures that a selection is compared with
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Selection:
             the highest score, "score", "macs", "params" of it, "standard_error" of its score, "given_up": how
             much less the selection scores, "interval": that with its 95 % interval}. Both errors are those of
             the posterior and, with ``noise``, of the images.
+        own: of a candidate that was taken for what it scored itself: {"best": {site: operator} of the highest
+            score, and the attributes of what :func:`.better_candidate` found}.
+        over_random: {"lead", "interval"}: how much higher the fitness of the selection is predicted to be, by
+            :class:`RidgePosterior`, than the mean of random architectures of its MACs. None without cost
+            tables, or where there are too few such architectures.
     """
 
     architecture: Architecture
@@ -59,6 +67,7 @@ class Selection:
     disagreements: Mapping[str, Mapping[str, str]]
     trade: Mapping | None = None
     own: Mapping | None = None
+    over_random: Mapping | None = None
 
     @property
     def decided(self) -> int:
@@ -81,6 +90,7 @@ class Selection:
             "disagreements": {site: dict(row) for site, row in self.disagreements.items()},
             **({"trade": dict(self.trade)} if self.trade else {}),
             **({"own": dict(self.own)} if self.own else {}),
+            **({"over_random": dict(self.over_random)} if self.over_random else {}),
         }
 
 
@@ -190,6 +200,7 @@ def select(
         },
         trade,
         own,
+        None if costs is None else _over_random(costs, ridge_posterior(space, data), architecture),
     )
 
 
@@ -222,6 +233,20 @@ def alternatives(selection: Selection, costs: CostTables) -> dict[str, Architect
 def ridge_posterior(space: SearchSpace, data: Observations) -> RidgePosterior:
     """That of the evaluated candidates."""
     return RidgePosterior(data.choices[data.ok], data.fitness[data.ok], [len(s.ops) for s in space.sites])
+
+
+def _over_random(costs: CostTables, posterior: RidgePosterior, architecture: Architecture) -> dict | None:
+    """See :class:`Selection`."""
+    macs = costs.cost(architecture).macs
+    try:
+        others = random_of_equal_cost(costs, macs, COMPARED, seed=0, other_than=[architecture])
+    except UserError:
+        return None
+    names = [a.choices for a in (architecture, *others)]
+    first, *rows = ([s.index(n) for s, n in zip(costs.space.sites, row, strict=True)] for row in names)
+    lead, error = posterior.above_mean(first, rows)
+    half = float(ndtri((1 + LEVEL) / 2)) * error
+    return {"lead": lead, "interval": [lead - half, lead + half]}
 
 
 def _trade(space, costs, posterior, best: list[int], chosen: list[int], noise: float) -> dict:

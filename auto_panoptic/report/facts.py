@@ -261,6 +261,8 @@ def _is_sound(selection: object, space: SearchSpace) -> bool:
         verdict = {"selected", "rival", "difference", "interval", "decided"}
         if (own := selection.get("own")) is not None:
             sum(own[key] for key in ("share", "deviation", "ahead"))  # numbers
+        if (over := selection.get("over_random")) is not None:
+            sum((over["lead"], *over["interval"]))
         return keys <= selection.keys() and all(
             verdict <= selection["verdicts"][site.name].keys()
             and set(site.names) <= selection["scores"][site.name].keys()

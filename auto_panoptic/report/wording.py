@@ -13,7 +13,8 @@ _UP = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 def found(search: Search, trained: str = "") -> str:
     """What was found, and how sure it is; ``trained``: what the finals say of it."""
-    sentences = [_scored(search), _range(search), _selected(search), *_limits(search), *_decided(search)]
+    sentences = [_scored(search), _range(search), _selected(search), *_limits(search)]
+    sentences += [_over_random(search), *_decided(search)]
     if search.selected:
         sentences.append(trained or "What the selected network is worth shows when it is trained.")
     return " ".join(filter(None, sentences))
@@ -148,6 +149,17 @@ def _limits(search: Search) -> list[str]:
         gap = selection["bound"] - selection["score"]
         sentence += f" The selection is the best found; the best could have a total score {gap:.3g} higher."
     return [sentence]
+
+
+def _over_random(search: Search) -> str:
+    over = (search.selection or {}).get("over_random")
+    if not over:
+        return ""
+    low, high = over["interval"]
+    lead = f"{over['lead']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    sentence = f"Its {search.fitness} in the supernet is predicted to be {lead} against the mean of random "
+    sentence += "networks of as many MACs"
+    return f"{sentence}." if low > 0 else f"{sentence}; another limit may leave more to decide."
 
 
 def latency(search: Search) -> str:

@@ -49,6 +49,8 @@ def selection_lines(selection: Selection) -> list[str]:
         latency = selection.cost.get("latency")
         time = "" if latency is None else f", {latency / 1e6:,.1f} ms predicted"
         lines.append(f"{selection.cost['macs']:,} MACs, {selection.cost['params']:,} parameters{time}")
+    if selection.over_random:
+        lines.append(over_random_line(selection.over_random))
     lines.append(f"{'site':<18} {'selected':<13} {'lead, 95 % interval':<26} over")
     lines += [_verdict_line(site, verdict) for site, verdict in selection.verdicts.items()]
     total = sum(verdict["rival"] is not None for verdict in selection.verdicts.values())
@@ -67,6 +69,13 @@ def own_line(own: Mapping) -> str:
         f"A candidate is taken, which scored {deviation:+.2f} beside what its operators predict; of that "
         f"{share:.0%} count, what is not image noise: {ahead:.2f} ahead of the best operators"
     )
+
+
+def over_random_line(over: Mapping) -> str:
+    """What the search is predicted to be worth at this cost."""
+    low, high = over["interval"]
+    line = f"Predicted {over['lead']:+.2f} [{low:+.2f}, {high:+.2f}] against random networks of its MACs"
+    return line if low > 0 else f"{line}: another limit may leave more to decide"
 
 
 def trade_lines(selection: Selection) -> list[str]:
