@@ -74,7 +74,8 @@ def own_line(own: Mapping) -> str:
 def over_random_line(over: Mapping) -> str:
     """What the search is predicted to be worth at this cost."""
     low, high = over["interval"]
-    line = f"Predicted {over['lead']:+.2f} [{low:+.2f}, {high:+.2f}] against random networks of its MACs"
+    lead = f"{over['lead']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    line = f"Predicted {lead} in the supernet, against random networks of its MACs"
     return line if low > 0 else f"{line}: another limit may leave more to decide"
 
 
