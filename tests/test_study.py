@@ -119,18 +119,25 @@ def test_every_seed_has_a_supernet_and_a_random_network_of_its_own(tmp_path, mon
     def logged(log, script, *arguments, code=0):
         commands.append(arguments)
         if script.endswith("search_net.py"):
-            found = space.architecture([len(site.ops) // 3 for site in space.sites])
+            finals = "--finals" in arguments
+            found = space.architecture([len(site.ops) // (2 if finals else 3) for site in space.sites])
             found.save(log.parent / "search/architecture.json")
+            if finals:
+                (log.parent / "search/finals.json").write_text("{}")
         return code
 
     monkeypatch.setattr(equal_cost, "logged", logged)
     for _ in range(2):
         equal_cost.prepare(tmp_path, range(6), ["random, 0.31 G", "panoptic_fpn, 0.67 G"], 1)
         assert len(commands) == 8  # two for each supernet of one width
+    for _ in range(2):
+        equal_cost.prepare(tmp_path, range(6), ["best of finals, 0.31 G"], 1)
+        assert len(commands) == 12 and all("--finals" in command for command in commands[8:])
     drawn = [tmp_path / f"searches/0.31G/random_{seed}.json" for seed in range(6)]
     for seed in range(6):
         place = equal_cost.seed_folder("0.31 G", seed, tmp_path)
-        found = Architecture.load(f"{place}/search/architecture.json")
+        found = Architecture.load(f"{place}/selected.json")
+        assert found != Architecture.load(f"{place}/search/architecture.json")
         assert os.path.realpath(place) == str(tmp_path / f"searches/0.31G/{seed % 4}")
         assert Architecture.load(drawn[seed]) != found
     assert Architecture.load(drawn[0]) != Architecture.load(drawn[4])

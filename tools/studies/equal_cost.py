@@ -3,30 +3,34 @@
 At three costs. At 0.67 and 1.32 G the supernet's backbone is wider, and the ResNet-18 is as wide as the
 limit of the search allows. A seed trains a supernet, searches it, and trains what was found, and a random
 network of as many multiply-adds to within 2 %, from their weights in it; a supernet serves two seeds or more.
-The Panoptic-FPN is trained from scratch in three times the steps. On one core a supernet takes 8 to 30
-minutes, a training 2 to 15.
+At the lowest cost the best of finals is trained, too: one finalist for each site, and the selection. The
+Panoptic-FPN is trained from scratch in three times the steps. On one core a supernet takes 8 to 30 minutes,
+a training 2 to 15, and finals 20.
 
     python tools/studies/equal_cost.py [--seeds 8] [--only NAME] [--report]
 """
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from study import ROOT, Study, logged, main
 
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore.controls import random_of_equal_cost
-from auto_panoptic.files import write_json
 from auto_panoptic.modeling.counting import configured_costs
 from auto_panoptic.space import Architecture
 from auto_panoptic.training import build_config
 
 SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
 SEARCHES = "searches"  # in the folder of the study
+SELECTED = "selected.json"  # architecture.json of the search; finals write another
+FINALS = ("--finals", "7", "--final-steps", "400", "--controls", "0")
 
 
 def width(stem: int) -> tuple:
@@ -49,35 +53,44 @@ def seed_folder(cost: str, seed: object = "{seed}", folder: object = "{folder}")
     return f"{folder}/{SEARCHES}/{cost.replace(' ', '')}/{seed}"
 
 
-def search(folder: Path, cost: str, seed: int) -> None:
-    """Train a supernet and search it, or go on.
+def search(folder: Path, cost: str, seed: int, finals: bool = False) -> None:
+    """Train a supernet and search it, and hold finals if they are wanted; or go on.
 
     Raises:
         UserError: a command failed.
     """
     options, limit, _, _ = COSTS[cost]
     out = Path(seed_folder(cost, seed, folder))
-    if (out / "searched.json").is_file():
-        return
     out.mkdir(parents=True, exist_ok=True)
     common = ["--config-file", str(ROOT / SUPERNET), "--resume", *map(str, options), "SEED", str(seed)]
-    trained = ["--weights", str(out / "supernet/model_final.pth"), "--max-macs", limit]
-    for command in (
-        ["train_net.py", *common, "OUTPUT_DIR", str(out / "supernet")],
-        ["search_net.py", *trained, *common, "OUTPUT_DIR", str(out)],
-    ):
-        if code := logged(out / "log.txt", str(ROOT / command[0]), *command[1:]):
-            raise UserError(f"{command[0]} ended with exit code {code}, see {out / 'log.txt'}")
-    write_json(out / "searched.json", {})
-    print(f"{time.strftime('%H:%M:%S')} supernet, {cost} seed {seed}: trained and searched", flush=True)
+    weights, found = str(out / "supernet/model_final.pth"), out / "search/architecture.json"
+    searching = ["search_net.py", "--weights", weights, "--max-macs", limit]
+    if not (out / SELECTED).is_file():
+        run(out, ["train_net.py", *common, "OUTPUT_DIR", str(out / "supernet")])
+        run(out, [*searching, *common, "OUTPUT_DIR", str(out)])
+        shutil.copy(found, out / "copied.json")
+        (out / "copied.json").replace(out / SELECTED)
+        print(f"{time.strftime('%H:%M:%S')} supernet, {cost} seed {seed}: trained and searched", flush=True)
+    if finals and not (out / "search/finals.json").is_file():
+        start = ["--final-weights", weights]
+        run(out, [*searching, *FINALS, *start, *common, "SOLVER.IMS_PER_BATCH", "4", "OUTPUT_DIR", str(out)])
+        print(f"{time.strftime('%H:%M:%S')} finals, {cost} seed {seed}: held", flush=True)
+
+
+def run(out: Path, command: Sequence[str]) -> None:
+    """A script of the project; see :func:`search`."""
+    if code := logged(out / "log.txt", str(ROOT / command[0]), *command[1:]):
+        raise UserError(f"{command[0]} ended with exit code {code}, see {out / 'log.txt'}")
 
 
 def prepare(folder: Path, seeds: Sequence[int], names: Sequence[str], jobs: int) -> None:
     """Supernets, searches and random networks of all trainings of these names and seeds."""
-    wanted = [cost for cost in COSTS if {f"found, {cost}", f"random, {cost}"} & {*names}]
+    what = ("found", "random", "best of finals")
+    wanted = [cost for cost in COSTS if {f"{which}, {cost}" for which in what} & {*names}]
     with ThreadPoolExecutor(jobs) as pool:
         for cost in wanted:
-            list(pool.map(lambda seed, cost=cost: search(folder, cost, seed), seeds[: COSTS[cost][3]]))
+            one = partial(search, folder, cost, finals=f"best of finals, {cost}" in names)
+            list(pool.map(one, seeds[: COSTS[cost][3]]))
     for cost in wanted:
         draw(folder, cost, seeds)
 
@@ -87,7 +100,7 @@ def draw(folder: Path, cost: str, seeds: Sequence[int]) -> None:
     options, _, _, supernets = COSTS[cost]
     costs = configured_costs(build_config(str(ROOT / SUPERNET), list(map(str, options))))
     for first in seeds[:supernets]:
-        found = Architecture.load(Path(seed_folder(cost, first, folder)) / "search/architecture.json")
+        found = Architecture.load(Path(seed_folder(cost, first, folder)) / SELECTED)
         served = range(first, max(seeds) + 1, supernets)
         others = random_of_equal_cost(costs, costs.cost(found).macs, len(served), first, other_than=[found])
         for seed, architecture in zip(served, others, strict=True):
@@ -104,8 +117,11 @@ def trainings() -> dict[str, tuple]:
         place = seed_folder(cost)
         start = (*options, "MODEL.WEIGHTS", f"{place}/supernet/model_final.pth")
         drawn = seed_folder(cost, "random_{seed}.json")
-        rows[f"found, {cost}"] = (RETRAIN, (*start, "NAS.ARCHITECTURE", f"{place}/search/architecture.json"))
-        rows[f"random, {cost}"] = (RETRAIN, (*start, "NAS.ARCHITECTURE", drawn))
+        networks = {"found": f"{place}/{SELECTED}", "random": drawn}
+        if cost == next(iter(COSTS)):
+            networks["best of finals"] = f"{place}/search/architecture.json"
+        for name, architecture in networks.items():
+            rows[f"{name}, {cost}"] = (RETRAIN, (*start, "NAS.ARCHITECTURE", architecture))
         rows[f"panoptic_fpn, {cost}"] = (baseline, ("MODEL.CHANNELS_LAST", True))
     return rows
 
@@ -121,6 +137,9 @@ STUDY = Study(
             for cost in COSTS
             for other in ("random", "panoptic_fpn")
         ),
+        ("best of finals, 0.31 G", "random, 0.31 G", METRICS),
+        ("best of finals, 0.31 G", "found, 0.31 G", METRICS),
+        ("best of finals, 0.31 G", "panoptic_fpn, 0.31 G", METRICS),
         ("found, 0.31 G", "panoptic_fpn, 0.67 G", METRICS),
         ("found, 0.67 G", "panoptic_fpn, 1.32 G", METRICS),
     ],
