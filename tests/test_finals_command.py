@@ -12,6 +12,7 @@ from auto_panoptic.bundle import read_bundle
 from auto_panoptic.search import final_training
 from auto_panoptic.space import Architecture
 from auto_panoptic.training import hooks
+from auto_panoptic.training.schedule import check_schedule
 
 FINALS = ("--finals", 2, "--controls", 2, "--final-steps", 3)
 
@@ -136,6 +137,20 @@ def test_rescoring_trains_nothing(capfd):
     with pytest.raises(SystemExit) as end:
         run_script("search_net", "--rescore", "--finals", 2)
     assert end.value.code == 2 and "--rescore evaluates nothing" in error_line(capfd)
+
+
+@pytest.mark.parametrize(
+    ("steps", "falls"),
+    [(1, ()), (2, ()), (3, (2,)), (4, (3,)), (5, (4,)), (8, (7,)), (12, (10, 11)), (16, (13, 14, 15))],
+)
+def test_a_short_training_has_a_schedule(shapes, tmp_path, steps, falls):
+    """Where the rate would fall twice at a step, or after the last one."""
+    schedule = "SOLVER.MAX_ITER", 240, "SOLVER.STEPS", "(200, 205, 225)", "SOLVER.WARMUP_ITERS", 20
+    made = final_training.final_config(
+        make_config(tmp_path, shapes, *schedule), "", final_training.Final(None, steps, 0), tmp_path / "x"
+    )
+    check_schedule(made)
+    assert (made.SOLVER.MAX_ITER, made.SOLVER.STEPS) == (steps, falls)
 
 
 def test_the_schedule_keeps_its_shape(shapes, tmp_path):

@@ -54,7 +54,8 @@ def final_config(cfg, weights: str, final: Final, folder: Path):
     solver, whole = cfg.SOLVER, cfg.SOLVER.MAX_ITER
     cfg.NAS.ARCHITECTURE, cfg.MODEL.WEIGHTS = str(folder / "architecture.json"), weights
     cfg.OUTPUT_DIR, cfg.SEED = str(folder), max(cfg.SEED, 0) + 1000 * (final.seed + 1)
-    solver.STEPS = tuple(max(1, round(step * final.steps / whole)) for step in solver.STEPS)
+    falls = {max(1, round(step * final.steps / whole)) for step in solver.STEPS}
+    solver.STEPS = tuple(sorted(step for step in falls if step < final.steps))
     solver.MAX_ITER = final.steps
     solver.WARMUP_ITERS = min(solver.WARMUP_ITERS, final.steps // 10)
     solver.CHECKPOINT_PERIOD, solver.CHECKPOINTS_KEPT = max(1, final.steps // 4), 1
