@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,11 @@ def test_leads_over_the_paths_of_the_same_cost(bench):
     assert row == {"path": 1, "macs": 1003, "others": 3, "score": 3.0, "trained": -3.0}
     with pytest.raises(UserError, match="no path is that small; the smallest has 1000"):
         limits.leads(bench, 999, truth)
+    bench.macs[:] = 1000 * 2 ** np.arange(16)
+    with pytest.raises(UserError, match="no other path costs what the best one does"):
+        limits.leads(bench, 1050, truth)
+    with pytest.raises(UserError, match="none of its paths was trained"):
+        limits.predicted_truth(replace(bench, paths=np.zeros(0, int)))
 
 
 def test_documented_leads():

@@ -10,7 +10,7 @@ from test_search import FREE, HEADER, SPACE, Evaluate, search, utility
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, controls
 from auto_panoptic.explore.selection import alternatives
-from auto_panoptic.search import Request, ledger_path
+from auto_panoptic.search import Request, finals, ledger_path
 from auto_panoptic.search.final_training import Final
 from auto_panoptic.search.finals import (
     Finals,
@@ -202,6 +202,21 @@ def test_what_the_first_trainings_say_of_the_operators_is_a_finalist(found, tmp_
     written = json.loads((tmp_path / "search/finals.json").read_text())["finalists"]
     assert [row["roles"] for row in written] == [c.roles for c in all_of_them]
     assert came.trainings == len(train.calls) <= sum(n for n, _ in trainings(len(finalists), REQUEST))
+
+
+def test_a_combination_without_random_networks_of_its_cost_does_not_join(found, tmp_path, monkeypatch):
+    """Rather than an error after hours, when it has won."""
+
+    def drawn(number, winner, finalists, costs):
+        if "combination" in winner.roles[0]:
+            raise UserError("--controls: too few")
+        return random_networks(number, winner, finalists, costs)
+
+    monkeypatch.setattr(finals, "random_networks", drawn)
+    names = found[0].architecture.names()
+    worth = lambda a: 40 + sum(a.names()[s] != n for s, n in names.items())  # noqa: E731
+    came, who = hold(tmp_path, found, train := Train(worth=worth))
+    assert not any("combination" in c.roles[0] for c in who) and came.trainings == len(train.calls)
 
 
 def test_a_combination_that_is_a_finalist_is_not_trained_twice(found, tmp_path):

@@ -164,9 +164,14 @@ def contenders(request: FinalsRequest, result: SearchResult, candidates, costs: 
     if allowed:
         found.setdefault(max(allowed, key=unique.__getitem__), []).append("the best candidate")
     finalists = [Contender(architecture, roles) for architecture, roles in found.items()]
+    check_controls(request, finalists, costs)
+    return finalists
+
+
+def check_controls(request: FinalsRequest, finalists: Sequence[Contender], costs: CostTables) -> None:
+    """Raise UserError if one of the finalists could win, and too few random networks cost what it does."""
     for finalist in finalists:
         random_networks(request.controls, finalist, finalists, costs)
-    return finalists
 
 
 def random_networks(number: int, winner: Contender, finalists: Sequence[Contender], costs: CostTables):
@@ -265,7 +270,10 @@ class Finals:
         return FinalsResult(winner, finalists, controls, self.fitness, score, difference, held, request.start)
 
     def _combination(self, finalists, steps: int, costs: CostTables, limits: Mapping) -> list[Contender]:
-        """What the first round selects of its own, unless it is a finalist already."""
+        """What the first round selects of its own.
+
+        Nothing if it is a finalist already, or if there would be too few random networks to compare with.
+        """
         scores = [c.scores(steps, [0], self.fitness)[0] for c in finalists]
         good = [(c.architecture, s) for c, s in zip(finalists, scores, strict=True) if s is not None]
         if not good:
@@ -273,7 +281,12 @@ class Finals:
         found = select(costs.space, [good], "ridge", costs, **limits).architecture
         if found in {c.architecture for c in finalists}:
             return []
-        return [Contender(found, ["the combination of the first trainings"])]
+        joining = [Contender(found, ["the combination of the first trainings"])]
+        try:
+            check_controls(self.request, [*finalists, *joining], costs)
+        except UserError:
+            return []
+        return joining
 
     def _mean(self, contender: Contender, steps: int, seeds) -> float:
         scores = contender.scores(steps, seeds, self.fitness)

@@ -28,7 +28,13 @@ LIMITS = [f"{macs}M" for macs in (*range(290, 350, 10), *range(360, 510, 20))]
 
 
 def predicted_truth(bench: Benchmark) -> np.ndarray:
-    """(paths,) additive part of the mean trained PQ of all paths, above that of the mean path."""
+    """(paths,) additive part of the mean trained PQ of all paths, above that of the mean path.
+
+    Raises:
+        UserError: the table has no trained paths.
+    """
+    if not len(bench.paths):
+        raise UserError("--table: none of its paths was trained")
     truth, choices = bench.trained["PQ"].astype(float).mean(axis=1), bench.choices
     sizes = choices.max(axis=0) + 1
     effects = ridge_scores(choices[bench.paths], truth, sizes.tolist())
@@ -41,7 +47,7 @@ def leads(bench: Benchmark, limit: int, trained: np.ndarray) -> list[dict]:
     "others" are how many cost the same; "score" and "trained" the leads over their means.
 
     Raises:
-        UserError: no path is within the limit.
+        UserError: no path is within the limit; no other one costs what the best does.
     """
     allowed = np.flatnonzero(bench.macs <= limit)
     if not len(allowed):
@@ -51,6 +57,8 @@ def leads(bench: Benchmark, limit: int, trained: np.ndarray) -> list[dict]:
         best = int(allowed[scores[allowed].argmax()])
         others = np.abs(bench.macs / bench.macs[best] - 1) <= TOLERANCE
         others[best] = False
+        if not others.any():
+            raise UserError(f"--max-macs {limit}: no other path costs what the best one does: give another")
         row = {"path": best, "macs": int(bench.macs[best]), "others": int(others.sum())}
         for name, values in ("score", scores), ("trained", trained):
             row[name] = float(values[best] - values[others].mean())
