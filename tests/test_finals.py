@@ -12,18 +12,8 @@ from auto_panoptic.explore import Ledger, controls
 from auto_panoptic.explore.selection import alternatives
 from auto_panoptic.search import Request, finals, ledger_path
 from auto_panoptic.search.final_training import Final
-from auto_panoptic.search.finals import (
-    Finals,
-    FinalsRequest,
-    contenders,
-    evaluated_candidates,
-    finals_header,
-    open_journal,
-    random_networks,
-    rounds,
-    trainings,
-    write_finals,
-)
+from auto_panoptic.search.finalists import FinalsRequest, contenders, evaluated_candidates, random_networks
+from auto_panoptic.search.finals import Finals, finals_header, open_journal, rounds, trainings, write_finals
 from auto_panoptic.space import Cost, CostTables
 
 COSTS = CostTables(SPACE, {"stem": Cost(1000, 7)}, FREE)

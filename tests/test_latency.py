@@ -26,7 +26,7 @@ from auto_panoptic.report import write_report
 from auto_panoptic.report.cost_figure import measures
 from auto_panoptic.report.facts import read_search
 from auto_panoptic.search import ledger_path
-from auto_panoptic.search.finals import FinalsRequest, contenders
+from auto_panoptic.search.finalists import FinalsRequest, contenders
 from auto_panoptic.search.latency import FILE, costs_digest, judged, read_table, warning, write_table
 from auto_panoptic.space import LatencyTable, milliseconds, parse_latency
 from auto_panoptic.space.latency import Measured, with_latency

@@ -63,15 +63,8 @@ from .executors.in_process import InProcess
 from .executors.ranks import Ranks, follow, leading, rank_evaluator
 from .executors.ray import RayWorkers, import_ray
 from .final_training import FOLDER, FinalTraining, ray_trainings
-from .finals import (
-    Finals,
-    FinalsRequest,
-    contenders,
-    evaluated_candidates,
-    finals_header,
-    open_journal,
-    write_finals,
-)
+from .finalists import FinalsRequest, contenders, evaluated_candidates
+from .finals import Finals, finals_header, open_journal, write_finals
 from .header import comparable, search_header, search_policy, weights_digest
 from .latency import judged, with_measured
 from .loop import run_search

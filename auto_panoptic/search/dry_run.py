@@ -28,7 +28,8 @@ from ..training.dry_run import (
 )
 from .candidate import EVALUATION_BATCH, CandidateEvaluator, load_evaluator
 from .final_training import Final, final_config
-from .finals import FinalsRequest, trainings
+from .finalists import FinalsRequest
+from .finals import trainings
 from .header import search_policy
 from .selection import ledger_path
 

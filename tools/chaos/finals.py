@@ -12,15 +12,8 @@ from toy import ROOT
 
 from auto_panoptic.explore import Ledger
 from auto_panoptic.search import InProcess, ledger_path
-from auto_panoptic.search.finals import (
-    Finals,
-    FinalsRequest,
-    contenders,
-    evaluated_candidates,
-    finals_header,
-    open_journal,
-    write_finals,
-)
+from auto_panoptic.search.finalists import FinalsRequest, contenders, evaluated_candidates
+from auto_panoptic.search.finals import Finals, finals_header, open_journal, write_finals
 from auto_panoptic.space import Cost, CostTables
 
 from . import pure
