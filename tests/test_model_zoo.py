@@ -153,5 +153,5 @@ def test_published_numbers_are_called_published():
     kinds = [{column.partition(", ")[2] for column in row} - {"", "whole"} for row in with_numbers]
     assert sum(kind == {"published"} for kind in kinds) == 30 + 21 + 9
     assert sum(kind == {"measured"} for kind in kinds) == 3 + 3
-    assert sum(kind == {"of a study"} for kind in kinds) == 10 + 12 + 3
-    assert len(with_numbers) == 30 + 21 + 9 + 3 + 3 + 10 + 12 + 3
+    assert sum(kind == {"of a study"} for kind in kinds) == 10 + 12 + 4
+    assert len(with_numbers) == 30 + 21 + 9 + 3 + 3 + 10 + 12 + 4
