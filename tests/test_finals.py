@@ -10,7 +10,7 @@ from test_search import FREE, HEADER, SPACE, Evaluate, search, utility
 from auto_panoptic.errors import UserError
 from auto_panoptic.explore import Ledger, controls
 from auto_panoptic.explore.selection import alternatives
-from auto_panoptic.search import Request, finals, ledger_path
+from auto_panoptic.search import Request, finalists, ledger_path
 from auto_panoptic.search.final_training import Final
 from auto_panoptic.search.finalists import FinalsRequest, contenders, evaluated_candidates, random_networks
 from auto_panoptic.search.finals import Finals, finals_header, open_journal, rounds, trainings, write_finals
@@ -202,7 +202,7 @@ def test_a_combination_without_random_networks_of_its_cost_does_not_join(found, 
             raise UserError("--controls: too few")
         return random_networks(number, winner, finalists, costs)
 
-    monkeypatch.setattr(finals, "random_networks", drawn)
+    monkeypatch.setattr(finalists, "random_networks", drawn)
     names = found[0].architecture.names()
     worth = lambda a: 40 + sum(a.names()[s] != n for s, n in names.items())  # noqa: E731
     came, who = hold(tmp_path, found, train := Train(worth=worth))
