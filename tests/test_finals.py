@@ -194,7 +194,7 @@ def test_what_the_first_trainings_say_of_the_operators_is_a_finalist(found, tmp_
     assert came.trainings == len(train.calls) <= sum(n for n, _ in trainings(len(finalists), REQUEST))
 
 
-def test_a_combination_without_random_networks_of_its_cost_does_not_join(found, tmp_path, monkeypatch):
+def test_a_combination_without_random_networks_does_not_join(found, tmp_path, monkeypatch, caplog):
     """Rather than an error after hours, when it has won."""
 
     def drawn(number, winner, finalists, costs):
@@ -207,6 +207,7 @@ def test_a_combination_without_random_networks_of_its_cost_does_not_join(found, 
     worth = lambda a: 40 + sum(a.names()[s] != n for s, n in names.items())  # noqa: E731
     came, who = hold(tmp_path, found, train := Train(worth=worth))
     assert not any("combination" in c.roles[0] for c in who) and came.trainings == len(train.calls)
+    assert "takes no part: --controls: too few" in caplog.text
 
 
 def test_a_combination_that_is_a_finalist_is_not_trained_twice(found, tmp_path):

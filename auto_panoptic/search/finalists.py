@@ -20,7 +20,7 @@ class FinalsRequest:
     """What is asked for.
 
     Attributes:
-        finalists: architectures with the highest predicted score, beside the best candidate.
+        finalists: how many, see :func:`contenders`; the best candidate joins them.
         controls: random architectures.
         steps: of a whole training.
         seeds: trainings of a network that is compared.

@@ -169,7 +169,8 @@ class Finals:
         joining = [Contender(found, ["the combination of the first trainings"])]
         try:
             check_controls(self.request, [*finalists, *joining], costs)
-        except UserError:
+        except UserError as error:
+            logger.warning("The combination of the first trainings takes no part: %s", error)
             return []
         return joining
 
