@@ -129,7 +129,8 @@ def test_the_screen_shows_what_people_need_and_the_log_all(tmp_path, capsys):
         set_up_logs(str(tmp_path))
         say()
     assert capsys.readouterr() == (
-        "WARNING: their warning\nfor people\ncontinuing\nERROR: it failed (ValueError: what happened)\n", ""
+        "WARNING: their warning\nfor people\ncontinuing\nERROR: it failed (ValueError: what happened)\n",
+        "",
     )
     log = (tmp_path / "log.txt").read_text()
     texts = ("noise", "their warning", "for people", "for the log", "too much", "continuing", "Traceback")

@@ -58,8 +58,8 @@ def random_of_equal_cost(
         if len(found) == number:
             return list(found)
     raise UserError(
-        f"--controls {number}: found {len(found)} other architectures with {macs:,} multiply-adds to within "
-        f"{TOLERANCE:.0%}; ask for at most so many, or for another limit (--max-macs)"
+        f"found {len(found)} other architectures with {macs:,} multiply-adds to within {TOLERANCE:.0%}, and "
+        f"{number} are wanted; ask for at most so many, or for another cost"
     )
 
 

@@ -126,5 +126,8 @@ def random_networks(number: int, winner: Contender, finalists: Sequence[Contende
     text = json.dumps(winner.architecture.indices())
     seed = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
     macs = costs.cost(winner.architecture).macs
-    drawn = random_of_equal_cost(costs, macs, number, seed, {c.architecture for c in finalists})
+    try:
+        drawn = random_of_equal_cost(costs, macs, number, seed, {c.architecture for c in finalists})
+    except UserError as error:
+        raise UserError(f"--controls {number}: {error} (--max-macs)") from error
     return [Contender(architecture, [f"random {i}"]) for i, architecture in enumerate(drawn, start=1)]
