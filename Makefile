@@ -1,5 +1,5 @@
 # make quickstart   install, then train, search, retrain and evaluate on the built-in data set
-# make test         install, then run the tests, 6 to 13 minutes
+# make test         install, then run the tests, 6 to 15 minutes
 # make test-all     the same, then the slow ones and those of the installation
 # make doctor       install, then show versions and prove the operators
 # make chaos        install, then the fault drills: kills, full disks, damage, malformed files (about a quarter of an hour)
