@@ -6,20 +6,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch.distributed as dist
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.utils import comm
 from forked_ranks import on_ranks
 from test_resume import final, make_trainer, trace, uninterrupted  # noqa: F401  a fixture
 from test_training import assert_same_state
 
-from auto_panoptic import signals
+from auto_panoptic import errors, signals
 from auto_panoptic.errors import UserError, one_line, run_command
-from auto_panoptic.training import launch_processes
+from auto_panoptic.training import launch, launch_processes
 
 PERIODIC = ("SOLVER.CHECKPOINT_PERIOD", 3, "SOLVER.CHECKPOINTS_KEPT", 1)
 
@@ -228,6 +230,31 @@ def test_a_process_may_work_alone(tmp_path):
         time.sleep(2.5 * (comm.get_rank() == 0))
 
     assert in_ranks(tmp_path, main, limit=1.0) == ([0, 0], "")
+
+
+def test_leaving_is_the_last_sign(monkeypatch):
+    """Also where a sign is on its way then: in its place, it would make who has left one that is silent."""
+    on_its_way = threading.Event()
+
+    class Slow(dist.HashStore):
+        clone = property(lambda self: lambda: self)
+
+        def set(self, key, sign):
+            if sign != "left":
+                on_its_way.set()
+                time.sleep(0.3)
+            super().set(key, sign)
+
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda store=Slow(): store)
+    monkeypatch.setattr(errors, "shared_store", None)
+    before = threading.enumerate()
+    with launch.among_ranks(1.0):
+        assert on_its_way.wait(60)
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join()
+    assert errors.shared_store.get("sign/0") == b"left"
 
 
 @pytest.mark.parametrize(

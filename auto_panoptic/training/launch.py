@@ -243,14 +243,16 @@ class _Signs:
     def __init__(self, store, limit: float, left: threading.Event):
         self.store, self.limit, self.left = store, limit, left
         self.rank, self.next = dist.get_rank(), (dist.get_rank() + 1) % dist.get_world_size()
-        self.seen = ""
+        self.seen, self.said_all, self.saying = "", False, threading.Lock()
         for work in (self._exchange, self._watch):
             threading.Thread(target=work, daemon=True).start()
 
     def say(self, sign: str) -> None:
-        """Leave a sign for the process before this one."""
-        with contextlib.suppress(RuntimeError):  # the process that holds the store has ended
-            self.store.set(f"sign/{self.rank}", sign)
+        """Leave a sign for the process before this one; none after that of leaving."""
+        with self.saying, contextlib.suppress(RuntimeError):  # the process that holds the store has ended
+            if not self.said_all:
+                self.store.set(f"sign/{self.rank}", sign)
+                self.said_all = sign == "left"
 
     def _exchange(self) -> None:
         count = 0
