@@ -247,14 +247,15 @@ def test_leaving_is_the_last_sign(monkeypatch):
 
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda store=Slow(): store)
+    store = Slow()
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     monkeypatch.setattr(errors, "shared_store", None)
     before = threading.enumerate()
     with launch.among_ranks(1.0):
         assert on_its_way.wait(60)
     for thread in set(threading.enumerate()) - set(before):
         thread.join()
-    assert errors.shared_store.get("sign/0") == b"left"
+    assert store.get("sign/0") == b"left"
 
 
 @pytest.mark.parametrize(

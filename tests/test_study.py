@@ -99,6 +99,22 @@ def test_networks_compared_at_equal_macs_have_them(first, second, macs):
     assert costs == pytest.approx([macs] * 2, rel=0.03)
 
 
+def test_longer_trainings_have_the_steps_of_a_panoptic_fpn():
+    """In the proportions of the shorter ones; otherwise alike. Every comparison is of two trainings."""
+    plain = ["NAS.ARCHITECTURE", ""]
+    longer = [*plain, *(str(option) for option in equal_cost.LONGER)]
+    short, long = (build_config(str(ROOT / equal_cost.RETRAIN), each).SOLVER for each in (plain, longer))
+    assert long.STEPS == tuple(3 * step for step in short.STEPS)
+    for name, (config, options) in equal_cost.TRAININGS.items():
+        if name.startswith("panoptic_fpn"):
+            assert build_config(str(ROOT / config), []).SOLVER.MAX_ITER == long.MAX_ITER == 3 * short.MAX_ITER
+        elif name.endswith(equal_cost.LONG):
+            shorter = equal_cost.TRAININGS[name.removesuffix(equal_cost.LONG)]
+            assert (config, options) == (equal_cost.RETRAIN, (*shorter[1], *equal_cost.LONGER))
+    for first, second, _ in equal_cost.STUDY.comparisons:
+        assert {first, second} < {*equal_cost.TRAININGS}
+
+
 @pytest.mark.parametrize("cost", equal_cost.COSTS)
 def test_a_panoptic_fpn_costs_what_the_search_may_spend(cost):
     """As it is named, and amid the networks of the space at that width."""
@@ -128,7 +144,7 @@ def test_every_seed_has_a_supernet_and_a_random_network_of_its_own(tmp_path, mon
 
     monkeypatch.setattr(equal_cost, "logged", logged)
     for _ in range(2):
-        equal_cost.prepare(tmp_path, range(6), ["random, 0.31 G", "panoptic_fpn, 0.67 G"], 1)
+        equal_cost.prepare(tmp_path, range(6), ["random, 0.31 G, 1200 steps", "panoptic_fpn, 0.67 G"], 1)
         assert len(commands) == 8  # two for each supernet of one width
     for _ in range(2):
         equal_cost.prepare(tmp_path, range(6), ["best of finals, 0.31 G"], 1)
