@@ -99,20 +99,29 @@ def test_networks_compared_at_equal_macs_have_them(first, second, macs):
     assert costs == pytest.approx([macs] * 2, rel=0.03)
 
 
-def test_longer_trainings_have_the_steps_of_a_panoptic_fpn():
-    """In the proportions of the shorter ones; otherwise alike. Every comparison is of two trainings."""
-    plain = ["NAS.ARCHITECTURE", ""]
-    longer = [*plain, *(str(option) for option in equal_cost.LONGER)]
-    short, long = (build_config(str(ROOT / equal_cost.RETRAIN), each).SOLVER for each in (plain, longer))
+def test_longer_trainings_differ_in_their_steps_alone():
+    """In the same proportions; a Panoptic-FPN has as many images as a supernet and its path have together."""
+
+    def solver(config, *options):
+        return build_config(str(ROOT / config), ["NAS.ARCHITECTURE", "", *map(str, options)]).SOLVER
+
+    supernet = build_config(str(ROOT / equal_cost.SUPERNET), [])
+    images = supernet.SOLVER.MAX_ITER * 4 * supernet.SOLVER.IMS_PER_BATCH  # a fair cycle is 4 mini-batches
+    short, long = (solver(equal_cost.RETRAIN, *more) for more in ((), equal_cost.LONGER))
+    fpns = [baseline for _, _, baseline, _ in equal_cost.COSTS.values()]
+    for fpn in fpns:
+        first, second = solver(fpn), solver(fpn, *equal_cost.FPN_LONGER)
+        assert first.MAX_ITER == long.MAX_ITER == 3 * short.MAX_ITER
+        assert second.MAX_ITER * second.IMS_PER_BATCH == long.MAX_ITER * long.IMS_PER_BATCH + images
+        assert second.STEPS == tuple(round(s * second.MAX_ITER / first.MAX_ITER) for s in first.STEPS)
     assert long.STEPS == tuple(3 * step for step in short.STEPS)
-    for name, (config, options) in equal_cost.TRAININGS.items():
-        if name.startswith("panoptic_fpn"):
-            assert build_config(str(ROOT / config), []).SOLVER.MAX_ITER == long.MAX_ITER == 3 * short.MAX_ITER
-        elif name.endswith(equal_cost.LONG):
-            shorter = equal_cost.TRAININGS[name.removesuffix(equal_cost.LONG)]
-            assert (config, options) == (equal_cost.RETRAIN, (*shorter[1], *equal_cost.LONGER))
-    for first, second, _ in equal_cost.STUDY.comparisons:
-        assert {first, second} < {*equal_cost.TRAININGS}
+    trained = equal_cost.STUDY.trainings
+    for name in trained:
+        if " steps" not in name:
+            config, options = trained[name]
+            more = equal_cost.FPN_LONGER if config in fpns else equal_cost.LONGER
+            assert trained[equal_cost.longer(name)] == (config, (*options, *more))
+    assert all({first, second} < {*trained} for first, second, _ in equal_cost.STUDY.comparisons)
 
 
 @pytest.mark.parametrize("cost", equal_cost.COSTS)

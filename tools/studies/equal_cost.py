@@ -3,9 +3,10 @@
 At three costs. At 0.67 and 1.32 G the supernet's backbone is wider, and the ResNet-18 is as wide as the
 limit of the search allows. A seed trains a supernet, searches it, and trains what was found, and a random
 network of as many multiply-adds to within 2 %, from their weights in it; a supernet serves two seeds or more.
-At the lowest cost the best of finals is trained, too: one finalist for each site, and the selection. The
-Panoptic-FPN is trained from scratch in 1200 steps; the others in the 400 of their config, and in 1200. On
-one core a supernet takes 8 to 30 minutes, a training 2 to 17, and finals 20.
+At the lowest cost the best of finals is trained, too: one finalist for each site, and the selection. Two
+schedules: the 400 steps of the config and 1200. The Panoptic-FPN is trained from scratch, in 1200 steps of
+its config and in 2480: on as many images as a supernet and 1200 steps. On one core a supernet takes 8 to 30
+minutes, a training 2 to 25, and finals 20.
 
     python tools/studies/equal_cost.py [--seeds 8] [--only NAME] [--report]
 """
@@ -30,8 +31,9 @@ from auto_panoptic.training import build_config
 SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
 SEARCHES = "searches"  # in the folder of the study
 SELECTED = "selected.json"  # architecture.json of the search; finals write another
-LONG = ", 1200 steps"  # at the end of a name; as many as a Panoptic-FPN has
+LONG, FPN_LONG = ", 1200 steps", ", 2480 steps"  # at the end of names
 LONGER = ("SOLVER.MAX_ITER", 1200, "SOLVER.STEPS", (960, 1116))
+FPN_LONGER = ("SOLVER.MAX_ITER", 2480, "SOLVER.STEPS", (2005, 2315))
 FINALS = ("--finals", "7", "--final-steps", "400", "--controls", "0")
 
 
@@ -125,31 +127,30 @@ def trainings() -> dict[str, tuple]:
         for name, architecture in networks.items():
             own = (*start, "NAS.ARCHITECTURE", architecture)
             rows |= {f"{name}, {cost}": (RETRAIN, own), f"{name}, {cost}{LONG}": (RETRAIN, (*own, *LONGER))}
-        rows[f"panoptic_fpn, {cost}"] = (baseline, ("MODEL.CHANNELS_LAST", True))
+        own = ("MODEL.CHANNELS_LAST", True)
+        rows[f"panoptic_fpn, {cost}"] = (baseline, own)
+        rows[f"panoptic_fpn, {cost}{FPN_LONG}"] = (baseline, (*own, *FPN_LONGER))
     return rows
 
 
-METRICS = ("PQ", "PQ_th", "PQ_st")
-TRAININGS = trainings()
-STUDY = Study(
-    name="equal_cost",
-    prepare=prepare,
-    trainings=TRAININGS,
-    comparisons=[
-        (first, second, METRICS)
-        for long in ("", LONG)
-        for first, second in (
-            *((f"found, {cost}{long}", f"random, {cost}{long}") for cost in COSTS),
-            *((f"found, {cost}{long}", f"panoptic_fpn, {cost}") for cost in COSTS),
-            (f"best of finals, 0.31 G{long}", f"random, 0.31 G{long}"),
-            (f"best of finals, 0.31 G{long}", f"found, 0.31 G{long}"),
-            (f"best of finals, 0.31 G{long}", "panoptic_fpn, 0.31 G"),
-            (f"found, 0.31 G{long}", "panoptic_fpn, 0.67 G"),
-            (f"found, 0.67 G{long}", "panoptic_fpn, 1.32 G"),
-        )
-    ]
-    + [(name + LONG, name, METRICS) for name in TRAININGS if name + LONG in TRAININGS],
-)
+def longer(name: str) -> str:
+    """The longer training of a network."""
+    return name + (FPN_LONG if name.startswith("panoptic_fpn") else LONG)
+
+
+def comparisons() -> list[tuple]:
+    """(first, second, metrics): short trainings, long ones, and long ones with short ones."""
+    pairs = [(f"found, {cost}", f"{other}, {cost}") for cost in COSTS for other in ("random", "panoptic_fpn")]
+    others = ("random", "found", "panoptic_fpn")
+    pairs += [("best of finals, 0.31 G", f"{other}, 0.31 G") for other in others]
+    pairs += [("found, 0.31 G", "panoptic_fpn, 0.67 G"), ("found, 0.67 G", "panoptic_fpn, 1.32 G")]
+    long = [(longer(first), longer(second)) for first, second in pairs]
+    equal_steps = [(longer(f"found, {cost}"), f"panoptic_fpn, {cost}") for cost in COSTS]
+    both = [(longer(name), name) for name in trainings() if longer(name) in trainings()]
+    return [(*pair, ("PQ", "PQ_th", "PQ_st")) for pair in (*pairs, *long, *equal_steps, *both)]
+
+
+STUDY = Study("equal_cost", trainings(), comparisons=comparisons(), prepare=prepare)
 
 
 if __name__ == "__main__":
