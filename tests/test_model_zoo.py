@@ -89,7 +89,7 @@ def test_costs_of_the_measured_baselines():
         expected = (f"{cost.macs / 1e9:.3f} G", f"{cost.params / 1e6:.2f} M")
         assert (row["MACs, whole"], row["params, whole"]) == expected == numbers
     rows = [row for row in ROWS if row.get("seeds") and "Panoptic-FPN" in row["network"]]
-    for row, number in zip(rows, ("0.309 G", "0.671 G", "1.317 G"), strict=True):
+    for row, number in zip(rows, ("0.309 G", "0.671 G", "1.317 G", "0.309 G", "1.317 G"), strict=True):
         (path,) = linked(row["config"])
         cost = configured_costs(read(path)).cost(Architecture(SearchSpace(()), ()))
         assert row["MACs, whole"] == f"{cost.macs / 1e9:.3f} G" == number
@@ -154,5 +154,5 @@ def test_published_numbers_are_called_published():
     kinds = [{column.partition(", ")[2] for column in row} - {"", "whole"} for row in with_numbers]
     assert sum(kind == {"published"} for kind in kinds) == 30 + 21 + 9
     assert sum(kind == {"measured"} for kind in kinds) == 3 + 3
-    assert sum(kind == {"of a study"} for kind in kinds) == 10 + 12 + 10
-    assert len(with_numbers) == 30 + 21 + 9 + 3 + 3 + 10 + 12 + 10
+    assert sum(kind == {"of a study"} for kind in kinds) == 10 + 12 + 10 + 6
+    assert len(with_numbers) == 30 + 21 + 9 + 3 + 3 + 10 + 12 + 10 + 6
