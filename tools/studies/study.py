@@ -177,7 +177,7 @@ def report(study: Study, folder: Path, seeds: Sequence[int]) -> dict:
         print(f"{name:34}{values}{len(by_seed):7}{minutes:10.1f}")
         known = {c: value for c, value in means.items() if not math.isnan(value)}
         summary["results"][name] = {**known, "seeds": len(by_seed)}
-    print(f"\n{'difference, 95 % interval':66}")
+    print(f"\n{'difference, 95 % interval':70}")
     for first, second, metrics in study.comparisons:
         common = sorted(records[first].keys() & records[second].keys())
         for metric in metrics if common else ():
@@ -187,7 +187,7 @@ def report(study: Study, folder: Path, seeds: Sequence[int]) -> dict:
                 continue
             verdict = "undecided" if not abs(mean) > half else "above" if mean > 0 else "below"
             what = f"{first} - {second}"
-            print(f"{what:66}{metric:>8} {mean:+7.2f} [{mean - half:+.2f}, {mean + half:+.2f}]  {verdict}")
+            print(f"{what:70}{metric:>8} {mean:+7.2f} [{mean - half:+.2f}, {mean + half:+.2f}]  {verdict}")
             low, high = (None, None) if math.isinf(half) else (mean - half, mean + half)
             found = {"mean": mean, "low": low, "high": high, "seeds": count}
             summary["differences"][f"{what}: {metric}"] = {**found, "verdict": verdict}
