@@ -225,11 +225,11 @@ def test_a_process_may_work_alone(tmp_path):
     """Longer than another may be silent, and after that has left."""
 
     def main(*_):
-        time.sleep(2.5 * (comm.get_rank() == 0))
+        time.sleep(4 * (comm.get_rank() == 0))
         comm.all_gather(0)
-        time.sleep(2.5 * (comm.get_rank() == 0))
+        time.sleep(4 * (comm.get_rank() == 0))
 
-    assert in_ranks(tmp_path, main, limit=1.0) == ([0, 0], "")
+    assert in_ranks(tmp_path, main, limit=2.0) == ([0, 0], "")
 
 
 def test_leaving_is_the_last_sign(monkeypatch):
