@@ -251,7 +251,7 @@ def test_leaving_is_the_last_sign(monkeypatch):
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     monkeypatch.setattr(errors, "shared_store", None)
     before = threading.enumerate()
-    with launch.among_ranks(1.0):
+    with launch.among_ranks(8.0):  # a sign each two seconds
         assert on_its_way.wait(60)
     for thread in set(threading.enumerate()) - set(before):
         thread.join()

@@ -31,9 +31,9 @@ from auto_panoptic.training import build_config
 SUPERNET, RETRAIN = "configs/quick/supernet.yaml", "configs/quick/retrain.yaml"
 SEARCHES = "searches"  # in the folder of the study
 SELECTED = "selected.json"  # architecture.json of the search; finals write another
-LONG, FPN_LONG = ", 1200 steps", ", 2480 steps"  # at the end of names
 LONGER = ("SOLVER.MAX_ITER", 1200, "SOLVER.STEPS", (960, 1116))
 FPN_LONGER = ("SOLVER.MAX_ITER", 2480, "SOLVER.STEPS", (2005, 2315))
+LONG, FPN_LONG = (f", {options[1]} steps" for options in (LONGER, FPN_LONGER))  # at the end of names
 FINALS = ("--finals", "7", "--final-steps", "400", "--controls", "0")
 
 
@@ -146,7 +146,8 @@ def comparisons() -> list[tuple]:
     pairs += [("found, 0.31 G", "panoptic_fpn, 0.67 G"), ("found, 0.67 G", "panoptic_fpn, 1.32 G")]
     long = [(longer(first), longer(second)) for first, second in pairs]
     equal_steps = [(longer(f"found, {cost}"), f"panoptic_fpn, {cost}") for cost in COSTS]
-    both = [(longer(name), name) for name in trainings() if longer(name) in trainings()]
+    trained = trainings()
+    both = [(longer(name), name) for name in trained if longer(name) in trained]
     return [(*pair, ("PQ", "PQ_th", "PQ_st")) for pair in (*pairs, *long, *equal_steps, *both)]
 
 
